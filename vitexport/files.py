@@ -1,0 +1,45 @@
+"""Writing files so that no reader ever sees half of one, and hashing them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["atomic_path", "sha256_file", "write_atomic"]
+
+
+@contextmanager
+def atomic_path(final: Path) -> Iterator[Path]:
+    """Yield a path in a temporary directory beside ``final``; on success everything written there is moved into place.
+
+    ``final`` itself is moved last, so that when it exists its companions (ONNX external data) do too. After an exception
+    or a kill nothing is left under a final name.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as folder:
+        temporary = Path(folder) / final.name
+        yield temporary
+        companions = sorted(path for path in Path(folder).iterdir() if path != temporary)
+        for path in [*companions, temporary]:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+            path.replace(final.parent / path.name)
+
+
+def write_atomic(final: Path, content: str | bytes) -> None:
+    """Write ``content`` (text as UTF-8) to ``final`` in one step."""
+    with atomic_path(final) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

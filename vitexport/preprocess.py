@@ -1,0 +1,164 @@
+"""Preprocessing as data, and the one implementation that runs it: Pillow and NumPy only.
+
+An image goes through ``resize -> crop -> (uint8 pixels) -> rescale -> normalize``. The first half, :func:`pixels`, is
+what a camera pipeline must reproduce for a ``uint8`` graph; :func:`preprocess` is the whole of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vitexport.errors import FeedMismatchError
+from vitexport.tensors import Array, TensorSpec
+
+__all__ = ["PreprocessSpec", "Resize", "batch", "pixels", "preprocess"]
+
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Resize(BaseModel):
+    """How an image is brought to the size the crop is taken from.
+
+    Attributes:
+        mode: ``squash`` to exactly ``size`` (aspect ratio lost), ``shortest_edge`` or ``longest_edge`` so that that edge
+            has ``size[0]`` pixels (aspect ratio kept; the other edge is truncated to an integer, as Hugging Face and
+            torchvision do).
+        size: (height, width) in pixels; the edge modes use equal values.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["squash", "shortest_edge", "longest_edge"] = "squash"
+    size: tuple[int, int]
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """Return (height, width) after resizing an image of ``height`` x ``width`` pixels."""
+        if self.mode == "squash":
+            return self.size
+        edge = self.size[0]
+        height_leads = (height <= width) == (self.mode == "shortest_edge")
+        if height_leads:
+            return edge, max(1, int(edge * width / height))
+        return max(1, int(edge * height / width)), edge
+
+
+class PreprocessSpec(BaseModel):
+    """Exactly what turns an image into a model input; there are no silent defaults for ``mean`` and ``std``.
+
+    Attributes:
+        image_size: (height, width) in pixels of the model input.
+        resize: How the image is resized, or None to take it as it is.
+        interpolation: Pillow resampling filter of the resize (antialiased, as Pillow always is when shrinking).
+        crop: Centre crop to ``image_size`` after the resize; areas outside the image are black.
+        crop_rounding: How half a pixel of crop offset is rounded: ``floor`` (Hugging Face) or ``round`` (torchvision, timm).
+        rescale: Factor from uint8 to the unit the mean and std are given in, usually 1/255.
+        mean: Per-channel mean subtracted after rescaling.
+        std: Per-channel divisor after that.
+        channel_order: Order of the channels the model was trained with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: tuple[int, int]
+    resize: Resize | None
+    interpolation: Interpolation = "bicubic"
+    crop: bool = False
+    crop_rounding: Literal["floor", "round"] = "floor"
+    rescale: float = Field(default=1 / 255, gt=0)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+
+    @model_validator(mode="after")
+    def _check(self) -> PreprocessSpec:
+        if min(self.image_size) < 1:
+            raise ValueError(f"image_size must be positive, found {self.image_size}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, found {self.std}")
+        if not self.crop and (self.resize is None or self.resize.mode != "squash" or self.resize.size != self.image_size):
+            raise ValueError("without a crop, resize must squash to image_size, or the model would get other sizes")
+        return self
+
+
+def pixels(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """Resize and crop an image: what a ``uint8`` graph takes.
+
+    Returns:
+        uint8 array ``[H, W, 3]`` in ``spec.channel_order``.
+    """
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    if spec.resize is not None:
+        height, width = spec.resize.target(rgb.height, rgb.width)
+        if (height, width) != (rgb.height, rgb.width):
+            rgb = rgb.resize((width, height), _RESAMPLING[spec.interpolation])
+    if spec.crop:
+        height, width = spec.image_size
+        top = _offset(rgb.height, height, spec.crop_rounding)
+        left = _offset(rgb.width, width, spec.crop_rounding)
+        rgb = rgb.crop((left, top, left + width, top + height))
+    array: NDArray[np.uint8] = np.asarray(rgb, dtype=np.uint8)
+    return array if spec.channel_order == "rgb" else np.ascontiguousarray(array[:, :, ::-1])
+
+
+def _offset(have: int, want: int, rounding: str) -> int:
+    """Return where a centre crop starts; negative when the image is smaller than the crop."""
+    if rounding == "floor" or have < want:
+        return (have - want) // 2
+    return round((have - want) / 2)
+
+
+def preprocess(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.float32]:
+    """Turn an image into one float model input.
+
+    Returns:
+        float32 array ``[3, H, W]``: ``(pixels * rescale - mean) / std``.
+    """
+    return normalize(pixels(image, spec), spec)
+
+
+def normalize(array: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
+    """Apply rescale, mean and std to uint8 ``[H, W, 3]`` pixels; returns float32 ``[3, H, W]``."""
+    planar = np.ascontiguousarray(array.transpose(2, 0, 1)).astype(np.float32)
+    planar *= np.float32(spec.rescale)
+    planar -= np.asarray(spec.mean, dtype=np.float32)[:, None, None]
+    planar /= np.asarray(spec.std, dtype=np.float32)[:, None, None]
+    return planar
+
+
+def batch(images: Sequence[Image.Image], spec: PreprocessSpec, tensor: TensorSpec) -> Array:
+    """Preprocess images into one feed for the model input ``tensor``.
+
+    Args:
+        images: Decoded images.
+        spec: Their preprocessing.
+        tensor: The model input: uint8 ``[N, H, W, 3]`` takes pixels, float ``[N, 3, H, W]`` takes normalized planes.
+
+    Returns:
+        Array of ``tensor.dtype``, one image per row.
+
+    Raises:
+        FeedMismatchError: The input is of a dtype that images are not preprocessed to.
+    """
+    if tensor.dtype == "uint8":
+        return np.stack([pixels(image, spec) for image in images])
+    if tensor.dtype not in ("float32", "float16"):
+        raise FeedMismatchError(
+            f"Expected an image input of dtype uint8, float32 or float16, found {tensor.describe()}.",
+            "Export the model with `--input float32` or `--input uint8`.",
+        )
+    return np.stack([preprocess(image, spec) for image in images]).astype(tensor.dtype, copy=False)
