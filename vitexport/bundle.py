@@ -222,7 +222,9 @@ class Bundle:
         found = self.find(name)
         if found is None:
             names = ", ".join(artifact.name for artifact in self.artifacts) or "nothing"
-            raise BundleError(f"Expected '{name}' in the bundle '{self.root}', found {names}.", "Run its recipe to the end.")
+            raise BundleError(
+                f"Expected '{name}' in the bundle '{self.root}', found {names}.", "Run its recipe to the end."
+            )
         return found
 
     def path(self, artifact: Artifact) -> Path:

@@ -90,7 +90,9 @@ class PreprocessSpec(BaseModel):
             raise ValueError(f"image_size must be positive, found {self.image_size}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, found {self.std}")
-        if not self.crop and (self.resize is None or self.resize.mode != "squash" or self.resize.size != self.image_size):
+        if not self.crop and (
+            self.resize is None or self.resize.mode != "squash" or self.resize.size != self.image_size
+        ):
             raise ValueError("without a crop, resize must squash to image_size, or the model would get other sizes")
         return self
 

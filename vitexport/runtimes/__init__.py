@@ -1,0 +1,53 @@
+"""Runtimes: one protocol, one way to open them, one place where feeds are checked.
+
+Adding a runtime is one new file with an :class:`~vitexport.runtimes.base.Adapter` and one line in ``_ADAPTERS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol, cast
+
+from vitexport.errors import RuntimeBackendError
+from vitexport.runtimes.base import Adapter, Runtime, RuntimeOptions
+
+__all__ = ["Runtime", "RuntimeOptions", "available_runtimes", "open_runtime"]
+
+# name -> (module:class, file suffixes it opens)
+_ADAPTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "onnxruntime": ("vitexport.runtimes.onnxruntime:OnnxRuntime", (".onnx",)),
+    "pytorch": ("vitexport.runtimes.pytorch:PyTorchRuntime", (".pt2",)),
+}
+
+
+class _Opens(Protocol):
+    def open(self, model: Path, options: RuntimeOptions) -> Adapter: ...
+
+
+def available_runtimes() -> tuple[str, ...]:
+    """Return the names :func:`open_runtime` accepts."""
+    return tuple(_ADAPTERS)
+
+
+def open_runtime(model: Path, name: str | None = None, options: RuntimeOptions | None = None) -> Runtime:
+    """Open a model file with a runtime.
+
+    Args:
+        model: Model file.
+        name: Runtime name; None takes the first that opens files with this suffix.
+        options: Threads and the like; defaults otherwise.
+
+    Raises:
+        RuntimeBackendError: No such runtime, no such file, or the runtime refuses the model.
+        MissingDependencyError: The runtime's package is not installed.
+    """
+    chosen = name or next((key for key, (_, suffixes) in _ADAPTERS.items() if model.suffix in suffixes), None)
+    if chosen is None or chosen not in _ADAPTERS:
+        wanted = f"a runtime named '{name}'" if name else f"a runtime for '{model.suffix}' files"
+        raise RuntimeBackendError(f"Expected {wanted}; known are {', '.join(_ADAPTERS)}.", "Choose one with --runtime.")
+    if not model.is_file():
+        raise RuntimeBackendError(f"Expected a model file at '{model}', found none.", "Check the path.")
+    module, _, attribute = _ADAPTERS[chosen][0].partition(":")
+    adapter = cast(_Opens, getattr(importlib.import_module(module), attribute))
+    return adapter.open(model, options or RuntimeOptions())

@@ -1,0 +1,113 @@
+"""The runtime protocol, and the base class that checks feeds once for every adapter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from typing_extensions import Self
+
+from vitexport.tensors import Array, TensorSpec, check_feeds
+
+__all__ = ["Adapter", "Runtime", "RuntimeOptions"]
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Options every runtime understands.
+
+    Attributes:
+        threads: Intra-op CPU threads; None lets the runtime choose.
+        optimize: Let the runtime optimise the graph; False runs it as written, for exact semantics of Q/DQ.
+        device: ``cpu`` or ``cuda:N``.
+        provider: A sub-provider where the runtime has several (e.g. ONNX Runtime's ``cuda``); None for its default.
+    """
+
+    threads: int | None = None
+    optimize: bool = True
+    device: str = "cpu"
+    provider: str | None = None
+
+
+class Runtime(Protocol):
+    """What executes a model: feeds of NumPy arrays in, outputs of NumPy arrays out."""
+
+    @property
+    def name(self) -> str:
+        """Name of the runtime, e.g. ``onnxruntime``."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs the model declares."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs the model declares."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Key-value metadata the file carries; see :class:`vitexport.model.ModelCard`."""
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Execute once.
+
+        Raises:
+            FeedMismatchError: The feeds do not match :attr:`inputs`.
+            InferenceError: Execution failed.
+        """
+
+    def close(self) -> None:
+        """Release what the runtime holds; calling it twice is fine."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Adapter(ABC):
+    """Base of every runtime: checks the feeds, then lets the subclass execute.
+
+    Attributes:
+        name: Name of the runtime.
+    """
+
+    name: str
+
+    def __init__(
+        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], metadata: Mapping[str, str]
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.metadata = metadata
+
+    @classmethod
+    @abstractmethod
+    def open(cls, model: Path, options: RuntimeOptions) -> Self:
+        """Open a model file; maps every vendor error to :class:`RuntimeBackendError`."""
+
+    @abstractmethod
+    def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run checked feeds; maps every vendor error to :class:`InferenceError`."""
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Check the feeds against :attr:`inputs` and execute once."""
+        check_feeds(self.inputs, feeds)
+        return self._execute(feeds)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what the runtime holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

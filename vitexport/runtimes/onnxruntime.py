@@ -1,0 +1,114 @@
+"""ONNX Runtime on the CPU, or on its CUDA and TensorRT execution providers where they are installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+from vitexport.errors import InferenceError, MissingDependencyError, RuntimeBackendError
+from vitexport.runtimes.base import Adapter, RuntimeOptions
+from vitexport.tensors import Array, TensorSpec
+
+__all__ = ["OnnxRuntime"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntime(Adapter):
+    """An ONNX Runtime session behind the runtime protocol."""
+
+    name = "onnxruntime"
+
+    def __init__(self, session: Any, metadata: Mapping[str, str]) -> None:
+        super().__init__(
+            tuple(_spec(node) for node in session.get_inputs()),
+            tuple(_spec(node) for node in session.get_outputs()),
+            metadata,
+        )
+        self._session: Any = session
+        self._output_names = [spec.name for spec in self.outputs]
+
+    @classmethod
+    def open(cls, model: Path, options: RuntimeOptions) -> Self:
+        """Open an ONNX file.
+
+        Raises:
+            MissingDependencyError: onnxruntime is not installed.
+            RuntimeBackendError: The file is no ONNX model, uses what this version lacks, or the provider is absent.
+        """
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise MissingDependencyError("onnxruntime", "ort", "Running ONNX models") from error
+        provider = options.provider or ("cuda" if options.device.startswith("cuda") else "cpu")
+        session_options = ort.SessionOptions()
+        session_options.log_severity_level = 3
+        if options.threads is not None:
+            session_options.intra_op_num_threads = options.threads
+        if not options.optimize:
+            session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            session = ort.InferenceSession(str(model), session_options, providers=[_provider(ort, provider)])
+        except _vendor_errors() as error:
+            raise RuntimeBackendError(
+                f"ONNX Runtime cannot open '{model}': {error}",
+                "Check that the file is a complete ONNX model, with its external data beside it; "
+                "`vitexport inspect` shows what it holds.",
+            ) from error
+        return cls(session, dict(session.get_modelmeta().custom_metadata_map))
+
+    def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            values = self._session.run(self._output_names, feeds)
+        except _vendor_errors() as error:
+            raise InferenceError(f"ONNX Runtime failed: {error}", "Check the input values and free memory.") from error
+        return dict(zip(self._output_names, values, strict=True))
+
+    def close(self) -> None:
+        """Drop the session."""
+        self._session = None
+
+
+def _provider(ort: Any, name: str) -> str:
+    if name not in _PROVIDERS:
+        raise RuntimeBackendError(
+            f"Expected an ONNX Runtime provider of {', '.join(_PROVIDERS)}, found '{name}'.", "Choose one of those."
+        )
+    available = ort.get_available_providers()
+    if _PROVIDERS[name] not in available:
+        raise RuntimeBackendError(
+            f"This ONNX Runtime has no {_PROVIDERS[name]}; it has {', '.join(available)}.",
+            "Install the build that brings it (onnxruntime-gpu for CUDA and TensorRT).",
+        )
+    return _PROVIDERS[name]
+
+
+def _vendor_errors() -> tuple[type[Exception], ...]:
+    """Return what ONNX Runtime raises: its own tree hangs directly under Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = tuple(
+        value
+        for value in vars(state).values()
+        if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == state.__name__
+    )
+    return (*own, RuntimeError, ValueError)
+
+
+def _spec(node: Any) -> TensorSpec:
+    shape = tuple(axis if isinstance(axis, int) else str(axis or f"axis{i}") for i, axis in enumerate(node.shape))
+    return TensorSpec(node.name, shape, _DTYPES.get(node.type, node.type))
