@@ -1,8 +1,7 @@
 """What the toolkit writes: artifacts with their provenance, gathered in a bundle directory.
 
 A bundle is the contract between the machine that exports and the machine that runs. Everything in it is listed in
-``bundle.json`` with its SHA-256; opening one checks that nothing is missing, and :meth:`Bundle.verify_files` that nothing was
-altered.
+``bundle.json`` with its SHA-256, and opening one checks that nothing is missing or altered.
 """
 
 from __future__ import annotations
@@ -252,7 +251,7 @@ class Bundle:
             found = sha256_file(path)
             if found != record.sha256:
                 raise BundleError(
-                    f"'{record.path}' in the bundle '{self.root}' was altered: expected sha256 {record.sha256[:16]}..., "
-                    f"found {found[:16]}....",
+                    f"'{record.path}' in the bundle '{self.root}' was altered: "
+                    f"expected sha256 {record.sha256[:16]}..., found {found[:16]}....",
                     "Copy the bundle again as a whole, or run its recipe again.",
                 )

@@ -16,8 +16,8 @@ __all__ = ["atomic_path", "sha256_file", "write_atomic"]
 def atomic_path(final: Path) -> Iterator[Path]:
     """Yield a path in a temporary directory beside ``final``; on success everything written there is moved into place.
 
-    ``final`` itself is moved last, so that when it exists its companions (ONNX external data) do too. After an exception
-    or a kill nothing is left under a final name.
+    ``final`` itself is moved last, so that when it exists its companions (ONNX external data) do too. After an
+    exception or a kill nothing is left under a final name.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as folder:

@@ -102,7 +102,7 @@ class ModelCard:
             )
         except KeyError as error:
             raise BundleError(
-                f"Expected '{where}' to carry its preprocessing and labels as metadata, but '{error.args[0]}' is missing.",
+                f"Expected '{where}' to carry its preprocessing and labels as metadata, found no '{error.args[0]}'.",
                 "Only files made by `vitexport export` carry it; export the model again from its checkpoint.",
             ) from error
         except (ValueError, TypeError, AssertionError, ValidationError) as error:

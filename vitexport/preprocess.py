@@ -35,9 +35,9 @@ class Resize(BaseModel):
     """How an image is brought to the size the crop is taken from.
 
     Attributes:
-        mode: ``squash`` to exactly ``size`` (aspect ratio lost), ``shortest_edge`` or ``longest_edge`` so that that edge
-            has ``size[0]`` pixels (aspect ratio kept; the other edge is truncated to an integer, as Hugging Face and
-            torchvision do).
+        mode: ``squash`` to exactly ``size`` (aspect ratio lost), ``shortest_edge`` or ``longest_edge`` so that that
+            edge has ``size[0]`` pixels (aspect ratio kept; the other edge is truncated to an integer, as Hugging Face
+            and torchvision do).
         size: (height, width) in pixels; the edge modes use equal values.
     """
 
@@ -65,7 +65,8 @@ class PreprocessSpec(BaseModel):
         resize: How the image is resized, or None to take it as it is.
         interpolation: Pillow resampling filter of the resize (antialiased, as Pillow always is when shrinking).
         crop: Centre crop to ``image_size`` after the resize; areas outside the image are black.
-        crop_rounding: How half a pixel of crop offset is rounded: ``floor`` (Hugging Face) or ``round`` (torchvision, timm).
+        crop_rounding: How half a pixel of crop offset is rounded: ``floor`` (Hugging Face) or ``round`` (torchvision,
+            timm).
         rescale: Factor from uint8 to the unit the mean and std are given in, usually 1/255.
         mean: Per-channel mean subtracted after rescaling.
         std: Per-channel divisor after that.

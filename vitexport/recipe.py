@@ -1,7 +1,7 @@
 """What the user writes: one YAML file that says everything, validated at the edge.
 
-Every stage's settings are a frozen model of their own, so that a stage sees only what concerns it and its settings can be
-hashed for resume. Paths in a recipe are relative to the recipe file.
+Every stage's settings are a frozen model of their own, so that a stage sees only what concerns it and its settings can
+be hashed for resume. Paths in a recipe are relative to the recipe file.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class ExportSettings(_Settings):
         batch: ``dynamic`` or a fixed batch size.
         opset: ONNX opset; 20 is the first with Gelu as a single node.
         image_size: (height, width) in pixels, or None for the checkpoint's own.
-        input: ``float32`` NCHW normalized planes, or ``uint8`` NHWC pixels with the normalization folded into the graph.
+        input: ``float32`` NCHW normalized planes, or ``uint8`` NHWC pixels with the normalization folded into the
+            graph.
     """
 
     batch: Literal["dynamic"] | int = "dynamic"

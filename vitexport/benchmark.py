@@ -1,0 +1,87 @@
+"""Latency: one clock for every runtime, candidates interleaved so that a noisy machine is noisy for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Latency", "interleave", "summarize"]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency of one candidate at one batch size.
+
+    Attributes:
+        batch: Images per run.
+        runs: Number of measured runs.
+        p50_ms: Median milliseconds per run.
+        p90_ms: 90th percentile.
+        p99_ms: 99th percentile.
+        mean_ms: Mean.
+        images_per_second: ``1000 * batch / p50_ms``.
+    """
+
+    batch: int
+    runs: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    images_per_second: float
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float,
+    warmup: int = 5,
+    minimum_runs: int = 10,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, NDArray[np.float64]]:
+    """Time candidates in turn (A B A B ...) until each had its share.
+
+    Args:
+        candidates: Name to a function that runs it once.
+        seconds: Measured time per candidate, in seconds.
+        warmup: Runs of each before anything is measured.
+        minimum_runs: Runs of each, however long they take.
+        clock: Monotonic clock in seconds.
+
+    Returns:
+        Name to the seconds of each run, in order; all of equal length, so that ratios can be taken pair by pair.
+    """
+    for run in candidates.values():
+        for _ in range(warmup):
+            run()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    budget = seconds * len(candidates)
+    spent, rounds = 0.0, 0
+    order = list(candidates.items())
+    while rounds < minimum_runs or spent < budget:
+        for name, run in order:
+            start = clock()
+            run()
+            times[name].append(clock() - start)
+            spent += times[name][-1]
+        order.append(order.pop(0))  # nobody always runs after the same neighbour
+        rounds += 1
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def summarize(seconds: NDArray[np.float64], batch: int) -> Latency:
+    """Summarize the run times (in seconds) of one candidate."""
+    p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]) * 1e3)
+    return Latency(
+        batch=batch,
+        runs=len(seconds),
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        mean_ms=float(seconds.mean() * 1e3),
+        images_per_second=1e3 * batch / p50,
+    )
