@@ -30,13 +30,14 @@ CALIBRATION_IMAGES = 128
 HOLDOUT_IMAGES = 360
 PNG_SIZE = 64
 _FULL_INK = 16
+_MARGIN = 1
 
 SOURCE = {
     "name": "Optical Recognition of Handwritten Digits (test set), as shipped by sklearn.datasets.load_digits",
     "authors": "E. Alpaydin and C. Kaynak, 1998",
     "url": "https://doi.org/10.24432/C50P49",
     "license": "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
-    "changes": f"Scaled from 8x8 with 17 grey levels to {PNG_SIZE}x{PNG_SIZE} with 256 (bicubic), saved as PNG.",
+    "changes": f"8x8 pixels framed in black, scaled to {PNG_SIZE}x{PNG_SIZE} (bicubic), 17 grey levels to 256, PNG.",
 }
 
 
@@ -101,8 +102,11 @@ def _share(total: int, label: int) -> int:
 
 
 def render(digit: Digit) -> Image.Image:
-    """Draw a digit white on black, as an 8-bit grey image of ``PNG_SIZE`` x ``PNG_SIZE`` pixels."""
-    grey = np.round(digit.ink * (255 / _FULL_INK)).astype(np.uint8)
+    """Draw a digit white on black, as an 8-bit grey image of ``PNG_SIZE`` x ``PNG_SIZE`` pixels.
+
+    The strokes reach the border of the 8x8 pixels, so a frame goes around them; without it every rotation would cut some.
+    """
+    grey = np.pad(np.round(digit.ink * (255 / _FULL_INK)).astype(np.uint8), _MARGIN)
     return Image.fromarray(grey).resize((PNG_SIZE, PNG_SIZE), Image.Resampling.BICUBIC)
 
 
