@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from vitexport.engine_settings import EngineSettings
 from vitexport.errors import RecipeError
 from vitexport.model import Task
 
@@ -21,6 +22,7 @@ __all__ = [
     "BenchmarkSettings",
     "Budget",
     "DataSettings",
+    "EngineSettings",
     "ExportSettings",
     "Gates",
     "ImageSet",
@@ -175,11 +177,13 @@ class VerifySettings(_Settings):
         float_tolerance: For the rungs that compute in float32.
         quantized_tolerance: For the rungs that do not.
         batch_size: Images per run.
+        replay_images: How many inputs travel with the bundle, so that another machine can repeat the comparison.
     """
 
     float_tolerance: Tolerance = Tolerance(max_rel=1e-4, min_agreement=1.0)
     quantized_tolerance: Tolerance = Tolerance(min_cosine=0.9, min_agreement=0.9)
     batch_size: int = Field(default=16, ge=1)
+    replay_images: int = Field(default=64, ge=1)
 
 
 class BenchmarkSettings(_Settings):
@@ -225,6 +229,7 @@ class Recipe(_Settings):
     export: ExportSettings = ExportSettings()
     simplify: SimplifySettings = SimplifySettings()
     quantize: QuantizeSettings | None = QuantizeSettings()
+    engine: EngineSettings | None = None
     verify: VerifySettings = VerifySettings()
     gates: Gates = Gates()
     benchmark: BenchmarkSettings = BenchmarkSettings()
