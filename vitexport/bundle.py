@@ -7,7 +7,8 @@ A bundle is the contract between the machine that exports and the machine that r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ __all__ = ["BUNDLE_FILE", "Artifact", "Bundle", "FileRecord", "Provenance"]
 
 BUNDLE_FILE = "bundle.json"
 
-Kind = Literal["onnx", "simplified", "quantized", "engine", "recording", "report", "recipe"]
+Kind = Literal["onnx", "simplified", "quantized", "engine", "recording", "benchmark", "report", "recipe"]
 
 
 class _Record(BaseModel):
@@ -184,8 +185,6 @@ class Bundle:
 
     def save(self) -> None:
         """Write ``bundle.json`` in one step."""
-        from dataclasses import asdict
-
         data = {
             "schema": 1,
             "name": self.name,
@@ -197,15 +196,23 @@ class Bundle:
         write_atomic(self.root / BUNDLE_FILE, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
     def with_artifact(self, artifact: Artifact) -> Bundle:
-        """Return a bundle that has ``artifact`` in the place of any of the same name."""
-        kept = tuple(other for other in self.artifacts if other.name != artifact.name)
+        """Return a bundle with ``artifact`` in the place of the one of the same name, or at the end."""
+        if self.find(artifact.name) is None:
+            return self._with((*self.artifacts, artifact))
+        return self._with(tuple(artifact if other.name == artifact.name else other for other in self.artifacts))
+
+    def without(self, names: Collection[str]) -> Bundle:
+        """Return a bundle without the artifacts of those names; their files stay."""
+        return self._with(tuple(artifact for artifact in self.artifacts if artifact.name not in names))
+
+    def _with(self, artifacts: tuple[Artifact, ...]) -> Bundle:
         return Bundle(
             self.root,
             name=self.name,
             model=self.model,
             preprocess=self.preprocess,
             labels=self.labels,
-            artifacts=(*kept, artifact),
+            artifacts=artifacts,
         )
 
     def find(self, name: str) -> Artifact | None:

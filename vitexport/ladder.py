@@ -1,0 +1,255 @@
+"""The ladder ``pytorch -> onnx -> simplified -> quantized -> engine``: each rung judged against PyTorch and its parent.
+
+Pure: recordings, sizes and latencies go in, verdicts come out. A gate that could not be measured says so and never
+passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vitexport.accuracy import Accuracy, PairedDifference, accuracy, compare_top1
+from vitexport.benchmark import Latency
+from vitexport.parity import ParityReport, compare
+from vitexport.recipe import Gates, Tolerance
+from vitexport.recording import Recording
+from vitexport.tensors import Array
+
+__all__ = ["REFERENCE", "GateResult", "Ladder", "Rung", "RungInput", "climb"]
+
+REFERENCE = "pytorch"
+
+
+@dataclass(frozen=True)
+class RungInput:
+    """What is known about a rung before it is judged.
+
+    Attributes:
+        name: Name of the rung, e.g. ``int8``.
+        precision: What its body computes in.
+        recording: Its answers.
+        tolerance: What it must reach.
+        same_inputs: Whether it takes byte-equal input tensors to the reference (a uint8 graph does not).
+        bytes: File size with companions; None for the reference.
+        latency: By batch size; empty when not measured.
+    """
+
+    name: str
+    precision: str
+    recording: Recording
+    tolerance: Tolerance
+    same_inputs: bool = True
+    bytes: int | None = None
+    latency: tuple[Latency, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A judged rung.
+
+    Attributes:
+        name: Name of the rung.
+        runtime: Runtime that answered.
+        precision: What its body computes in.
+        parity: Against PyTorch; None for PyTorch itself.
+        step: Against the rung before, without limits: who lost what.
+        accuracy: On the labelled images; None without labels.
+        difference: Paired top-1 difference with PyTorch; None without labels.
+        bytes: File size with companions.
+        latency: By batch size.
+    """
+
+    name: str
+    runtime: str
+    precision: str
+    parity: ParityReport | None
+    step: ParityReport | None
+    accuracy: Accuracy | None
+    difference: PairedDifference | None
+    bytes: int | None
+    latency: tuple[Latency, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the rung agrees with PyTorch as asked; the reference itself always does."""
+        return self.parity is None or self.parity.passed
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate of the recipe.
+
+    Attributes:
+        gate: Name of the setting, e.g. ``max_top1_drop``.
+        limit: What was asked.
+        value: What was measured; None when it could not be.
+        passed: The verdict; False when it could not be measured.
+        note: Why it could not be measured, or how sure the value is.
+    """
+
+    gate: str
+    limit: float
+    value: float | None
+    passed: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The whole verdict.
+
+    Attributes:
+        rungs: From PyTorch to the last rung.
+        gates: The gates that were set, judged on the last rung.
+        unchecked: Names of the gates that were not set.
+    """
+
+    rungs: tuple[Rung, ...]
+    gates: tuple[GateResult, ...]
+    unchecked: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rung and every gate passed, with at least one rung beside the reference."""
+        return len(self.rungs) > 1 and all(r.passed for r in self.rungs) and all(g.passed for g in self.gates)
+
+    def failures(self) -> tuple[str, ...]:
+        """Return one line per breach: which rung or gate, and by how much."""
+        lines = [f"{rung.name}: {line}" for rung in self.rungs if rung.parity for line in rung.parity.failures]
+        if len(self.rungs) < 2:
+            lines.append("no rung beside the reference was judged")
+        for gate in self.gates:
+            if not gate.passed:
+                value = "was not measured" if gate.value is None else f"is {gate.value:.4g}"
+                note = f" ({gate.note})" if gate.note else ""
+                lines.append(f"gate {gate.gate}: limit {gate.limit:g}, {value}{note}")
+        return tuple(lines)
+
+
+def climb(
+    reference: RungInput, rungs: Sequence[RungInput], *, labels: Sequence[int] | None = None, gates: Gates | None = None
+) -> Ladder:
+    """Judge every rung against the reference and the rung before it.
+
+    Args:
+        reference: PyTorch's answers.
+        rungs: The others, in the order they were made.
+        labels: Class index per image, or None.
+        gates: Limits for the last rung.
+    """
+    judged = [_judge(reference, None, None, labels)]
+    for before, rung in zip([reference, *rungs], rungs, strict=False):
+        judged.append(_judge(rung, reference, before, labels))
+    limits = {name: limit for name, limit in (gates or Gates()).model_dump().items() if limit is not None}
+    results = [_gate(name, limit, judged) for name, limit in limits.items()] if rungs else []
+    unchecked = tuple(name for name in Gates.model_fields if name not in limits)
+    return Ladder(tuple(judged), tuple(results), unchecked)
+
+
+def _judge(
+    rung: RungInput, reference: RungInput | None, before: RungInput | None, labels: Sequence[int] | None
+) -> Rung:
+    parity = step = difference = None
+    own = _logits(rung.recording.outputs, labels)
+    if reference is not None and before is not None:
+        parity = compare(
+            reference.recording,
+            rung.recording,
+            rung.tolerance,
+            names=(reference.name, rung.name),
+            same_inputs=rung.same_inputs,
+        )
+        step = compare(
+            before.recording,
+            rung.recording,
+            Tolerance(),
+            names=(before.name, rung.name),
+            same_inputs=rung.same_inputs == before.same_inputs,
+        )
+        expected = _logits(reference.recording.outputs, labels)
+        if labels is not None and own is not None and expected is not None:
+            difference = compare_top1(expected, own, labels)
+    return Rung(
+        name=rung.name,
+        runtime=rung.recording.runtime,
+        precision=rung.precision,
+        parity=parity,
+        step=step,
+        accuracy=None if labels is None or own is None else accuracy(own, labels),
+        difference=difference,
+        bytes=rung.bytes,
+        latency=rung.latency,
+    )
+
+
+def _logits(outputs: Mapping[str, Array], labels: Sequence[int] | None) -> Array | None:
+    """Return the output that classes are read from: ``logits``, or the only 2-D one."""
+    found = outputs.get("logits")
+    if found is None and len(outputs) == 1:
+        found = next(iter(outputs.values()))
+    if found is None or found.ndim != 2 or (labels is not None and len(found) != len(labels)):
+        return None
+    return found
+
+
+def _gate(name: str, limit: float, rungs: Sequence[Rung]) -> GateResult:
+    last = rungs[-1]
+    value, note = _GATES[name](last, _float_rung(rungs))
+    if value is None:
+        return GateResult(name, limit, None, passed=False, note=note)
+    return GateResult(
+        name, limit, value, passed=value <= limit if name.startswith("max_") else value >= limit, note=note
+    )
+
+
+def _float_rung(rungs: Sequence[Rung]) -> Rung | None:
+    """Return the last float32 rung before the final one: what the final one replaces."""
+    return next((r for r in reversed(rungs[:-1]) if r.precision == "float32" and r.parity is not None), None)
+
+
+_Measured = tuple[float | None, str]
+
+
+def _top1_drop(last: Rung, _: Rung | None) -> _Measured:
+    if last.difference is None:
+        return None, "needs labelled verification images and logits"
+    low, high = last.difference.interval_points
+    return (
+        last.difference.drop_points,
+        f"95 % interval {low:+.2f} to {high:+.2f} points, McNemar p = {last.difference.p_value:.2g}, "
+        f"{last.difference.images} images",
+    )
+
+
+def _agreement(last: Rung, _: Rung | None) -> _Measured:
+    main = last.parity.main if last.parity else None
+    return (None, "needs logits") if main is None or main.agreement is None else (main.agreement, "")
+
+
+def _cosine(last: Rung, _: Rung | None) -> _Measured:
+    main = last.parity.main if last.parity else None
+    return (None, "outputs could not be compared") if main is None else (main.min_cosine, "")
+
+
+def _speedup(last: Rung, base: Rung | None) -> _Measured:
+    if base is None or not base.latency or not last.latency:
+        return None, "needs a benchmark of this rung and of the float rung before it"
+    if base.runtime != last.runtime:
+        return None, f"'{base.name}' ran on {base.runtime}, '{last.name}' on {last.runtime}"
+    return base.latency[0].p50_ms / last.latency[0].p50_ms, f"against '{base.name}', batch {last.latency[0].batch}"
+
+
+def _size_ratio(last: Rung, base: Rung | None) -> _Measured:
+    if base is None or not base.bytes or not last.bytes:
+        return None, "needs a float rung before this one"
+    return last.bytes / base.bytes, f"against '{base.name}'"
+
+
+_GATES = {
+    "max_top1_drop": _top1_drop,
+    "min_agreement": _agreement,
+    "min_cosine": _cosine,
+    "min_speedup": _speedup,
+    "max_size_ratio": _size_ratio,
+}

@@ -1,0 +1,161 @@
+"""From a bundle to its ladder: by reading what was recorded, or by running the models again on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from vitexport.benchmark import Latency
+from vitexport.bundle import Artifact, Bundle
+from vitexport.errors import BundleError
+from vitexport.ladder import REFERENCE, Ladder, RungInput, climb
+from vitexport.preprocess import normalize
+from vitexport.recipe import Gates, Recipe, VerifySettings, parse_recipe
+from vitexport.recording import Recording, ReplayInputs
+from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
+from vitexport.runtimes.record import record
+from vitexport.tensors import Array
+
+__all__ = [
+    "BENCHMARK_FILE",
+    "RECIPE_FILE",
+    "bundle_recipe",
+    "judge",
+    "recording_name",
+    "replay",
+    "replay_feed",
+    "replay_inputs",
+]
+
+BENCHMARK_FILE = "benchmark.json"
+RECIPE_FILE = "recipe.yaml"
+
+
+def recording_name(rung: str) -> str:
+    """Return the artifact name of a rung's recording."""
+    return f"recording/{rung}"
+
+
+def bundle_recipe(bundle: Bundle) -> Recipe:
+    """Read the resolved recipe a bundle was made from."""
+    path = bundle.path(bundle.artifact("recipe"))
+    return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), where=str(path))
+
+
+def judge(bundle: Bundle, recipe: Recipe) -> Ladder:
+    """Judge a bundle by the recordings and latencies inside it.
+
+    Raises:
+        BundleError: The bundle holds no reference recording.
+    """
+    reference = bundle.artifact(recording_name(REFERENCE))
+    labels = reference.details.get("image_labels")
+    latencies = _latencies(bundle)
+    rungs = []
+    for artifact in bundle.models:
+        recorded = bundle.find(recording_name(artifact.name))
+        if recorded is not None:
+            recording = Recording.load(bundle.path(recorded))
+            rungs.append(_rung(bundle, artifact, recording, recipe.verify, latencies.get(artifact.name, ())))
+    return climb(
+        RungInput(
+            REFERENCE,
+            "float32",
+            Recording.load(bundle.path(reference)),
+            recipe.verify.float_tolerance,
+            latency=latencies.get(REFERENCE, ()),
+        ),
+        rungs,
+        labels=labels,
+        gates=recipe.gates,
+    )
+
+
+def replay(
+    bundle: Bundle, recipe: Recipe, *, runtime: str | None = None, options: RuntimeOptions | None = None
+) -> Ladder:
+    """Run the models of a bundle on this machine and judge them against PyTorch's recorded answers.
+
+    Args:
+        bundle: Made anywhere; neither PyTorch nor the checkpoint is needed.
+        recipe: Whose tolerances count.
+        runtime: Open every model with this runtime; None lets each file choose.
+        options: For the runtime.
+
+    Raises:
+        BundleError: The bundle holds no recording to compare with, or no model.
+    """
+    inputs = replay_inputs(bundle)
+    reference = Recording.load(bundle.path(bundle.artifact(recording_name(REFERENCE)))).select(inputs.images)
+    if not bundle.models:
+        raise BundleError(f"Expected a model in the bundle '{bundle.root}', found none.", "Run its recipe to the end.")
+    rungs = []
+    for artifact in bundle.models:
+        with open_runtime(bundle.path(artifact), runtime, options) as opened:
+            recording = record(opened, inputs.images, _replay_batches(opened, bundle, inputs, recipe.verify.batch_size))
+        rungs.append(_rung(bundle, artifact, recording, recipe.verify, ()))
+    # Speed and size gates judge the machine that made the bundle; here only the answers are checked.
+    gates = Gates(**{name: value for name, value in recipe.gates.model_dump().items() if name in _ANSWER_GATES})
+    return climb(
+        RungInput(REFERENCE, "float32", reference, recipe.verify.float_tolerance),
+        rungs,
+        labels=inputs.labels,
+        gates=gates,
+    )
+
+
+def replay_inputs(bundle: Bundle) -> ReplayInputs:
+    """Read the inputs that travel with the reference recording of a bundle.
+
+    Raises:
+        BundleError: The bundle holds no reference recording.
+    """
+    reference = bundle.artifact(recording_name(REFERENCE))
+    return ReplayInputs.load(bundle.root / reference.companions[0].path)
+
+
+_ANSWER_GATES = ("min_agreement", "min_cosine")
+
+
+def replay_feed(runtime: Runtime, bundle: Bundle, inputs: ReplayInputs, rows: slice) -> Array:
+    """Return the feed that a model takes for some rows of the replay inputs: pixels, or normalized planes."""
+    tensor = runtime.inputs[0]
+    if tensor.dtype == "uint8":
+        return inputs.pixels[rows]
+    planes = [normalize(row, bundle.preprocess) for row in inputs.pixels[rows]]
+    return np.stack(planes).astype(tensor.dtype, copy=False)
+
+
+def _replay_batches(runtime: Runtime, bundle: Bundle, inputs: ReplayInputs, size: int) -> Sequence[Array]:
+    starts = range(0, len(inputs.images), size)
+    return [replay_feed(runtime, bundle, inputs, slice(start, start + size)) for start in starts]
+
+
+def _rung(
+    bundle: Bundle, artifact: Artifact, recording: Recording, verify: VerifySettings, latency: tuple[Latency, ...]
+) -> RungInput:
+    return RungInput(
+        name=artifact.name,
+        precision=artifact.precision,
+        recording=recording,
+        tolerance=verify.float_tolerance if artifact.precision == "float32" else verify.quantized_tolerance,
+        same_inputs=artifact.details.get("input", "float32") == "float32",
+        bytes=artifact.total_bytes,
+        latency=latency,
+    )
+
+
+def _latencies(bundle: Bundle) -> dict[str, tuple[Latency, ...]]:
+    artifact = bundle.find("benchmark")
+    if artifact is None:
+        return {}
+    path: Path = bundle.path(artifact)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return {name: tuple(Latency(**entry) for entry in entries) for name, entries in data["rungs"].items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"Expected latencies in '{path}', found: {error!r}", "Run the recipe again.") from error
