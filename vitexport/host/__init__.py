@@ -1,0 +1,1 @@
+"""What needs PyTorch or ONNX: loading checkpoints, export, graph passes, quantization."""

@@ -1,0 +1,189 @@
+"""PyTorch to ONNX: trace with a dynamic batch, keep module names, write metadata, check what was written."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from vitexport.errors import ExportError
+from vitexport.host.graph.file import read_onnx, write_onnx
+from vitexport.host.graph.scopes import MODULE_KEY, ModuleNames, module_from_exporter
+from vitexport.host.sources.loaded import LoadedModel
+from vitexport.model import ModelCard, ModelSpec
+from vitexport.recipe import ExportSettings
+from vitexport.stage import StageResult
+from vitexport.tensors import TensorSpec
+
+__all__ = ["export_onnx"]
+
+
+def export_onnx(loaded: LoadedModel, settings: ExportSettings, out: Path) -> StageResult:
+    """Export a loaded model to an ONNX file that carries its preprocessing, labels and provenance.
+
+    Args:
+        loaded: From :func:`vitexport.host.sources.load_model`, loaded at ``settings.image_size``.
+        settings: Batch, opset and input.
+        out: The file to write; weights above 2 GB go to ``OUT.data``.
+
+    Raises:
+        ExportError: The model cannot be traced or translated, or the file breaks a postcondition.
+    """
+    started = time.perf_counter()
+    spec = _exported_spec(loaded.spec, settings)
+    model = _trace(loaded, spec, settings)
+    _keep_modules(model)
+    _declare_interface(model, spec)
+    card = ModelCard(spec, loaded.preprocess, loaded.labels, history=(_history(settings),))
+    model.metadata_props.clear()
+    model.metadata_props.update(card.to_metadata())
+    ModuleNames()(model)
+    companions = write_onnx(model, out)
+    details = _check_written(out, spec)
+    return StageResult(out, "float32", companions, {**details, "seconds": round(time.perf_counter() - started, 2)})
+
+
+def _exported_spec(spec: ModelSpec, settings: ExportSettings) -> ModelSpec:
+    """Return the spec with the batch axis of ``settings``."""
+
+    def batch(tensor: TensorSpec) -> TensorSpec:
+        return replace(tensor, shape=(settings.batch if settings.batch != "dynamic" else "batch", *tensor.shape[1:]))
+
+    return replace(
+        spec, inputs=tuple(batch(tensor) for tensor in spec.inputs), outputs=tuple(batch(t) for t in spec.outputs)
+    )
+
+
+def _trace(loaded: LoadedModel, spec: ModelSpec, settings: ExportSettings) -> ir.Model:
+    dynamic = settings.batch == "dynamic"
+    # torch.export specialises an axis of size 1, so a dynamic batch is traced with two images.
+    example = torch.zeros(2 if dynamic else int(settings.batch), *(int(axis) for axis in spec.inputs[0].shape[1:]))
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+    try:
+        with _quiet(), _unfused_attention(loaded.module), torch.no_grad():
+            program = torch.onnx.export(
+                loaded.module,
+                (example,),
+                dynamo=True,
+                opset_version=settings.opset,
+                dynamic_shapes=shapes,
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
+                verbose=False,
+            )
+    except (torch.onnx.OnnxExporterError, torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
+        raise ExportError(
+            f"PyTorch cannot export '{spec.id}' to ONNX: {error}",
+            "Try a fixed batch (`export.batch: 1`), or report the model with this message.",
+        ) from error
+    if program is None:
+        raise ExportError(f"PyTorch returned no ONNX program for '{spec.id}'.", "Update torch and onnxscript.")
+    return program.model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence warnings of torch about its own code paths, and nothing else."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"(torch|copyreg|onnxscript)\b.*")
+        yield
+
+
+@contextmanager
+def _unfused_attention(module: torch.nn.Module) -> Iterator[None]:
+    """Trace attention as MatMul, Softmax, MatMul.
+
+    The fused operator is translated with shape arithmetic and NaN guards in every block, and with a dynamic batch it fails
+    where a relative position bias is involved.
+    """
+    flagged = [m for m in module.modules() if getattr(m, "fused_attn", None) is True]
+    configured = [m for m in module.modules() if hasattr(m, "set_attn_implementation")]
+    before = [m.config._attn_implementation for m in configured]
+    for m in flagged:
+        m.fused_attn = False
+    for m in configured:
+        m.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for m in flagged:
+            m.fused_attn = True
+        for m, implementation in zip(configured, before, strict=True):
+            m.set_attn_implementation(implementation)
+
+
+def _keep_modules(model: ir.Model) -> None:
+    """Replace the exporter's node metadata (stack traces with local paths) by the PyTorch module's name."""
+    for node in model.graph.all_nodes():
+        module = module_from_exporter(node, "model")
+        node.metadata_props.clear()
+        node.doc_string = None
+        if module:
+            node.metadata_props[MODULE_KEY] = module
+    for value in tuple(model.graph.initializers.values()):
+        if value.name is not None and value.name.startswith("model."):
+            value.name = value.name.removeprefix("model.")
+    for value in _all_values(model.graph):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.graph.doc_string = None
+    model.doc_string = None
+
+
+def _all_values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def _declare_interface(model: ir.Model, spec: ModelSpec) -> None:
+    """Give inputs and outputs the names and axes of the spec."""
+    for values, tensors in ((model.graph.inputs, spec.inputs), (model.graph.outputs, spec.outputs)):
+        for value, tensor in zip(values, tensors, strict=True):
+            value.name = tensor.name
+            value.shape = ir.Shape(tensor.shape)
+
+
+def _history(settings: ExportSettings) -> dict[str, str]:
+    tools = {name: version(name) for name in ("torch", "onnxscript", "vitexport")}
+    return {"stage": "export", "settings": settings.model_dump_json(), **tools}
+
+
+def _check_written(path: Path, spec: ModelSpec) -> dict[str, object]:
+    """Read the file again and compare it with what was asked for.
+
+    Raises:
+        ExportError: Inputs, outputs or metadata differ.
+    """
+    model = read_onnx(path)
+    for kind, values, tensors in (
+        ("inputs", model.graph.inputs, spec.inputs),
+        ("outputs", model.graph.outputs, spec.outputs),
+    ):
+        found = tuple(
+            TensorSpec(str(v.name), tuple(a if isinstance(a, int) else str(a.value) for a in v.shape or ()), _dtype(v))
+            for v in values
+        )
+        if found != tensors:
+            raise ExportError(
+                f"Expected the {kind} {[t.describe() for t in tensors]} in '{path.name}', "
+                f"found {[t.describe() for t in found]}.",
+                "Export the model with a fixed batch, or report it.",
+            )
+    ModelCard.from_metadata(model.metadata_props, where=path.name)
+    operators = Counter(node.op_type for node in model.graph)
+    return {"nodes": sum(operators.values()), "operators": dict(operators.most_common())}
+
+
+def _dtype(value: ir.Value) -> str:
+    return "unknown" if value.dtype is None else str(value.dtype.numpy())

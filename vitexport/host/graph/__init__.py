@@ -1,0 +1,1 @@
+"""The canonical Vision Transformer graph: passes over onnx-ir, one per file."""

@@ -1,0 +1,57 @@
+"""Reading and writing ONNX files: weights stay on disk until used, and are written one after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from vitexport.files import atomic_path
+
+__all__ = ["EXTERNAL_DATA_BYTES", "companions_of", "initializer_bytes", "read_onnx", "write_onnx"]
+
+EXTERNAL_DATA_BYTES = 1_800_000_000
+"""Weights above this go to a file beside the model: a protobuf message cannot exceed 2 GiB."""
+
+
+def read_onnx(path: Path) -> ir.Model:
+    """Read a model; external weights are mapped, not loaded.
+
+    Raises:
+        ValueError: The file is no ONNX model.
+        OSError: The file cannot be read.
+    """
+    try:
+        model = ir.load(path)
+    except DecodeError as error:
+        raise ValueError(f"'{path}' is not an ONNX file: {error}") from error
+    if len(model.graph.outputs) == 0:
+        raise ValueError(f"'{path}' is not an ONNX file: it has no graph outputs")
+    return model
+
+
+def initializer_bytes(model: ir.Model) -> int:
+    """Return the size of all weights in bytes."""
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+
+
+def companions_of(path: Path) -> tuple[Path, ...]:
+    """Return the external data file that :func:`write_onnx` wrote beside ``path``, if it did."""
+    data = path.with_name(f"{path.name}.data")
+    return (data,) if data.is_file() else ()
+
+
+def write_onnx(model: ir.Model, out: Path) -> tuple[Path, ...]:
+    """Write a model in one step; weights above :data:`EXTERNAL_DATA_BYTES` go to ``OUT.data``.
+
+    Returns:
+        The companions: nothing, or the external data file.
+    """
+    external = initializer_bytes(model) > EXTERNAL_DATA_BYTES
+    data = out.with_name(f"{out.name}.data")
+    with atomic_path(out) as temporary:
+        ir.save(model, temporary, external_data=data.name if external else None)
+    if not external:
+        data.unlink(missing_ok=True)
+    return (data,) if external else ()

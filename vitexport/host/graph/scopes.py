@@ -1,0 +1,81 @@
+"""Which PyTorch module a node came from, kept in the node's name and metadata."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import onnx_ir as ir
+
+__all__ = ["MODULE_KEY", "ModuleNames", "inherit_module", "module_of", "module_from_exporter"]
+
+MODULE_KEY = "vitexport.module"
+"""Metadata key of a node: dotted path of its PyTorch module; several are joined by commas where nodes were merged."""
+
+_EXPORTER_KEY = "pkg.torch.onnx.name_scopes"
+
+
+def module_of(node: ir.Node) -> str:
+    """Return the dotted path of the PyTorch module a node came from; empty for the model itself or unknown."""
+    return node.metadata_props.get(MODULE_KEY, "")
+
+
+def inherit_module(node: ir.Node, origin: ir.Node) -> ir.Node:
+    """Give ``node`` the module of ``origin`` and return it."""
+    if MODULE_KEY in origin.metadata_props:
+        node.metadata_props[MODULE_KEY] = origin.metadata_props[MODULE_KEY]
+    return node
+
+
+def module_from_exporter(node: ir.Node, prefix: str) -> str:
+    """Return a node's module from the metadata torch.onnx writes.
+
+    Args:
+        node: A node of a freshly exported graph.
+        prefix: Name of the attribute of the exported module that holds the user's model.
+    """
+    scopes = re.findall(r"'([^']*)'", node.metadata_props.get(_EXPORTER_KEY, ""))[:-1]
+    modules = [scope for scope in scopes if not scope.startswith("_")]
+    path = modules[-1] if modules else ""
+    return path.removeprefix(prefix).removeprefix(".")
+
+
+class ModuleNames(ir.passes.InPlacePass):
+    """Name nodes ``MODULE/OpType``, their results alike, and weights as PyTorch parameters.
+
+    Requires nodes that carry :data:`MODULE_KEY`; ensures unique names. Graph inputs and outputs keep theirs.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rename everything in the main graph."""
+        graph = model.graph
+        fixed = {id(value) for value in (*graph.inputs, *graph.outputs)}
+        taken = Counter(value.name for value in (*graph.inputs, *graph.outputs))
+        for node in graph:
+            module = module_of(node)
+            name = _free(f"{module}/{node.op_type}" if module else node.op_type, taken)
+            node.name = name
+            for index, output in enumerate(node.outputs):
+                if id(output) not in fixed:
+                    output.name = name if len(node.outputs) == 1 else f"{name}:{index}"
+        return ir.passes.PassResult(model, modified=True)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check that every node has a name of its own."""
+        names = Counter(node.name for node in model.graph)
+        repeated = [name for name, count in names.items() if count > 1]
+        if repeated:
+            raise ir.passes.PostconditionError(f"Expected unique node names, found {repeated[:3]} repeated.")
+
+
+def _free(name: str, taken: Counter[str | None]) -> str:
+    """Return ``name`` with ``_1``, ``_2``, ... appended when it is taken, and take it."""
+    while True:
+        count = taken[name]
+        taken[name] += 1
+        if count == 0:
+            return name
+        candidate = f"{name}_{count}"
+        if candidate not in taken:
+            taken[candidate] = 1
+            return candidate

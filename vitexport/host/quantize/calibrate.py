@@ -1,0 +1,117 @@
+"""Running a graph over calibration images with inner tensors exposed, one image in memory at a time."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from vitexport.errors import CalibrationError
+from vitexport.host.quantize.statistics import StreamingStatistics, TensorStatistics
+from vitexport.images import batches
+from vitexport.preprocess import PreprocessSpec
+from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
+from vitexport.tensors import Array, TensorSpec, batch_limit
+
+__all__ = ["ImageFeeds", "Progress", "collect_statistics", "exposed", "run_images"]
+
+Progress = Callable[[str, float], None]
+
+
+class ImageFeeds:
+    """Preprocessed images: decoded once into files of a folder, read back one at a time.
+
+    Args:
+        paths: Image files.
+        spec: Their preprocessing.
+        tensor: The model input they feed.
+        folder: Where the preprocessed images are written.
+        batch_size: Images decoded at a time; changes memory, never a result.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], spec: PreprocessSpec, tensor: TensorSpec, folder: Path, *, batch_size: int = 8
+    ) -> None:
+        self.tensor = tensor
+        self.count = len(paths)
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        index = 0
+        for batch in batches(paths, spec, tensor, batch_size):
+            for image in batch:
+                np.save(folder / f"{index}.npy", image)
+                index += 1
+
+    def image(self, index: int) -> Array:
+        """Return one image with a leading batch axis of 1."""
+        array: Array = np.load(self._folder / f"{index}.npy")
+        return array[None]
+
+
+@contextmanager
+def exposed(model: ir.Model, names: Sequence[str], *, optimize: bool = True) -> Iterator[Runtime]:
+    """Open a runtime on ``model`` that also returns the inner tensors ``names``; the model itself is left as it was.
+
+    Args:
+        model: A model.
+        names: Tensors to return besides the model's outputs.
+        optimize: Let the runtime optimise the graph.
+    """
+    graph = model.graph
+    values = {value.name: value for node in graph for value in node.outputs}
+    already = {value.name for value in graph.outputs}
+    extra = [values[name] for name in dict.fromkeys(names) if name not in already]
+    with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
+        path = Path(folder) / "exposed.onnx"
+        before = len(graph.outputs)
+        graph.outputs.extend(extra)
+        try:
+            ir.save(model, path)
+        finally:
+            del graph.outputs[before:]
+        with open_runtime(path, "onnxruntime", RuntimeOptions(optimize=optimize)) as runtime:
+            yield runtime
+
+
+def run_images(runtime: Runtime, feeds: ImageFeeds, indices: Sequence[int]) -> Iterator[Mapping[str, Array]]:
+    """Yield the outputs of one image after the other, each with a leading batch axis of 1.
+
+    A model of a fixed batch size runs on full batches, the last one filled up with its last image.
+    """
+    spec = runtime.inputs[0]
+    size = batch_limit(spec) or 1
+    for start in range(0, len(indices), size):
+        part = list(indices[start : start + size])
+        filled = part + [part[-1]] * (size - len(part))
+        outputs = runtime.run({spec.name: np.concatenate([feeds.image(index) for index in filled])})
+        for row in range(len(part)):
+            yield {name: value[row : row + 1] for name, value in outputs.items()}
+
+
+def collect_statistics(
+    model: ir.Model,
+    names: Sequence[str],
+    feeds: ImageFeeds,
+    *,
+    sample_rows: int,
+    progress: Progress | None = None,
+) -> dict[str, TensorStatistics]:
+    """Run every image once and return the statistics of the tensors ``names``.
+
+    Raises:
+        CalibrationError: There are no images, or a tensor holds NaN or infinity.
+    """
+    if not feeds.count:
+        raise CalibrationError("Expected calibration images, found none.", "Give a folder of real images.")
+    streams = {name: StreamingStatistics(name, images=feeds.count, sample_rows=sample_rows) for name in names}
+    with exposed(model, names) as runtime:
+        for index, outputs in enumerate(run_images(runtime, feeds, range(feeds.count))):
+            for name, stream in streams.items():
+                stream.update(outputs[name])
+            if progress is not None:
+                progress("calibrating", (index + 1) / feeds.count)
+    return {name: stream.result() for name, stream in streams.items()}

@@ -1,0 +1,177 @@
+"""Calibration statistics of fixed size: a histogram, per-channel extremes and sums, and a few sampled rows per tensor.
+
+Nothing here grows with the number of images, and nothing depends on how images were batched: every image is accumulated on
+its own, in order, with sums in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitexport.errors import CalibrationError
+
+__all__ = ["BINS", "StreamingStatistics", "TensorStatistics", "sample_positions"]
+
+BINS = 4096
+"""Histogram bins over ``[-bound, bound)``; the bound is a power of two, doubled by merging pairs of bins."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """What calibration keeps of one tensor, seen as rows of channels (the last axis).
+
+    Attributes:
+        name: Tensor name in the calibrated graph.
+        rows: How many rows were seen.
+        bound: Half width of the histogram, a power of two.
+        histogram: int64 ``[BINS]`` counts over ``[-bound, bound)``.
+        minimum: float32 ``[C]`` smallest value of each channel.
+        maximum: float32 ``[C]`` largest value of each channel.
+        total: float64 ``[C]`` sum of each channel.
+        square: float64 ``[C]`` sum of squares of each channel.
+        sample: float32 ``[R, C]`` rows spread evenly over images and positions, the same for any batch size.
+    """
+
+    name: str
+    rows: int
+    bound: float
+    histogram: NDArray[np.int64]
+    minimum: Floats
+    maximum: Floats
+    total: NDArray[np.float64]
+    square: NDArray[np.float64]
+    sample: Floats
+
+    @property
+    def channels(self) -> int:
+        """Number of channels (size of the last axis)."""
+        return int(self.minimum.shape[0])
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean of each channel, float64 ``[C]``."""
+        return self.total / max(self.rows, 1)
+
+    @property
+    def amax(self) -> float:
+        """Largest magnitude of the tensor."""
+        return float(max(-self.minimum.min(), self.maximum.max()))
+
+    def edges(self) -> NDArray[np.float64]:
+        """Return the ``BINS + 1`` bin edges."""
+        return np.linspace(-self.bound, self.bound, BINS + 1)
+
+
+def sample_positions(image: int, rows: int, wanted: int) -> NDArray[np.intp]:
+    """Return which rows of an image are sampled: row 0 (the class token) and others spread by a low-discrepancy sequence.
+
+    Args:
+        image: Index of the image in the calibration set.
+        rows: Rows of one image.
+        wanted: How many to pick.
+    """
+    if wanted >= rows:
+        return np.arange(rows)
+    # Multiples of the golden ratio modulo 1 fill the unit interval evenly for any count (Weyl sequence).
+    steps = (np.arange(wanted) + image * wanted) * 0.6180339887498949 % 1.0
+    positions = np.unique((steps * rows).astype(np.intp))
+    positions[0] = 0
+    return positions
+
+
+class StreamingStatistics:
+    """Accumulates :class:`TensorStatistics` one image at a time.
+
+    Args:
+        name: Tensor name, for messages and the result.
+        images: How many images will come; fixes how many rows of each are sampled.
+        sample_rows: Rows to sample over all images.
+    """
+
+    def __init__(self, name: str, *, images: int, sample_rows: int) -> None:
+        self._name = name
+        self._per_image = max(1, sample_rows // max(images, 1))
+        self._sample_rows = sample_rows
+        self._images = 0
+        self._rows = 0
+        self._bound = 0.0
+        self._histogram = np.zeros(BINS, dtype=np.int64)
+        self._minimum: Floats | None = None
+        self._maximum: Floats | None = None
+        self._total: NDArray[np.float64] = np.zeros(0)
+        self._square: NDArray[np.float64] = np.zeros(0)
+        self._sample: Floats | None = None
+        self._filled = 0
+
+    def update(self, value: NDArray[np.generic]) -> None:
+        """Add one image's tensor, any rank; the last axis is the channel axis.
+
+        Raises:
+            CalibrationError: It holds NaN or infinity.
+        """
+        rows = np.ascontiguousarray(value, dtype=np.float32).reshape(-1, value.shape[-1])
+        low, high = rows.min(axis=0), rows.max(axis=0)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise CalibrationError(
+                f"Expected finite activations in '{self._name}', found NaN or infinity at image {self._images}.",
+                "Check the preprocessing, and that the float model runs correctly (`vitexport verify`).",
+            )
+        if self._minimum is None or self._maximum is None or self._sample is None:
+            self._minimum, self._maximum = low, high
+            self._total = np.zeros(rows.shape[1])
+            self._square = np.zeros(rows.shape[1])
+            self._sample = np.empty((self._sample_rows, rows.shape[1]), dtype=np.float32)
+        else:
+            np.minimum(self._minimum, low, out=self._minimum)
+            np.maximum(self._maximum, high, out=self._maximum)
+        self._total += rows.sum(axis=0, dtype=np.float64)
+        self._square += np.einsum("rc,rc->c", rows, rows)
+        self._count(rows, float(max(-low.min(), high.max())))
+        self._keep(rows, self._sample)
+        self._rows += rows.shape[0]
+        self._images += 1
+
+    def _count(self, rows: Floats, amax: float) -> None:
+        if amax >= self._bound:
+            wanted = 2.0 ** (np.floor(np.log2(amax)) + 1) if amax > 0 else 2.0**-20
+            while 0 < self._bound < wanted:
+                merged = self._histogram.reshape(-1, 2).sum(axis=1)
+                self._histogram[:] = 0
+                self._histogram[BINS // 4 : BINS // 4 + BINS // 2] = merged
+                self._bound *= 2
+            self._bound = wanted
+        # Scaling by a power of two and adding an integer: a value falls in the same bin whatever the machine.
+        index = rows * np.float32(BINS / 2 / self._bound)
+        index += np.float32(BINS // 2)
+        self._histogram += np.bincount(index.astype(np.intp).ravel(), minlength=BINS)[:BINS]
+
+    def _keep(self, rows: Floats, sample: Floats) -> None:
+        picked = rows[sample_positions(self._images, rows.shape[0], self._per_image)]
+        room = min(len(picked), self._sample_rows - self._filled)
+        sample[self._filled : self._filled + room] = picked[:room]
+        self._filled += room
+
+    def result(self) -> TensorStatistics:
+        """Return what was accumulated.
+
+        Raises:
+            CalibrationError: No image was added.
+        """
+        if self._minimum is None or self._maximum is None or self._sample is None:
+            raise CalibrationError(f"No calibration image reached the tensor '{self._name}'.", "Give calibration images.")
+        return TensorStatistics(
+            name=self._name,
+            rows=self._rows,
+            bound=self._bound,
+            histogram=self._histogram.copy(),
+            minimum=self._minimum,
+            maximum=self._maximum,
+            total=self._total,
+            square=self._square,
+            sample=self._sample[: self._filled].copy(),
+        )

@@ -1,0 +1,52 @@
+"""Loading models: a hub id, a Hugging Face directory, or a timm name, directory or checkpoint.
+
+Nothing heavy is imported until :func:`load_model` is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Protocol, cast
+
+from vitexport.errors import MissingDependencyError
+from vitexport.host.sources.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    from vitexport.recipe import ModelSettings
+
+__all__ = ["LoadedModel", "load_model"]
+
+# prefix of the source -> (module with `load`, the package it needs); the empty prefix is the fallback
+_SOURCES = {
+    "timm:": ("vitexport.host.sources.timm", "timm"),
+    "": ("vitexport.host.sources.huggingface", "transformers"),
+}
+
+
+class _Source(Protocol):
+    def load(self, settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedModel: ...
+
+
+def load_model(settings: ModelSettings, *, image_size: tuple[int, int] | None = None) -> LoadedModel:
+    """Load a checkpoint with its preprocessing and labels.
+
+    Args:
+        settings: Which checkpoint, and for which task.
+        image_size: (height, width) in pixels; position embeddings are interpolated as the source library does it. None
+            takes the checkpoint's own.
+
+    Returns:
+        The model in eval mode, with what it needs beside its weights.
+
+    Raises:
+        ModelSourceError: The checkpoint is missing, incomplete, untrusted, or does not take images alone.
+        MissingDependencyError: torch, timm or transformers is not installed.
+    """
+    prefix = next(key for key in _SOURCES if settings.source.startswith(key))
+    path, package = _SOURCES[prefix]
+    for name in ("torch", package):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise MissingDependencyError(name, "host", f"Loading '{settings.source}'") from error
+    return cast(_Source, importlib.import_module(path)).load(settings, image_size)

@@ -1,0 +1,32 @@
+"""What every source returns: a module with one input and named outputs, and its description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vitexport.model import ModelSpec
+from vitexport.preprocess import PreprocessSpec
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LoadedModel"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint ready to run and to export.
+
+    Attributes:
+        module: In eval mode; ``forward(pixel_values)`` takes float32 ``[N, 3, H, W]`` and returns one tensor per entry of
+            ``spec.outputs``. The source library's own model is its attribute ``model``.
+        spec: Identity, input and outputs.
+        preprocess: What turns an image into its input.
+        labels: Class names by output index; empty when the checkpoint has none.
+    """
+
+    module: torch.nn.Module
+    spec: ModelSpec
+    preprocess: PreprocessSpec
+    labels: tuple[str, ...]

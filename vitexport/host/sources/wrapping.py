@@ -1,0 +1,86 @@
+"""One calling convention for every model: ``forward(pixel_values) -> tuple of tensors``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from vitexport.errors import ModelSourceError
+from vitexport.tensors import TensorSpec
+
+__all__ = ["ImageModel", "Named", "describe_outputs", "pixel_values_spec"]
+
+Named = Mapping[str, torch.Tensor]
+
+
+class ImageModel(torch.nn.Module):
+    """A model whose forward takes ``pixel_values`` and returns its outputs in a fixed order.
+
+    Args:
+        model: The source library's model.
+        call: Runs ``model`` and returns its outputs by name.
+    """
+
+    def __init__(self, model: torch.nn.Module, call: Callable[[Any, torch.Tensor], Named]) -> None:
+        super().__init__()
+        self.model = model
+        self._call = call
+        self.eval()
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run the model.
+
+        Args:
+            pixel_values: float32 ``[N, 3, H, W]``, normalized.
+
+        Returns:
+            One tensor per output, in the order of :meth:`named`.
+        """
+        return tuple(self._call(self.model, pixel_values).values())
+
+    def named(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run the model and return its outputs by name."""
+        return dict(self._call(self.model, pixel_values))
+
+
+def pixel_values_spec(image_size: tuple[int, int]) -> TensorSpec:
+    """Return the float input of an exported model with a dynamic batch."""
+    return TensorSpec("pixel_values", ("batch", 3, *image_size), "float32")
+
+
+def describe_outputs(module: ImageModel, image_size: tuple[int, int], *, where: str) -> tuple[TensorSpec, ...]:
+    """Return names, shapes and dtypes of the outputs, from one forward pass on fake tensors (no memory, no time).
+
+    Args:
+        module: The model.
+        image_size: (height, width) in pixels.
+        where: What the error message calls the model.
+
+    Raises:
+        ModelSourceError: The model does not run on images of that size, or an output has no batch axis.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    batch = 3  # no architecture has an axis of this size in front
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            outputs = module.named(torch.zeros(batch, 3, *image_size))
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise ModelSourceError(
+            f"'{where}' does not run on images of {image_size[0]} x {image_size[1]} pixels: {error}",
+            "Use the checkpoint's own image size, or a multiple of its patch size.",
+        ) from error
+    specs = []
+    for name, tensor in outputs.items():
+        if tensor.ndim < 2 or tensor.shape[0] != batch:
+            raise ModelSourceError(
+                f"Expected '{where}' to return one row per image in '{name}', found the shape {tuple(tensor.shape)}.",
+                "Only models that map images to tensors, image by image, can be exported.",
+            )
+        shape = ("batch", *(int(axis) for axis in tensor.shape[1:]))
+        specs.append(TensorSpec(name, shape, str(tensor.dtype).removeprefix("torch.")))
+    return tuple(specs)
