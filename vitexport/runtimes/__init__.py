@@ -17,6 +17,8 @@ __all__ = ["Runtime", "RuntimeOptions", "available_runtimes", "open_runtime"]
 # name -> (module:class, file suffixes it opens)
 _ADAPTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "onnxruntime": ("vitexport.runtimes.onnxruntime:OnnxRuntime", (".onnx",)),
+    "tensorrt": ("vitexport.runtimes.tensorrt:TensorRTRuntime", (".engine", ".plan")),
+    "tensorrt-rtx": ("vitexport.runtimes.tensorrt:TensorRTRtxRuntime", ()),
     "pytorch": ("vitexport.runtimes.pytorch:PyTorchRuntime", (".pt2",)),
 }
 
@@ -42,7 +44,7 @@ def open_runtime(model: Path, name: str | None = None, options: RuntimeOptions |
         RuntimeBackendError: No such runtime, no such file, or the runtime refuses the model.
         MissingDependencyError: The runtime's package is not installed.
     """
-    chosen = name or next((key for key, (_, suffixes) in _ADAPTERS.items() if model.suffix in suffixes), None)
+    chosen = name or _by_suffix(model)
     if chosen is None or chosen not in _ADAPTERS:
         wanted = f"a runtime named '{name}'" if name else f"a runtime for '{model.suffix}' files"
         raise RuntimeBackendError(f"Expected {wanted}; known are {', '.join(_ADAPTERS)}.", "Choose one with --runtime.")
@@ -51,3 +53,13 @@ def open_runtime(model: Path, name: str | None = None, options: RuntimeOptions |
     module, _, attribute = _ADAPTERS[chosen][0].partition(":")
     adapter = cast(_Opens, getattr(importlib.import_module(module), attribute))
     return adapter.open(model, options or RuntimeOptions())
+
+
+def _by_suffix(model: Path) -> str | None:
+    chosen = next((key for key, (_, suffixes) in _ADAPTERS.items() if model.suffix in suffixes), None)
+    if chosen == "tensorrt":
+        # Both products use the same suffix; the sidecar tells them apart.
+        from vitexport.runtimes.sidecar import provider_of
+
+        return provider_of(model)
+    return chosen

@@ -25,12 +25,14 @@ class RuntimeOptions:
         optimize: Let the runtime optimise the graph; False runs it as written, for exact semantics of Q/DQ.
         device: ``cpu`` or ``cuda:N``.
         provider: A sub-provider where the runtime has several (e.g. ONNX Runtime's ``cuda``); None for its default.
+        cuda_graph: Record each input shape as a CUDA graph and replay it, where the runtime can.
     """
 
     threads: int | None = None
     optimize: bool = True
     device: str = "cpu"
     provider: str | None = None
+    cuda_graph: bool = False
 
 
 class Runtime(Protocol):
