@@ -42,13 +42,13 @@ class RunResult:
     """What a run did.
 
     Attributes:
-        bundle: The bundle as it is now.
+        bundle: The bundle as it is now; None after a dry run where there is none yet.
         ladder: The verdict; None when the run stopped before verification.
         executed: Stages that did something, in order.
         skipped: Stages whose result was still current.
     """
 
-    bundle: Bundle
+    bundle: Bundle | None
     ladder: Ladder | None
     executed: tuple[str, ...]
     skipped: tuple[str, ...]
@@ -66,6 +66,7 @@ def run(
     *,
     until: str | None = None,
     force: bool = False,
+    dry_run: bool = False,
     on_event: OnEvent = lambda _: None,
 ) -> RunResult:
     """Carry out a recipe; what is current in ``root`` is kept.
@@ -75,18 +76,29 @@ def run(
         root: Bundle directory, created when absent.
         until: Stop after this stage.
         force: Redo every stage.
+        dry_run: Only find out what would be done; a stage after the first stale one counts as to be done, although it
+            is skipped if the stale one turns out to make the same file again.
         on_event: Called as stages begin, advance and end.
 
     Raises:
         VitexportError: A stage could not do what was asked; what earlier stages made stays and is reused next time.
     """
-    return _Run(recipe, root, force=force, on_event=on_event).climb(plan(recipe, until))
+    return _Run(recipe, root, force=force, dry_run=dry_run, on_event=on_event).climb(plan(recipe, until))
+
+
+class _StaleError(Exception):
+    """A dry run met a step that would have to run."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(stage)
+        self.stage = stage
 
 
 class _Run:
     """State of one run: the bundle as it grows, and the PyTorch model if a stage needs it."""
 
-    def __init__(self, recipe: Recipe, root: Path, *, force: bool, on_event: OnEvent) -> None:
+    def __init__(self, recipe: Recipe, root: Path, *, force: bool, dry_run: bool, on_event: OnEvent) -> None:
+        self.dry_run = dry_run
         self.recipe = recipe
         self.root = root
         self.force = force
@@ -97,14 +109,19 @@ class _Run:
         if (root / BUNDLE_FILE).is_file():
             self.bundle = Bundle.open(root, check_files=False)
 
-    def climb(self, stages: Sequence[str]) -> RunResult:
+    def climb(self, stages: tuple[str, ...]) -> RunResult:
         # Everything the user named is checked before the first expensive stage.
         _ = self.verification
         if "quantize" in stages:
             _ = self.calibration
-        self._prune()
-        for stage in stages:
-            getattr(self, f"_{stage}")()
+        if not self.dry_run:
+            self._prune()
+        try:
+            for stage in stages:
+                getattr(self, f"_{stage}")()
+        except _StaleError as stale:
+            pending = stages[stages.index(stale.stage) :]
+            return RunResult(self.bundle, None, pending, tuple(self.skipped))
         bundle = self._current()
         ladder = judge(bundle, self.recipe) if "verify" in stages else None
         return RunResult(bundle, ladder, tuple(self.executed), tuple(self.skipped))
@@ -154,6 +171,8 @@ class _Run:
                 self.skipped.append(step.stage)
             self.on_event(StepEvent(step.stage, "skipped", f"{step.output} is current"))
             return current
+        if self.dry_run:
+            raise _StaleError(step.stage)
         self.on_event(StepEvent(step.stage, "running", step.output))
         self.root.mkdir(parents=True, exist_ok=True)
         artifact = make(step, self.root)

@@ -1,0 +1,55 @@
+"""``vitexport doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+from rich.table import Table
+
+from vitexport.cli.screen import OUT, print_json
+from vitexport.device.doctor import examine
+
+__all__ = ["doctor"]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can do, which runtimes open, and what to install for the rest.
+
+    Example: vitexport doctor
+    """
+    found = examine()
+    if as_json:
+        print_json(asdict(found))
+        return
+    OUT.print(f"[bold]{found.system}[/], Python {found.python}, {found.cpu}, {found.cores} cores", highlight=False)
+    features = ", ".join(f"{name} {_mark(value)}" for name, value in found.cpu_features.items())
+    OUT.print(f"CPU features: {features}", highlight=False)
+    if not found.gpus:
+        OUT.print(f"GPUs: none ({found.cuda})", highlight=False)
+    for gpu in found.gpus:
+        major, minor = gpu.compute_capability
+        memory = f"{gpu.memory_bytes / 2**30:.0f} GiB"
+        OUT.print(f"GPU: {gpu.name}, compute capability {major}.{minor}, {memory}, {found.cuda}", highlight=False)
+    packages = Table(title="packages", title_justify="left", title_style="bold")
+    for heading in ("package", "version", "for", "install with"):
+        packages.add_column(heading, overflow="fold")
+    for package in found.packages:
+        packages.add_row(
+            package.name, package.version or "-", package.purpose, "" if package.version else package.install
+        )
+    OUT.print(packages)
+    runtimes = Table(title="runtimes", title_justify="left", title_style="bold")
+    for heading in ("runtime", "opens", "note"):
+        runtimes.add_column(heading, overflow="fold")
+    for runtime in found.runtimes:
+        runtimes.add_row(runtime.name, _mark(runtime.usable), runtime.note)
+    OUT.print(runtimes)
+    for line in found.advice:
+        OUT.print(f"- {line}", soft_wrap=True, highlight=False)
+
+
+def _mark(value: bool | None) -> str:
+    return "?" if value is None else "yes" if value else "no"

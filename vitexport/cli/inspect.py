@@ -1,0 +1,98 @@
+"""``vitexport inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from vitexport.bundle import Bundle
+from vitexport.cli.screen import OUT, print_json
+from vitexport.errors import BundleError
+
+__all__ = ["inspect"]
+
+
+@click.command()
+@click.argument("target", metavar="FILE|BUNDLE", type=click.Path(path_type=Path))
+@click.option("--ranges", is_flag=True, help="Show activation ranges and where a quantized model loses accuracy.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def inspect(target: Path, ranges: bool, as_json: bool) -> None:
+    """Show what an ONNX file or a bundle holds: identity, inputs, outputs, preprocessing, operators.
+
+    Example: vitexport inspect out/quickstart/models/int8.onnx
+    """
+    if not target.exists():
+        raise BundleError(f"Expected a model file or bundle at '{target}', found nothing.", "Check the path.")
+    content = _bundle(target) if target.is_dir() else _onnx(target)
+    if as_json:
+        print_json(content)
+        return
+    for key, value in content.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            OUT.print(_table(key, value))
+        elif isinstance(value, dict):
+            OUT.print(_table(key, [{"name": name, "value": item} for name, item in value.items()]))
+        else:
+            OUT.print(f"[bold]{key}[/]: {value}", soft_wrap=True, highlight=False)
+
+
+def _bundle(root: Path) -> dict[str, Any]:
+    bundle = Bundle.open(root)
+    return {
+        "bundle": str(root),
+        "name": bundle.name,
+        "model": f"{bundle.model.id} ({bundle.model.family}, {bundle.model.task}, {bundle.model.revision[:19]})",
+        "inputs": [spec.describe() for spec in bundle.model.inputs],
+        "outputs": [spec.describe() for spec in bundle.model.outputs],
+        "labels": len(bundle.labels),
+        "preprocess": bundle.preprocess.model_dump(mode="json"),
+        "artifacts": [
+            {
+                "name": artifact.name,
+                "file": artifact.file.path,
+                "MB": round(artifact.total_bytes / 1e6, 3),
+                "precision": artifact.precision,
+                "seconds": artifact.provenance.seconds,
+                "sha256": artifact.file.sha256[:16],
+            }
+            for artifact in bundle.artifacts
+        ],
+    }
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    from vitexport.host.inspection import inspect_onnx
+
+    found = inspect_onnx(path)
+    content: dict[str, Any] = {
+        "file": str(path),
+        "MB": round(found.bytes / 1e6, 3),
+        "opset": found.opset,
+        "inputs": [spec.describe() for spec in found.inputs],
+        "outputs": [spec.describe() for spec in found.outputs],
+        "parameters": found.parameters,
+        "nodes": sum(found.operators.values()),
+        "operators": dict(found.operators),
+    }
+    if found.card is not None:
+        card = found.card
+        content |= {
+            "model": f"{card.model.id} ({card.model.family}, {card.model.task}, {card.model.revision[:19]})",
+            "labels": len(card.labels),
+            "preprocess": card.preprocess.model_dump(mode="json"),
+            "history": [dict(entry) for entry in card.history],
+        }
+    return content
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(row.get(column, "")) for column in columns))
+    return table

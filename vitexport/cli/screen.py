@@ -1,0 +1,113 @@
+"""What people see: progress on standard error, tables on standard output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vitexport.ladder import Ladder, Rung
+
+if TYPE_CHECKING:
+    from vitexport.pipeline import OnEvent
+    from vitexport.resume import StepEvent
+
+__all__ = ["OUT", "finish", "ladder_table", "print_json", "stage_progress"]
+
+OUT = Console()
+_ERR = Console(stderr=True)
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON document to standard output."""
+    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def stage_progress(stages: tuple[str, ...]) -> Iterator[OnEvent]:
+    """Show the stages of a run as they begin, advance and end; plain lines where there is no terminal."""
+    if not _ERR.is_terminal:
+        yield _plain_line
+        return
+    columns = (
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[message]}"),
+    )
+    with Progress(*columns, console=_ERR) as progress:
+        tasks = {stage: progress.add_task(stage, total=1, start=False, message="") for stage in stages}
+
+        def show(event: StepEvent) -> None:
+            task = tasks[event.stage]
+            if event.status == "running":
+                progress.start_task(task)
+                progress.update(task, message=event.message, completed=event.fraction or 0)
+            else:
+                progress.update(task, message=event.message, completed=1)
+
+        yield show
+
+
+def _plain_line(event: StepEvent) -> None:
+    if event.fraction is None:
+        click.echo(f"{event.stage:<10} {event.status:<8} {event.message}", err=True)
+
+
+def ladder_table(ladder: Ladder, title: str) -> Table:
+    """Return the closing table: one row per rung."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("rung")
+    for heading in ("max abs error", "cosine", "SQNR dB", "top-1 %", "agreement %", "p50 ms", "p99 ms", "size MB"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for rung in ladder.rungs:
+        table.add_row(*_cells(rung))
+    return table
+
+
+def _cells(rung: Rung) -> tuple[str, ...]:
+    main = rung.parity.main if rung.parity else None
+    latency = rung.latency[0] if rung.latency else None
+    judged = "[green]ok" if rung.passed else "[red]FAILED"
+    return (
+        rung.name,
+        _cell(main.max_abs if main else None, ".2g"),
+        _cell(main.min_cosine if main else None, ".6f"),
+        _cell(main.sqnr_db if main else None, ".1f"),
+        _cell(rung.accuracy.top1 if rung.accuracy else None, ".2f", 100),
+        _cell(main.agreement if main else None, ".2f", 100),
+        _cell(latency.p50_ms if latency else None, ".2f"),
+        _cell(latency.p99_ms if latency else None, ".2f"),
+        _cell(rung.bytes, ".2f", 1e-6),
+        "reference" if rung.parity is None else judged,
+    )
+
+
+def _cell(value: float | None, form: str, factor: float = 1) -> str:
+    return "-" if value is None else format(value * factor, form)
+
+
+def finish(ladder: Ladder, title: str, *, as_json: bool) -> int:
+    """Print a ladder and return the exit code: 0 passed, 3 failed."""
+    if as_json:
+        print_json({"passed": ladder.passed, "failures": ladder.failures(), **asdict(ladder)})
+        return 0 if ladder.passed else 3
+    OUT.print(ladder_table(ladder, title))
+    for gate in ladder.gates:
+        mark = "[green]ok[/]" if gate.passed else "[red]FAILED[/]"
+        value = "not measured" if gate.value is None else f"{gate.value:.4g}"
+        OUT.print(f"gate {gate.gate} {gate.limit:g}: {value} {mark}" + (f" [dim]({gate.note})[/]" if gate.note else ""))
+    if ladder.unchecked:
+        OUT.print(f"[dim]not checked (no limit set): {', '.join(ladder.unchecked)}[/]")
+    for line in ladder.failures():
+        OUT.print(f"[red]FAILED[/] {line}", soft_wrap=True)
+    return 0 if ladder.passed else 3

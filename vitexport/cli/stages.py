@@ -1,0 +1,133 @@
+"""``vitexport export``, ``simplify`` and ``quantize``: single stages on single files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vitexport.cli.screen import OUT, print_json
+from vitexport.errors import RecipeError
+from vitexport.images import list_images
+from vitexport.recipe import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
+from vitexport.stage import StageResult
+
+__all__ = ["export", "quantize", "simplify"]
+
+_OUT = click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+
+
+@click.command()
+@click.argument("source")
+@_OUT
+@click.option(
+    "--task", type=click.Choice(["classify", "features"]), help="Head to export; the checkpoint's own otherwise."
+)
+@click.option(
+    "--image-size", type=int, nargs=2, metavar="H W", help="Resolution in pixels; the checkpoint's otherwise."
+)
+@click.option("--batch", default="dynamic", metavar="dynamic|N", help="Batch axis.")
+@click.option(
+    "--input", "input_form", type=click.Choice(["float32", "uint8"]), default="float32", help="Form of input."
+)
+@click.option("--opset", type=click.IntRange(17, 23), default=20, help="ONNX opset.")
+@click.option("--revision", help="Hub branch, tag or commit.")
+@click.option("--allow-pickle", is_flag=True, help="Accept a pickle checkpoint (loaded with weights_only).")
+@_JSON
+def export(
+    source: str,
+    output: Path,
+    task: Any,
+    image_size: tuple[int, int] | None,
+    batch: str,
+    input_form: Any,
+    opset: int,
+    revision: str | None,
+    allow_pickle: bool,
+    as_json: bool,
+) -> None:
+    """Export a hub id, Hugging Face directory, timm:NAME or timm:local-dir:PATH to ONNX.
+
+    Example: vitexport export google/vit-base-patch16-224 -o vit.onnx
+    """
+    if batch != "dynamic" and not (batch.isdigit() and int(batch) > 0):
+        raise click.BadParameter(f"expected 'dynamic' or a positive number, found '{batch}'", param_hint="--batch")
+    from vitexport.host.export import export_onnx
+    from vitexport.host.sources import load_model
+
+    settings = ExportSettings(
+        batch="dynamic" if batch == "dynamic" else int(batch), opset=opset, image_size=image_size, input=input_form
+    )
+    model = ModelSettings(source=source, task=task, revision=revision, allow_pickle=allow_pickle)
+    _show(export_onnx(load_model(model, image_size=image_size), settings, output), as_json)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@_OUT
+@click.option("--onnxsim/--no-onnxsim", default=True, help="Run onnxsim before the canonical ViT passes.")
+@_JSON
+def simplify(model: Path, output: Path, onnxsim: bool, as_json: bool) -> None:
+    """Simplify an exported ONNX file to the canonical ViT graph, outputs unchanged.
+
+    Example: vitexport simplify vit.onnx -o vit-simplified.onnx
+    """
+    from vitexport.host.simplify import simplify_onnx
+
+    _show(simplify_onnx(model, SimplifySettings(onnxsim=onnxsim), output), as_json)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path), required=True, help="Calibration images, at least 16.")
+@click.option("--limit", type=click.IntRange(1), help="Use only so many of them.")
+@_OUT
+@click.option(
+    "--target", type=click.Choice(["tensorrt", "ort-x86", "ort-arm64", "portable"]), default="ort-x86", help="Runtime."
+)
+@click.option("--precision", type=click.Choice(["int8", "fp8", "fp16", "bf16"]), default="int8", help="Precision.")
+@click.option("--attention", type=click.Choice(["float", "int8"]), default="float", help="Attention batch matmuls.")
+@click.option("--preset", type=click.Choice(["default", "fast"]), default="default", help="Search effort.")
+@click.option("--max-top1-drop", type=float, help="Budget: points of top-1 that may be lost.")
+@click.option("--min-agreement", type=float, help="Budget: top-1 agreement with float32, 0 to 1.")
+@click.option("--min-sqnr-db", type=float, help="Budget: logit SQNR in dB.")
+@_JSON
+def quantize(
+    model: Path,
+    images: Path,
+    limit: int | None,
+    output: Path,
+    max_top1_drop: float | None,
+    min_agreement: float | None,
+    min_sqnr_db: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Quantize an exported ONNX file with calibration images.
+
+    Example: vitexport quantize vit.onnx --images calib/ --target tensorrt -o vit-int8.onnx
+    """
+    if output.resolve() == model.resolve():
+        raise RecipeError(f"'{output}' is also the input.", "Write to another file; the float model stays as it is.")
+    from vitexport.host.quantize import quantize_onnx
+
+    budget = {"max_top1_drop": max_top1_drop, "min_agreement": min_agreement, "min_sqnr_db": min_sqnr_db}
+    asked = any(value is not None for value in budget.values())
+    settings = QuantizeSettings.model_validate({**options, "budget": budget if asked else None})
+    _show(quantize_onnx(model, list_images(images, limit=limit), settings, output), as_json)
+
+
+def _show(result: StageResult, as_json: bool) -> None:
+    if as_json:
+        content = {"path": str(result.path), "precision": result.precision, "details": dict(result.details)}
+        print_json({**content, "companions": [str(path) for path in result.companions]})
+        return
+    size = sum(path.stat().st_size for path in (result.path, *result.companions))
+    OUT.print(f"wrote {result.path} ({size / 1e6:.2f} MB, {result.precision})", soft_wrap=True, highlight=False)
+    for key, value in result.details.items():
+        if isinstance(value, int | float | str):
+            OUT.print(f"  {key}: {value}", highlight=False)

@@ -1,0 +1,29 @@
+"""``vitexport verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vitexport.bundle import Bundle
+from vitexport.cli.screen import finish
+from vitexport.runtimes import available_runtimes
+from vitexport.verdict import bundle_recipe, replay
+
+__all__ = ["verify"]
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--runtime", type=click.Choice(available_runtimes()), help="Open every model with this runtime.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def verify(ctx: click.Context, bundle: Path, runtime: str | None, as_json: bool) -> None:
+    """Run a bundle's models here and compare with PyTorch's recorded answers; exit 3 when they disagree.
+
+    Example: vitexport verify out/quickstart
+    """
+    opened = Bundle.open(bundle)
+    ladder = replay(opened, bundle_recipe(opened), runtime=runtime)
+    ctx.exit(finish(ladder, f"{opened.name} replayed on this machine", as_json=as_json))
