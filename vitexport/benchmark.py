@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ class Latency:
         p99_ms: 99th percentile.
         mean_ms: Mean.
         images_per_second: ``1000 * batch / p50_ms``.
+        sample_ms: At most :data:`SAMPLE` of the run times, spread evenly over the measurement, for a plot.
     """
 
     batch: int
@@ -33,6 +35,16 @@ class Latency:
     p99_ms: float
     mean_ms: float
     images_per_second: float
+    sample_ms: tuple[float, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Latency:
+        """Build a latency from what :func:`dataclasses.asdict` and JSON made of one."""
+        return cls(**{**data, "sample_ms": tuple(data.get("sample_ms", ()))})
+
+
+SAMPLE = 240
+"""Run times kept for a plot of their distribution."""
 
 
 def interleave(
@@ -75,6 +87,8 @@ def interleave(
 
 def summarize(seconds: NDArray[np.float64], batch: int) -> Latency:
     """Summarize the run times (in seconds) of one candidate."""
+    count = min(len(seconds), SAMPLE)
+    chosen = seconds[np.arange(count) * len(seconds) // count]
     p50, p90, p99 = (float(value) for value in np.percentile(seconds, [50, 90, 99]) * 1e3)
     return Latency(
         batch=batch,
@@ -84,4 +98,5 @@ def summarize(seconds: NDArray[np.float64], batch: int) -> Latency:
         p99_ms=p99,
         mean_ms=float(seconds.mean() * 1e3),
         images_per_second=1e3 * batch / p50,
+        sample_ms=tuple(round(float(value) * 1e3, 4) for value in chosen),
     )

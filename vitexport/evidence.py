@@ -15,6 +15,7 @@ from vitexport.bundle import Artifact, Bundle
 from vitexport.files import write_atomic
 from vitexport.images import batches, load_image
 from vitexport.ladder import REFERENCE
+from vitexport.machine import describe_machine
 from vitexport.preprocess import pixels
 from vitexport.recipe import BenchmarkSettings, VerifySettings
 from vitexport.recording import ReplayInputs
@@ -97,7 +98,10 @@ def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSett
     for runtime in runtimes.values():
         runtime.close()
     path = bundle.root / BENCHMARK_FILE
-    content = {"rungs": {name: [asdict(entry) for entry in entries] for name, entries in table.items()}}
+    content = {
+        "machine": describe_machine(),
+        "rungs": {name: [asdict(entry) for entry in entries] for name, entries in table.items()},
+    }
     write_atomic(path, json.dumps(content, indent=2) + "\n")
     return StageResult(path, "")
 

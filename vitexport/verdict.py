@@ -156,6 +156,6 @@ def _latencies(bundle: Bundle) -> dict[str, tuple[Latency, ...]]:
     path: Path = bundle.path(artifact)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return {name: tuple(Latency(**entry) for entry in entries) for name, entries in data["rungs"].items()}
+        return {name: tuple(Latency.from_dict(entry) for entry in entries) for name, entries in data["rungs"].items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"Expected latencies in '{path}', found: {error!r}", "Run the recipe again.") from error
