@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vitexport.host.quantize.sites import Site
 
-__all__ = ["ActivationRange", "QuantizedWeight", "emit_activation", "emit_weight", "set_bias"]
+__all__ = ["ActivationRange", "QuantizedWeight", "emit_activation", "emit_weight", "initializer"]
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,19 @@ def initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Va
 
 
 def emit_activation(graph: ir.Graph, value: ir.Value, how: ActivationRange, consumers: list[ir.Node]) -> ir.Value:
-    """Put one QuantizeLinear and one DequantizeLinear on ``value`` for ``consumers`` and return the dequantized value."""
+    """Put one Q and one DQ on ``value`` for ``consumers`` and return the dequantized value."""
     name = value.name or "activation"
-    first = min(consumers, key=lambda node: _position(graph, node))
     scale = initializer(graph, f"{name}.scale", np.asarray(how.scale, dtype=np.float32))
     zero = initializer(graph, f"{name}.zero_point", np.asarray(how.zero_point, dtype=how.dtype))
     quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}.quantize")
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{name}.dequantize")
     quantize.outputs[0].name = f"{name}.quantized"
     dequantize.outputs[0].name = f"{name}.dequantized"
-    graph.insert_before(first, [quantize, dequantize])
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [quantize, dequantize])
+    else:
+        graph.insert_after(producer, [quantize, dequantize])
     for node in consumers:
         for index, used in enumerate(node.inputs):
             if used is value:
@@ -89,9 +92,5 @@ def emit_weight(graph: ir.Graph, site: Site, weight: QuantizedWeight) -> None:
     old = site.weight_value
     graph.insert_before(site.node, dequantize)
     site.node.replace_input_with(1, dequantize.outputs[0])
-    if not old.uses() and old.name in graph.initializers:
+    if not old.uses() and old.name is not None and old.name in graph.initializers:
         del graph.initializers[old.name]
-
-
-def _position(graph: ir.Graph, node: ir.Node) -> int:
-    return next(index for index, other in enumerate(graph) if other is node)

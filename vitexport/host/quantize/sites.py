@@ -59,6 +59,14 @@ class Site:
         """Name of what is demoted together: block and role."""
         return f"{self.block}:{self.role}" if self.block else self.name
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(K, N): input and output channels."""
+        tensor = self.weight_value.const_value
+        assert tensor is not None
+        first, second = (int(axis) for axis in tensor.shape)
+        return (second, first) if self.transposed else (first, second)
+
     def weight(self) -> NDArray[np.float32]:
         """Return a float32 ``[K, N]`` copy of the weight."""
         tensor = self.weight_value.const_value

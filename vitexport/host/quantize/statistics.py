@@ -163,7 +163,9 @@ class StreamingStatistics:
             CalibrationError: No image was added.
         """
         if self._minimum is None or self._maximum is None or self._sample is None:
-            raise CalibrationError(f"No calibration image reached the tensor '{self._name}'.", "Give calibration images.")
+            raise CalibrationError(
+                f"No calibration image reached the tensor '{self._name}'.", "Give calibration images."
+            )
         return TensorStatistics(
             name=self._name,
             rows=self._rows,
