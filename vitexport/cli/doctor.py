@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from vitexport.cli.screen import OUT, print_json
@@ -38,14 +39,14 @@ def doctor(as_json: bool) -> None:
         packages.add_column(heading, overflow="fold")
     for package in found.packages:
         packages.add_row(
-            package.name, package.version or "-", package.purpose, "" if package.version else package.install
+            package.name, package.version or "-", package.purpose, "" if package.version else escape(package.install)
         )
     OUT.print(packages)
     runtimes = Table(title="runtimes", title_justify="left", title_style="bold")
     for heading in ("runtime", "opens", "note"):
         runtimes.add_column(heading, overflow="fold")
     for runtime in found.runtimes:
-        runtimes.add_row(runtime.name, _mark(runtime.usable), runtime.note)
+        runtimes.add_row(runtime.name, _mark(runtime.usable), escape(runtime.note))
     OUT.print(runtimes)
     for line in found.advice:
         OUT.print(f"- {line}", soft_wrap=True, highlight=False)

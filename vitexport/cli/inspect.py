@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from vitexport.bundle import Bundle
@@ -36,7 +37,7 @@ def inspect(target: Path, ranges: bool, as_json: bool) -> None:
         elif isinstance(value, dict):
             OUT.print(_table(key, [{"name": name, "value": item} for name, item in value.items()]))
         else:
-            OUT.print(f"[bold]{key}[/]: {value}", soft_wrap=True, highlight=False)
+            OUT.print(f"[bold]{key}[/]: {escape(str(value))}", soft_wrap=True, highlight=False)
 
 
 def _bundle(root: Path) -> dict[str, Any]:
@@ -94,5 +95,5 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(row.get(column, "")) for column in columns))
+        table.add_row(*(escape(str(row.get(column, ""))) for column in columns))
     return table

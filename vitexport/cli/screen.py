@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -105,9 +106,12 @@ def finish(ladder: Ladder, title: str, *, as_json: bool) -> int:
     for gate in ladder.gates:
         mark = "[green]ok[/]" if gate.passed else "[red]FAILED[/]"
         value = "not measured" if gate.value is None else f"{gate.value:.4g}"
-        OUT.print(f"gate {gate.gate} {gate.limit:g}: {value} {mark}" + (f" [dim]({gate.note})[/]" if gate.note else ""))
+        OUT.print(
+            f"gate {gate.gate} {gate.limit:g}: {value} {mark}"
+            + (f" [dim]({escape(gate.note)})[/]" if gate.note else "")
+        )
     if ladder.unchecked:
         OUT.print(f"[dim]not checked (no limit set): {', '.join(ladder.unchecked)}[/]")
     for line in ladder.failures():
-        OUT.print(f"[red]FAILED[/] {line}", soft_wrap=True)
+        OUT.print(f"[red]FAILED[/] {escape(line)}", soft_wrap=True)
     return 0 if ladder.passed else 3

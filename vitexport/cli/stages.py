@@ -127,7 +127,9 @@ def _show(result: StageResult, as_json: bool) -> None:
         print_json({**content, "companions": [str(path) for path in result.companions]})
         return
     size = sum(path.stat().st_size for path in (result.path, *result.companions))
-    OUT.print(f"wrote {result.path} ({size / 1e6:.2f} MB, {result.precision})", soft_wrap=True, highlight=False)
+    OUT.print(
+        f"wrote {result.path} ({size / 1e6:.2f} MB, {result.precision})", soft_wrap=True, markup=False, highlight=False
+    )
     for key, value in result.details.items():
         if isinstance(value, int | float | str):
-            OUT.print(f"  {key}: {value}", highlight=False)
+            OUT.print(f"  {key}: {value}", markup=False, highlight=False)

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ class Diagnosis:
 
 
 def examine() -> Diagnosis:
-    """Examine this machine; imports no heavy package and touches no GPU runtime beyond the CUDA driver."""
+    """Examine this machine; runtimes are opened in processes of their own, so that a broken one crashes only that."""
     name, features = _cpu()
     gpus, cuda = _gpus()
     packages = tuple(_package(package, *facts) for package, facts in _PACKAGES.items())
@@ -178,22 +179,38 @@ def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
     return Gpu(name.value.decode(errors="replace"), (capability[0], capability[1]), memory.value)
 
 
+# runtime -> (package, program that opens it); run in a process of its own, because a broken installation may crash
+_PROBES = {
+    "onnxruntime": ("onnxruntime", "import onnxruntime as m; print(', '.join(m.get_available_providers()))"),
+    "pytorch": ("torch", "import torch as m; print('CUDA' if m.cuda.is_available() else 'CPU')"),
+    "tensorrt": ("tensorrt", "import tensorrt as m; assert m.Runtime(m.Logger(m.Logger.ERROR)); print(m.__version__)"),
+    "tensorrt-rtx": (
+        "tensorrt-rtx-cu13",
+        "import tensorrt_rtx as m; assert m.Runtime(m.Logger(m.Logger.ERROR)); print(m.__version__)",
+    ),
+}
+
+
 def _runtimes(installed: set[str], gpus: tuple[Gpu, ...], cuda: str) -> Iterator[RuntimeCheck]:
-    missing = "package '{}' is not installed"
-    if "onnxruntime" in installed or importlib.util.find_spec("onnxruntime") is not None:
-        yield RuntimeCheck("onnxruntime", True, "CPU")
-    else:
-        yield RuntimeCheck("onnxruntime", False, missing.format("onnxruntime"))
-    has_torch = "torch" in installed
-    yield RuntimeCheck("pytorch", has_torch, "" if has_torch else missing.format("torch"))
-    for name, package in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt-rtx-cu13")):
+    for name, (package, program) in _PROBES.items():
         if package not in installed:
-            yield RuntimeCheck(name, False, missing.format(package))
-        elif not gpus:
+            yield RuntimeCheck(name, False, f"package '{package}' is not installed")
+        elif name.startswith("tensorrt") and not gpus:
             builds = "; builds engines without one" if name == "tensorrt-rtx" else ""
             yield RuntimeCheck(name, False, f"no NVIDIA GPU ({cuda}){builds}")
         else:
-            yield RuntimeCheck(name, True, ", ".join(gpu.name for gpu in gpus))
+            yield _probe(name, program)
+
+
+def _probe(name: str, program: str) -> RuntimeCheck:
+    try:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        return RuntimeCheck(name, False, "did not open within 120 s")
+    if done.returncode == 0:
+        return RuntimeCheck(name, True, done.stdout.strip())
+    lines = done.stderr.strip().splitlines()
+    return RuntimeCheck(name, False, lines[-1] if lines else f"the process ended with code {done.returncode}")
 
 
 def _advice(features: dict[str, bool | None], gpus: tuple[Gpu, ...]) -> Iterator[str]:
