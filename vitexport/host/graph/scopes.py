@@ -7,10 +7,13 @@ from collections import Counter
 
 import onnx_ir as ir
 
-__all__ = ["MODULE_KEY", "ModuleNames", "inherit_module", "module_of", "module_from_exporter"]
+__all__ = ["MERGED_KEY", "MODULE_KEY", "ModuleNames", "inherit_module", "module_of", "module_from_exporter"]
 
 MODULE_KEY = "vitexport.module"
-"""Metadata key of a node: dotted path of its PyTorch module; several are joined by commas where nodes were merged."""
+"""Metadata key of a node: dotted path of its PyTorch module."""
+
+MERGED_KEY = "vitexport.merged"
+"""Metadata key of a node that stands for several modules (q, k, v): their paths, joined by commas."""
 
 _EXPORTER_KEY = "pkg.torch.onnx.name_scopes"
 

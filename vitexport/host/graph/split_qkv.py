@@ -1,0 +1,180 @@
+"""A joint qkv projection is cut by one Split along its channels; q, k and v are then plain views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from vitexport.host.graph.constants import add_initializer, add_lazy_initializer
+from vitexport.host.graph.index_maps import IndexMap, apply_view, static_shape
+from vitexport.host.graph.layers import LinearLayer, find_linears
+from vitexport.host.graph.scopes import inherit_module
+
+__all__ = ["SplitQkv", "head_views"]
+
+_VIEWS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather"})
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of q, k, v: the value to replace, ``[N, heads, tokens, dim]`` (or its two last axes swapped), and its channels."""
+
+    value: ir.Value
+    channels: tuple[int, ...]
+    heads: int
+    tokens: int
+    width: int
+    swapped: bool
+
+
+class SplitQkv(ir.passes.InPlacePass):
+    """Rewrite the views after a joint qkv projection as Split -> Reshape -> Transpose.
+
+    timm cuts a five-dimensional tensor by Slice and Squeeze, others order the channels head by head. Each view is identified by
+    where its elements come from, so any layout is understood; channels are reordered in the weight where needed. Requires
+    shapes on values; ensures that a rewritten projection is consumed by one Split.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite every joint projection whose views are all understood."""
+        axis = model.graph.inputs[0].shape[0] if model.graph.inputs and model.graph.inputs[0].shape else None
+        batch = axis.value if isinstance(axis, ir.SymbolicDim) else axis
+        changed = False
+        for layer in find_linears(model):
+            if layer.role == "qkv" and layer.matmul.op_type == "MatMul":
+                parts = _parts(layer, batch)
+                if parts is not None and not _is_canonical(layer):
+                    _rewrite(model.graph, layer, parts, batch)
+                    changed = True
+        return ir.passes.PassResult(model, modified=changed)
+
+
+def _is_canonical(layer: LinearLayer) -> bool:
+    consumers = layer.output.consumers()
+    return len(consumers) == 1 and consumers[0].op_type == "Split"
+
+
+def _parts(layer: LinearLayer, batch: int | str | None) -> tuple[_Part, ...] | None:
+    """Return the views of a projection's output in the order q, k, v, or None if it is not joint or not understood."""
+    shape = static_shape(layer.output, batch)
+    if shape is None or len(shape) != 3 or (isinstance(batch, int) and batch > 1 and shape[0] != batch):
+        return None
+    tokens, width = shape[1:]
+    found: list[_Part] = []
+    start = np.arange(tokens * width, dtype=np.int64).reshape(1, tokens, width)
+    if isinstance(batch, int) and batch > 1:
+        return None
+    if not _walk(layer.output, start, width, batch, found) or len(found) != 3:
+        return None
+    if len({(part.heads, part.width, part.tokens) for part in found}) != 1:
+        return None
+    order = {id(value): index for index, value in enumerate(_attention_order(found))}
+    found.sort(key=lambda part: order.get(id(part.value), 3))
+    if sorted(c for part in found for c in part.channels) != list(range(width)):
+        return None
+    return tuple(found)
+
+
+def _attention_order(parts: list[_Part]) -> list[ir.Value]:
+    """Return the values by their smallest channel: q, k, v in every layout known."""
+    return [part.value for part in sorted(parts, key=lambda part: min(part.channels))]
+
+
+def _walk(value: ir.Value, source: IndexMap, width: int, batch: int | str | None, found: list[_Part]) -> bool:
+    """Follow views from ``value``; collect where they end as heads of q, k or v. False if one ends otherwise."""
+    part = _as_part(value, source, width)
+    consumers = value.consumers()
+    if part is not None and not (len(consumers) == 1 and _swaps_last_axes(consumers[0])):
+        found.append(part)
+        return True
+    if not consumers or value.is_graph_output() or any(node.op_type not in _VIEWS for node in consumers):
+        return False
+    for node in dict.fromkeys(consumers):
+        for output, view in zip(node.outputs, apply_view(node, source, batch), strict=True):
+            if view is None or (output.uses() and not _walk(output, view, width, batch, found)):
+                return False
+    return True
+
+
+def _swaps_last_axes(node: ir.Node) -> bool:
+    return node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == (0, 1, 3, 2)
+
+
+def _as_part(value: ir.Value, source: IndexMap, width: int) -> _Part | None:
+    """Return the part if element [h, n, d] comes from token n and a channel that does not depend on n."""
+    if source.ndim != 4 or source.shape[0] != 1:
+        return None
+    for swapped in (False, True):
+        heads = source[0].transpose(0, 2, 1) if swapped else source[0]
+        token, channel = np.divmod(heads, width)
+        if (token == np.arange(heads.shape[1])[None, :, None]).all() and (channel == channel[:, :1]).all():
+            order = tuple(int(c) for c in channel[:, 0].reshape(-1))
+            return _Part(value, order, heads.shape[0], heads.shape[1], heads.shape[2], swapped)
+    return None
+
+
+def _rewrite(graph: ir.Graph, layer: LinearLayer, parts: tuple[_Part, ...], batch: int | str | None) -> None:
+    order = np.array([channel for part in parts for channel in part.channels])
+    if not np.array_equal(order, np.arange(len(order))):
+        _reorder(graph, layer, order)
+    after = layer.add or layer.matmul
+    sizes = add_initializer(graph, "qkv_sizes", np.array([len(part.channels) for part in parts], dtype=np.int64))
+    split = ir.node("Split", [layer.output, sizes], {"axis": -1}, num_outputs=len(parts), name=f"{after.name}/Split")
+    inherit_module(split, layer.matmul)
+    new = [split]
+    for part, output in zip(parts, split.outputs, strict=True):
+        output.type = layer.output.type
+        output.shape = ir.Shape([*list(layer.output.shape or ())[:2], len(part.channels)])
+        consumer = next(iter(part.value.consumers()), after)
+        views = head_views(graph, output, part.value, part.heads, part.width, part.swapped, batch)
+        new.extend(inherit_module(view, consumer) for view in views)
+    graph.insert_after(after, new)
+
+
+def head_views(
+    graph: ir.Graph, source: ir.Value, target: ir.Value, heads: int, width: int, swapped: bool, batch: int | str | None
+) -> tuple[ir.Node, ir.Node]:
+    """Return Reshape and Transpose from ``[N, L, heads * width]`` to ``target``'s ``[N, heads, L, width]``, which they replace.
+
+    Args:
+        graph: Where the Reshape's target shape is registered.
+        source: Channels of q, k or v.
+        target: The value whose uses the result takes over.
+        heads: Number of heads.
+        width: Channels per head.
+        swapped: Whether the two last axes are swapped (the key).
+        batch: The batch axis as the graph's input declares it.
+    """
+    assert source.shape is not None
+    tokens = source.shape[1]
+    assert isinstance(tokens, int)
+    first = batch if isinstance(batch, int) else -1
+    shape = add_initializer(graph, "head_shape", np.array([first, tokens, heads, width], dtype=np.int64))
+    reshape = ir.node("Reshape", [source, shape], name=f"{target.name}/Reshape")
+    reshape.outputs[0].shape = ir.Shape([source.shape[0], tokens, heads, width])
+    reshape.outputs[0].type = source.type
+    order = (0, 2, 3, 1) if swapped else (0, 2, 1, 3)
+    transpose = ir.node("Transpose", [reshape.outputs[0]], {"perm": order}, name=f"{target.name}/Transpose")
+    transpose.outputs[0].shape, transpose.outputs[0].type = target.shape, source.type
+    target.replace_all_uses_with(transpose.outputs[0])
+    return reshape, transpose
+
+
+def _reorder(graph: ir.Graph, layer: LinearLayer, order: NDArray[np.int64]) -> None:
+    """Reorder a projection's output channels."""
+    for node, value in ((layer.matmul, layer.weight), (layer.add, layer.bias)):
+        if node is None or value is None:
+            continue
+        tensor = value.const_value
+        assert tensor is not None
+        reordered = add_lazy_initializer(
+            graph,
+            str(value.name),
+            lambda source=tensor: np.ascontiguousarray(source.numpy()[..., order]),
+            tensor.dtype,
+            tuple(int(axis) for axis in tensor.shape),
+        )
+        node.replace_input_with(list(node.inputs).index(value), reordered)
