@@ -121,7 +121,7 @@ def _save(path: Path, header: Mapping[str, object], arrays: Mapping[str, Array])
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
             arrays = {key: data[key] for key in data.files if key != "header"}
             return json.loads(str(data["header"])), arrays
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -1,0 +1,41 @@
+# Every target works in a fresh clone: the virtual environment is made when it is missing.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart test lint slow models-sweep engines-sweep bench clean
+
+quickstart: $(VENV)/.quickstart  ## A trained ViT becomes a verified INT8 bundle in out/quickstart
+	$(BIN)/vitexport run recipes/quickstart.yaml -o out/quickstart
+
+test: $(VENV)/.dev lint  ## Lint, type check and all fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: $(VENV)/.dev  ## The long sweeps
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+models-sweep: $(VENV)/.dev  ## Export every model row at full size and rewrite the table in docs/models.md
+	$(BIN)/python benchmarks/models.py
+
+engines-sweep: $(VENV)/.dev  ## Build the full-size INT8 engines and rewrite the table in docs/tensorrt.md
+	$(BIN)/python benchmarks/engines.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.quickstart: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[host,report]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[dev]'
+	touch $@ $(VENV)/.quickstart
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitexport.errors import ImageError
+from vitexport.images import batches, content_hashes, decode_image, list_images, load_image
+from vitexport.preprocess import PreprocessSpec, Resize
+from vitexport.tensors import TensorSpec
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo: Image.Image) -> Path:
+    for name in ("b/2.png", "a/1.JPG", "c.webp", ".hidden/x.png", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("no image") if path.suffix == ".txt" else photo.save(path)
+    return tmp_path
+
+
+def test_images_are_listed_recursively_sorted_without_hidden_and_other_files(folder: Path) -> None:
+    assert [path.relative_to(folder).as_posix() for path in list_images(folder)] == ["a/1.JPG", "b/2.png", "c.webp"]
+
+
+def test_a_limit_is_spread_over_the_list(folder: Path) -> None:
+    assert [path.name for path in list_images(folder, limit=2)] == ["1.JPG", "2.png"]
+    assert len(list_images(folder, limit=9)) == 3
+
+
+def test_a_missing_or_empty_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="found nothing"):
+        list_images(tmp_path / "absent")
+    with pytest.raises(ImageError, match="found none"):
+        list_images(tmp_path)
+    file = tmp_path / "file.png"
+    file.touch()
+    with pytest.raises(ImageError, match="found a file"):
+        list_images(file)
+
+
+def test_a_truncated_image_is_refused_by_name(tmp_path: Path, photo: Image.Image) -> None:
+    for suffix in ("jpg", "png"):
+        path = tmp_path / f"cut.{suffix}"
+        photo.save(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(ImageError, match=f"cut.{suffix}.*damaged or truncated"):
+            load_image(path)
+
+
+def test_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "page.jpg"
+    path.write_text("<html>")
+    with pytest.raises(ImageError, match="found 6 bytes of something else"):
+        load_image(path)
+    with pytest.raises(ImageError, match="Cannot read"):
+        load_image(tmp_path / "absent.jpg")
+
+
+def test_an_enormous_image_is_refused_before_it_is_decoded() -> None:
+    stream = io.BytesIO()
+    Image.new("L", (12_000, 12_000)).save(stream, "PNG")
+    assert len(stream.getvalue()) < 200_000
+    with pytest.raises(ImageError, match=r"12000 x 12000|too large"):
+        decode_image(stream.getvalue(), name="bomb.png")
+    with pytest.raises(ImageError, match="60 x 40 pixels; at most 100"):
+        decode_image(_png(60, 40), name="x", max_pixels=100)
+
+
+def _png(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_batches_keep_order_and_end_with_the_rest(folder: Path) -> None:
+    size = Resize(mode="squash", size=(8, 8))
+    spec = PreprocessSpec(image_size=(8, 8), resize=size, mean=(0, 0, 0), std=(1, 1, 1))
+    tensor = TensorSpec("x", ("n", 3, 8, 8), "float32")
+    found = list(batches(list_images(folder), spec, tensor, 2))
+    assert [len(batch) for batch in found] == [2, 1]
+    np.testing.assert_array_equal(found[1], next(batches([folder / "c.webp"], spec, tensor, 1)))
+
+
+def test_content_hash_sees_through_names_and_lossless_formats(tmp_path: Path, photo: Image.Image) -> None:
+    photo.save(tmp_path / "a.png")
+    photo.save(tmp_path / "b.bmp")
+    photo.rotate(90, expand=True).save(tmp_path / "c.png")
+    first, second, third = content_hashes([tmp_path / "a.png", tmp_path / "b.bmp", tmp_path / "c.png"])
+    assert first == second != third
