@@ -150,19 +150,20 @@ def _software(profile: DeviceProfile, version: str | None, jetpack: str | None) 
         ]
     newest = JETPACKS[releases[-1]]
     major = int((version or newest.tensorrt).partition(".")[0])
-    if major > newest.max_tensorrt:
+    highest = newest.max_tensorrt if profile.tensorrt_11 else min(newest.max_tensorrt, 10)
+    if major > highest:
         return [
             Problem(
-                f"TensorRT {version} does not run on JetPack {newest.name}, which takes TensorRT {newest.max_tensorrt} at "
-                "most",
+                f"TensorRT {version} does not run on JetPack {newest.name} of {profile.title}, which takes "
+                f"TensorRT {highest} at most",
                 f"Build with the TensorRT {newest.tensorrt} that JetPack {newest.name} brings.",
             )
         ]
     if major < 10:
         return [
             Problem(
-                f"JetPack {newest.name} on {profile.title} brings TensorRT {newest.tensorrt} and Python {newest.python}; "
-                "strongly typed networks need TensorRT 10",
+                f"JetPack {newest.name} on {profile.title} brings TensorRT {newest.tensorrt} and Python "
+                f"{newest.python}; strongly typed networks need TensorRT 10",
                 "Use JetPack 6.1 or later, or run the ONNX file with ONNX Runtime on this device.",
             )
         ]

@@ -1,7 +1,7 @@
 """Device profiles: what each target can compute, how much memory it has, and which software its JetPack brings.
 
-Sources, all NVIDIA's own pages: "CUDA GPU Compute Capability"; the Jetson module data sheets (memory, DLA count); "TensorRT
-Support Matrix" (hardware and precision); the JetPack release pages (TensorRT, CUDA and Python of each release); the
+Sources, all NVIDIA's own pages: "CUDA GPU Compute Capability"; the Jetson module data sheets (memory, DLA count);
+"TensorRT Support Matrix" (hardware and precision); the JetPack release pages (TensorRT, CUDA and Python of each); the
 TensorRT 11 release notes (DLA, JetPack 7.2.2); "TensorRT-RTX Support Matrix" (compute capabilities, x86-64 only).
 """
 
@@ -65,7 +65,9 @@ class DeviceProfile:
         memory_gib: Memory a model can count on, in GiB: the smallest variant sold under this name.
         shared_memory: True where CPU and GPU share it.
         jetpacks: JetPack releases that run on it, oldest first; empty off Jetson.
-        dla_cores: Deep learning accelerators of the largest variant. TensorRT 11.0 to 11.3 cannot use any.
+        dla_cores: Deep learning accelerators of the largest variant. TensorRT 10.7 was the last 10.x to use them;
+            11.0 to 11.3 cannot, 11.4.1 can again on AGX Orin only.
+        tensorrt_11: Whether TensorRT 11 (11.4.1 with JetPack 7.2.2 or later) is released for it.
     """
 
     name: str
@@ -76,6 +78,7 @@ class DeviceProfile:
     shared_memory: bool = False
     jetpacks: tuple[str, ...] = ()
     dla_cores: int = 0
+    tensorrt_11: bool = True
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -86,8 +89,8 @@ class DeviceProfile:
     def workspace_mib(self) -> int | None:
         """Scratch memory a builder may plan with, in MiB.
 
-        A quarter of shared memory, because the operating system, the weights being built (twice) and the application live
-        in it too; half of a discrete GPU's own memory. None without a GPU.
+        A quarter of shared memory, because the operating system, the weights being built (twice) and the application
+        live in it too; half of a discrete GPU's own memory. None without a GPU.
         """
         if not self.compute_capability:
             return None
@@ -100,7 +103,7 @@ class DeviceProfile:
 
 
 def precisions_of(compute_capability: str) -> tuple[str, ...]:
-    """Return what tensor cores of a compute capability multiply, by the Support Matrix's "Hardware and Precision" table.
+    """Return what tensor cores of a compute capability multiply ("Hardware and Precision" in the Support Matrix).
 
     FP16 from 7.0; INT8 from 7.2; BF16 from 8.0; FP8 on 8.9, 9.0 and later but on no 8.6 or 8.7; FP4 from 10.0.
     """
@@ -118,8 +121,8 @@ def precisions_of(compute_capability: str) -> tuple[str, ...]:
 _ORIN = ("6.0", "6.1", "6.2", "7.2")
 
 _PROFILES = (
-    DeviceProfile("orin-nano", "Jetson Orin Nano", "aarch64", "8.7", 8, True, _ORIN, 0),
-    DeviceProfile("orin-nx", "Jetson Orin NX", "aarch64", "8.7", 8, True, _ORIN, 2),
+    DeviceProfile("orin-nano", "Jetson Orin Nano", "aarch64", "8.7", 8, True, _ORIN, 0, tensorrt_11=False),
+    DeviceProfile("orin-nx", "Jetson Orin NX", "aarch64", "8.7", 8, True, _ORIN, 2, tensorrt_11=False),
     DeviceProfile("orin-agx", "Jetson AGX Orin", "aarch64", "8.7", 32, True, _ORIN, 2),
     DeviceProfile("thor", "Jetson AGX Thor", "aarch64", "11.0", 128, True, ("7.0", "7.1", "7.2"), 0),
     DeviceProfile("xavier-nx", "Jetson Xavier NX", "aarch64", "7.2", 8, True, ("5.1",), 2),

@@ -106,5 +106,7 @@ def _spec(name: str, node: torch.fx.Node) -> TensorSpec:
     value = node.meta.get("val")
     if value is None or not hasattr(value, "shape"):
         raise RuntimeBackendError(f"Expected '{name}' to be a tensor.", "Export a model that maps tensors to tensors.")
-    shape = tuple(axis if isinstance(axis, int) else ("batch" if i == 0 else f"axis{i}") for i, axis in enumerate(value.shape))
+    shape = tuple(
+        axis if isinstance(axis, int) else ("batch" if i == 0 else f"axis{i}") for i, axis in enumerate(value.shape)
+    )
     return TensorSpec(name, shape, str(value.dtype).removeprefix("torch."))

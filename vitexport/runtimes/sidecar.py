@@ -1,8 +1,8 @@
 """The JSON file beside an engine: what the plan itself cannot say without being loaded.
 
 A plan is opaque, and loading one made for another GPU, version or product fails late and badly. ``model.engine.json``
-says what the engine is for, so that the refusal is immediate and names the reason. It also carries what the ONNX file asked
-for, for the audit, and the model's card, so that an engine predicts like any other file.
+says what the engine is for, so that the refusal is immediate and names the reason. It also carries what the ONNX file
+asked for, for the audit, and the model's card, so that an engine predicts like any other file.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def mismatches(sidecar: EngineSidecar, *, provider: str, version: str, gpu: GpuI
             form = "a version-compatible engine of" if sidecar.version_compatible else "an engine of"
             found.append(f"it is {form} version {sidecar.version}, and this is version {version}")
     if gpu is not None and not _runs_on(sidecar, gpu):
-        targets = ", ".join(sidecar.compute_capabilities)
+        targets = ", ".join(sidecar.compute_capabilities) or "8.0 and later"
         found.append(
             f"it was built for compute capability {targets}{f' ({sidecar.gpu})' if sidecar.gpu else ''}, and "
             f"{gpu.name} has {gpu.compute_capability}"
@@ -218,6 +218,9 @@ def mismatches(sidecar: EngineSidecar, *, provider: str, version: str, gpu: GpuI
 
 def _runs_on(sidecar: EngineSidecar, gpu: GpuInfo) -> bool:
     targets = sidecar.compute_capabilities
+    if not targets and sidecar.provider == "tensorrt-rtx":
+        # "By default, an engine can be run on compute capability 8.0, 8.6, 8.9, 12.0, and later" (CPU-Only AOT page).
+        return _numbers(gpu.compute_capability) >= (8, 0)
     if not targets or gpu.compute_capability in targets:
         return True
     if sidecar.hardware_compatibility == "ampere_plus":
@@ -231,7 +234,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def describe(sidecar: EngineSidecar) -> Mapping[str, str]:
     """Return the facts a person asks for first, as label -> text."""
-    targets = ", ".join(sidecar.compute_capabilities) or "the provider's default set"
+    targets = ", ".join(sidecar.compute_capabilities) or "8.0 and later (the provider's default)"
     shapes = "; ".join(
         ", ".join(f"{name} {'x'.join(map(str, s.min))}..{'x'.join(map(str, s.max))}" for name, s in profile.items())
         for profile in sidecar.profiles

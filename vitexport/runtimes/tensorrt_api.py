@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX behind one door: loading, logging, and capabilities found by looking at the API.
 
-Nothing here compares version numbers. What a release can do is asked of its classes (``hasattr``, enum members): the two
-products number their releases differently, and TensorRT 11 removed what 10 had.
+Nothing here compares version numbers. What a release can do is asked of its classes (``hasattr``, enum members): the
+two products number their releases differently, and TensorRT 11 removed what 10 had.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""ONNX to TensorRT and TensorRT-RTX engines, and the audit of what came out."""
