@@ -1,0 +1,101 @@
+"""A small classifier made by hand: fast, with every weight random, in the forms a user may have it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from vitexport.bundle import Artifact, Bundle, FileRecord, Provenance
+from vitexport.model import ModelCard, ModelSpec
+from vitexport.preprocess import PreprocessSpec, Resize
+from vitexport.tensors import TensorSpec
+
+CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
+SIZE = 16
+
+PREPROCESS = PreprocessSpec(
+    image_size=(SIZE, SIZE),
+    resize=Resize(size=(SIZE, SIZE)),
+    interpolation="bilinear",
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.3, 0.4),
+)
+
+
+def write_model(path: Path, *, batch: int | str = "batch", task: str = "classify", seed: int = 7) -> Path:
+    """Write ``logits = flatten(pixel_values) @ weight + bias`` with its card; features models name it otherwise."""
+    generator = np.random.default_rng(seed)
+    weight = generator.normal(0, 0.1, (3 * SIZE * SIZE, len(CLASSES))).astype(np.float32)
+    bias = generator.normal(0, 1, len(CLASSES)).astype(np.float32)
+    output = "logits" if task == "classify" else "pooler_output"
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["pixel_values"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weight", "bias"], [output]),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, [batch, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, len(CLASSES)])],
+        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, model_card(batch=batch, task=task).to_metadata())
+    onnx.checker.check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
+def model_card(*, batch: int | str = "batch", task: str = "classify") -> ModelCard:
+    spec = ModelSpec(
+        source="huggingface",
+        id="tests/linear",
+        revision="sha256:0",
+        family="vit",
+        task="classify" if task == "classify" else "features",
+        inputs=(TensorSpec("pixel_values", (batch, 3, SIZE, SIZE), "float32"),),
+        outputs=(TensorSpec("logits" if task == "classify" else "pooler_output", (batch, len(CLASSES)), "float32"),),
+    )
+    return ModelCard(spec, PREPROCESS, CLASSES if task == "classify" else ())
+
+
+def write_bundle(root: Path, *, batch: int | str = "batch", rungs: tuple[str, ...] = ("simplified",)) -> Path:
+    """Write a bundle with one model per rung, each with other weights."""
+    artifacts = []
+    for seed, rung in enumerate(rungs, start=7):
+        path = write_model(root / "models" / f"{rung}.onnx", batch=batch, seed=seed)
+        provenance = Provenance(stage="simplify", key=rung, settings={}, parents=(), tools={}, seconds=0.0)
+        artifacts.append(
+            Artifact(
+                name=rung,
+                kind="simplified",
+                file=FileRecord.of(path, root),
+                precision="float32",
+                provenance=provenance,
+            )
+        )
+    card = model_card(batch=batch)
+    Bundle(
+        root,
+        name="linear",
+        model=card.model,
+        preprocess=card.preprocess,
+        labels=card.labels,
+        artifacts=tuple(artifacts),
+    ).save()
+    return root
+
+
+def random_pixels(seed: int, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def save_image(path: Path, seed: int, *, height: int = 24, width: int = 32) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(random_pixels(seed, height, width)).save(path)
+    return path
