@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["OUT", "finish", "ladder_table", "print_json", "stage_progress"]
 
 OUT = Console()
+if not OUT.is_terminal:
+    OUT = Console(width=120)  # a pipe or file has no width to fit
 _ERR = Console(stderr=True)
 
 
@@ -63,13 +65,17 @@ def _plain_line(event: StepEvent) -> None:
         click.echo(f"{event.stage:<10} {event.status:<8} {event.message}", err=True)
 
 
+# Two lines each, so that the table fits 80 columns.
+_HEADINGS = ("max abs\nerror", "\ncosine", "SQNR\ndB", "top-1\n%", "agree\n%", "p50\nms", "p99\nms", "size\nMB")
+
+
 def ladder_table(ladder: Ladder, title: str) -> Table:
     """Return the closing table: one row per rung."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("rung")
-    for heading in ("max abs error", "cosine", "SQNR dB", "top-1 %", "agreement %", "p50 ms", "p99 ms", "size MB"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("rung", no_wrap=True)
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for rung in ladder.rungs:
         table.add_row(*_cells(rung))
     return table
@@ -82,12 +88,12 @@ def _cells(rung: Rung) -> tuple[str, ...]:
     return (
         rung.name,
         _cell(main.max_abs if main else None, ".2g"),
-        _cell(main.min_cosine if main else None, ".6f"),
+        _cell(main.min_cosine if main else None, ".5f"),
         _cell(main.sqnr_db if main else None, ".1f"),
         _cell(rung.accuracy.top1 if rung.accuracy else None, ".2f", 100),
         _cell(main.agreement if main else None, ".2f", 100),
-        _cell(latency.p50_ms if latency else None, ".2f"),
-        _cell(latency.p99_ms if latency else None, ".2f"),
+        _cell(latency.p50_ms if latency else None, ".1f"),
+        _cell(latency.p99_ms if latency else None, ".1f"),
         _cell(rung.bytes, ".2f", 1e-6),
         "reference" if rung.parity is None else judged,
     )
