@@ -1,42 +1,42 @@
-"""timm models: registry names (with a hub download), local directories and checkpoints."""
+"""timm models: registry names (weights from the hub), local directories and single checkpoint files."""
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError, safe_open
 
 from vitexport.errors import ModelSourceError
+from vitexport.host.sources.families import family_of
+from vitexport.host.sources.hub import fetch
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.timm_preprocess import resolve_preprocess
-from vitexport.host.sources.weights import content_revision, weight_files
+from vitexport.host.sources.weights import content_revision, is_pickle, refuse_pickle, weight_files
 from vitexport.host.sources.wrapping import ImageModel, Named, describe_outputs, pixel_values_spec
 from vitexport.model import ModelSpec, Task
 from vitexport.recipe import ModelSettings
 
 __all__ = ["load"]
 
+_LOAD_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, OSError, AssertionError, SafetensorError)
+
 
 def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedModel:
-    """Load ``timm:NAME`` or ``timm:local-dir:PATH``; see :func:`vitexport.host.sources.load_model`."""
-    name = settings.source.removeprefix("timm:")
-    model, identity, revision = _create(name, settings, image_size)
-    task = settings.task or "classify"
-    if task == "classify" and model.num_classes == 0:
-        if settings.task is not None:
-            raise ModelSourceError(
-                f"'{identity}' has no classification head.", "Use `task: features`, or a fine-tuned checkpoint."
-            )
-        task = "features"
+    """Load ``timm:NAME``, ``timm:local-dir:PATH`` or ``timm:NAME@WEIGHTS``; see :func:`vitexport.host.sources.load_model`."""
+    model, identity, revision = _create(settings, image_size)
+    task = _task(model, identity, settings)
     preprocess = resolve_preprocess(model.pretrained_cfg, image_size)
     module = ImageModel(model, _classify if task == "classify" else _features)
+    architecture = str(model.pretrained_cfg.get("architecture") or identity)
     spec = ModelSpec(
         source="timm",
         id=identity,
         revision=revision,
-        family=_family(model),
+        family=family_of(architecture, source="timm") or architecture.split("_")[0],
         task=task,
         inputs=(pixel_values_spec(preprocess.image_size),),
         outputs=describe_outputs(module, preprocess.image_size, where=identity),
@@ -44,28 +44,99 @@ def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedM
     return LoadedModel(module, spec, preprocess, _labels(model) if task == "classify" else ())
 
 
-def _create(
-    name: str, settings: ModelSettings, image_size: tuple[int, int] | None
-) -> tuple[Any, str, str]:
-    kwargs: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    folder: Path | None = None
+def _create(settings: ModelSettings, image_size: tuple[int, int] | None) -> tuple[Any, str, str]:
+    """Return (model in eval mode, id, revision)."""
+    name = settings.source.removeprefix("timm:")
+    size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     if name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:"))
         if not (folder / "config.json").is_file():
             raise ModelSourceError(
                 f"Expected a timm directory (config.json and model.safetensors) at '{folder}', found none.",
-                "Make one with timm.models.save_for_hf(model, PATH), or correct the path.",
+                "Correct the path; timm writes such a directory when a model is saved for the hub.",
             )
-        files = weight_files(folder, allow_pickle=settings.allow_pickle)
-        identity, revision = folder.resolve().name, content_revision(files)
+        revision = content_revision(weight_files(folder, allow_pickle=settings.allow_pickle))
+        return _from_folder(folder, folder.resolve().name, size), folder.resolve().name, revision
+    architecture, _, weights = name.partition("@")
+    if not timm.is_model(architecture.partition(".")[0]):
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        raise ModelSourceError(
+            f"timm {timm.__version__} has no model '{architecture}'.",
+            f"Did you mean {', '.join(close)}?" if close else "`timm.list_models()` lists what there is.",
+        )
+    if weights:
+        return _from_file(architecture, Path(weights), settings, size)
+    folder, commit = fetch(_repository(architecture), settings.revision, allow_pickle=settings.allow_pickle)
+    weight_files(folder, allow_pickle=settings.allow_pickle)
+    return _from_folder(folder, architecture, size), architecture, commit
+
+
+def _from_folder(folder: Path, identity: str, size: dict[str, Any]) -> Any:
     try:
-        model = timm.create_model(name, pretrained=True, **kwargs)
-    except (RuntimeError, ValueError, TypeError, KeyError, OSError, AssertionError) as error:
-        raise ModelSourceError(f"timm cannot load '{name}': {error}", "Check the name.") from error
-    model.eval()
-    if folder is None:
-        identity, revision = name, settings.revision or "unknown"
-    return model, identity, revision
+        return timm.create_model(f"local-dir:{folder}", pretrained=True, **size).eval()
+    except _LOAD_ERRORS as error:
+        raise ModelSourceError(
+            f"timm cannot load '{identity}': {error}",
+            "Check that config.json and the weights belong together; an image size must fit the architecture.",
+        ) from error
+
+
+def _from_file(
+    architecture: str, path: Path, settings: ModelSettings, size: dict[str, Any]
+) -> tuple[Any, str, str]:
+    if not path.is_file():
+        raise ModelSourceError(f"Expected a checkpoint at '{path}', found none.", "Correct the path after the '@'.")
+    if is_pickle(path) and not settings.allow_pickle:
+        refuse_pickle(path)
+    try:
+        model = timm.create_model(architecture, pretrained=False, **_head(architecture, path), **size)
+        filter_fn = getattr(__import__(type(model).__module__, fromlist=["x"]), "checkpoint_filter_fn", None)
+        timm.models.load_checkpoint(model, str(path), strict=True, weights_only=True, filter_fn=filter_fn)
+    except _LOAD_ERRORS as error:
+        raise ModelSourceError(
+            f"timm cannot load '{path.name}' as '{architecture}': {error}", "Name the architecture it was trained with."
+        ) from error
+    return model.eval(), architecture, content_revision([path])
+
+
+def _head(architecture: str, path: Path) -> dict[str, int]:
+    """Return the number of classes that the checkpoint's classifier has."""
+    name = timm.models.get_pretrained_cfg_value(architecture, "classifier")
+    if not isinstance(name, str):
+        return {}
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as tensors:
+            key = f"{name}.weight"
+            return {"num_classes": tensors.get_slice(key).get_shape()[0] if key in tensors.keys() else 0}  # noqa: SIM118
+    weights = timm.models.load_state_dict(str(path), weights_only=True).get(f"{name}.weight")
+    return {"num_classes": 0 if weights is None else int(weights.shape[0])}
+
+
+def _repository(architecture: str) -> str:
+    """Return the hub repository of a registry name's weights."""
+    try:
+        config = timm.models.get_pretrained_cfg(architecture)
+    except RuntimeError as error:
+        tags = sorted(timm.models.get_arch_pretrained_cfgs(architecture.partition(".")[0]))
+        raise ModelSourceError(f"timm has no weights '{architecture}'.", f"It has {', '.join(tags)}.") from error
+    if config is None or not config.hf_hub_id:
+        raise ModelSourceError(
+            f"timm publishes no weights for '{architecture}'.",
+            f"Give a checkpoint: timm:{architecture}@PATH, or a directory: timm:local-dir:PATH.",
+        )
+    hub_id = str(config.hf_hub_id)
+    tag = f".{config.tag}" if config.tag else ""
+    return f"{hub_id}{config.architecture}{tag}" if hub_id.endswith("/") else hub_id
+
+
+def _task(model: Any, identity: str, settings: ModelSettings) -> Task:
+    if settings.task is not None and (settings.task == "features" or model.num_classes > 0):
+        return settings.task
+    if settings.task == "classify":
+        raise ModelSourceError(
+            f"'{identity}' has no classification head.", "Use `task: features`, or a fine-tuned checkpoint."
+        )
+    return "classify" if model.num_classes > 0 else "features"
 
 
 def _classify(model: Any, pixel_values: torch.Tensor) -> Named:
@@ -77,10 +148,13 @@ def _features(model: Any, pixel_values: torch.Tensor) -> Named:
     return {"last_hidden_state": hidden, "pooler_output": model.forward_head(hidden, pre_logits=True)}
 
 
-def _family(model: Any) -> str:
-    return str(model.pretrained_cfg.get("architecture", type(model).__name__)).split("_")[0]
-
-
 def _labels(model: Any) -> tuple[str, ...]:
+    """Return the class names in the checkpoint, or timm's own for the ImageNet subset it names."""
     names = model.pretrained_cfg.get("label_names")
-    return tuple(names) if names else ()
+    if names:
+        return tuple(str(name) for name in names)
+    subset = timm.data.infer_imagenet_subset(model)
+    if subset is None:
+        return ()
+    info = timm.data.ImageNetInfo(subset)
+    return tuple(str(info.index_to_description(index)) for index in range(info.num_classes()))

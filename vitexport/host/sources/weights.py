@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from vitexport.errors import ModelSourceError
 from vitexport.files import sha256_file
 
-__all__ = ["content_revision", "weight_files"]
+__all__ = ["content_revision", "is_pickle", "refuse_pickle", "weight_files"]
 
-_PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
+_PICKLES = (".bin", ".pth", ".pt", ".ckpt")
 
 
 def weight_files(folder: Path, *, allow_pickle: bool) -> tuple[Path, ...]:
@@ -23,18 +24,32 @@ def weight_files(folder: Path, *, allow_pickle: bool) -> tuple[Path, ...]:
     safe = tuple(sorted(folder.glob("*.safetensors")))
     if safe:
         return safe
-    pickles = tuple(sorted(path for pattern in _PICKLES for path in folder.glob(pattern)))
+    pickles = tuple(sorted(path for path in folder.iterdir() if path.suffix in _PICKLES))
     if not pickles:
         raise ModelSourceError(
             f"Expected weights (*.safetensors) in '{folder}', found none.",
             "Save the model with save_pretrained() or download the complete checkpoint.",
         )
     if not allow_pickle:
-        raise ModelSourceError(
-            f"'{folder}' has its weights only as a pickle ({pickles[0].name}), which can run code when it is loaded.",
-            "Convert it to safetensors, or set `model.allow_pickle: true` (it is then loaded with weights_only=True).",
-        )
+        refuse_pickle(pickles[0])
     return pickles
+
+
+def is_pickle(path: Path) -> bool:
+    """Return whether a weight file is anything but safetensors."""
+    return path.suffix != ".safetensors"
+
+
+def refuse_pickle(path: Path) -> NoReturn:
+    """Raise the error for a pickle that was not asked for.
+
+    Raises:
+        ModelSourceError: Always.
+    """
+    raise ModelSourceError(
+        f"The weights '{path}' are a pickle, which can run code when it is loaded.",
+        "Convert them to safetensors, or set `model.allow_pickle: true` (they are then loaded with weights_only=True).",
+    )
 
 
 def content_revision(files: Sequence[Path]) -> str:

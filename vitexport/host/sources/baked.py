@@ -1,0 +1,76 @@
+"""Position embeddings, relative position biases and rotary tables depend on the image size alone: computed once, by the
+source library's own code, and kept as constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from vitexport.host.sources.wrapping import ImageModel
+
+__all__ = ["bake_positions"]
+
+# Hugging Face: a method of the embeddings, and modules whose result depends on the image size only.
+_METHODS = ("interpolate_pos_encoding",)
+_MODULES = ("BeitRelativePositionBias", "RopePositionEmbedding", "RotaryEmbedding")
+
+
+
+def bake_positions(module: ImageModel, image_size: tuple[int, int]) -> None:
+    """Replace what depends only on the image size by what it returns for that size.
+
+    Args:
+        module: The loaded model; changed in place, its outputs stay bit for bit the same.
+        image_size: (height, width) in pixels.
+    """
+    recorded: dict[tuple[torch.nn.Module, str], Any] = {}
+    restore: list[tuple[torch.nn.Module, str]] = []
+    for submodule in module.modules():
+        name = _position_method(submodule)
+        if name is not None:
+            submodule.__dict__[name] = _recorder(submodule, name, getattr(submodule, name), recorded)
+            restore.append((submodule, name))
+    if not restore:
+        return
+    try:
+        with torch.no_grad():
+            module(torch.zeros(1, 3, *image_size))
+    finally:
+        for submodule, name in restore:
+            del submodule.__dict__[name]
+    for (submodule, name), result in recorded.items():
+        submodule.__dict__[name] = _constant(submodule, name, result)
+
+
+def _position_method(module: torch.nn.Module) -> str | None:
+    if type(module).__name__.endswith(_MODULES):
+        return "forward"
+    return next((name for name in _METHODS if hasattr(module, name)), None)
+
+
+def _recorder(
+    module: torch.nn.Module, name: str, function: Callable[..., Any], recorded: dict[tuple[torch.nn.Module, str], Any]
+) -> Callable[..., Any]:
+    def record(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        recorded[module, name] = result
+        return result
+
+    return record
+
+
+def _constant(module: torch.nn.Module, name: str, result: Any) -> Callable[..., Any]:
+    """Keep tensors as buffers, so that they move and export with the module, and return a function that gives them."""
+    tensors = result if isinstance(result, tuple) else (result,)
+    names = [f"baked_{name}" if len(tensors) == 1 else f"baked_{name}_{index}" for index in range(len(tensors))]
+    for buffer, tensor in zip(names, tensors, strict=True):
+        module.register_buffer(buffer, tensor.detach().clone(), persistent=False)
+
+    def constant(*args: Any, **kwargs: Any) -> Any:
+        values = tuple(getattr(module, buffer) for buffer in names)
+        return values if isinstance(result, tuple) else values[0]
+
+    return constant

@@ -1,0 +1,78 @@
+"""The families this package knows by name, and what a checkpoint of each gives. Data only: importing it is cheap."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["FAMILIES", "Family", "family_of"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture family.
+
+    Attributes:
+        name: Short name, as in :attr:`vitexport.model.ModelSpec.family`.
+        title: Name people know it by.
+        huggingface: Hugging Face ``model_type`` values.
+        timm: Regular expression that matches its timm architecture names; empty when timm has none.
+        outputs: What it gives by task.
+        example: A source to try.
+    """
+
+    name: str
+    title: str
+    huggingface: tuple[str, ...]
+    timm: str
+    outputs: str
+    example: str
+
+
+_BOTH = "classify: logits; features: last_hidden_state, pooler_output"
+
+# The first match wins, so that the special ones come before vit.
+FAMILIES: tuple[Family, ...] = (
+    Family("deit", "DeiT, with and without distillation token", ("deit",), r"deit3?_", _BOTH, "timm:deit_base_patch16_224"),
+    Family("beit", "BEiT and BEiTv2", ("beit",), r"beit(v2)?_", _BOTH, "timm:beit_base_patch16_224.in22k_ft_in22k_in1k"),
+    Family(
+        "dinov2",
+        "DINOv2, with and without registers",
+        ("dinov2", "dinov2_with_registers"),
+        r"vit_.*dinov2",
+        _BOTH,
+        "facebook/dinov2-base",
+    ),
+    Family(
+        "dinov3", "DINOv3", ("dinov3_vit",), r"vit_.*dinov3", _BOTH, "facebook/dinov3-vitb16-pretrain-lvd1689m"
+    ),
+    Family(
+        "siglip",
+        "SigLIP and SigLIP 2 vision towers (fixed resolution)",
+        ("siglip", "siglip_vision_model"),
+        r"vit_.*siglip",
+        "classify: logits; features: last_hidden_state, pooler_output",
+        "google/siglip2-base-patch16-224",
+    ),
+    Family(
+        "clip",
+        "CLIP vision towers",
+        ("clip", "clip_vision_model"),
+        r"vit_.*_clip_",
+        "features: image_embeds, last_hidden_state; timm: classify where fine-tuned",
+        "openai/clip-vit-base-patch32",
+    ),
+    Family("eva02", "EVA-02", (), r"eva02_", _BOTH, "timm:eva02_base_patch14_448.mim_in22k_ft_in22k_in1k"),
+    Family("swin", "Swin", ("swin",), r"swin_", _BOTH, "microsoft/swin-tiny-patch4-window7-224"),
+    Family("vit", "ViT of \"An Image is Worth 16x16 Words\"", ("vit",), r"vit_", _BOTH, "google/vit-base-patch16-224"),
+)
+
+
+def family_of(name: str, *, source: str) -> str | None:
+    """Return the family of a Hugging Face ``model_type`` or a timm architecture name, or None when it is not known."""
+    for family in FAMILIES:
+        if source == "huggingface" and name in family.huggingface:
+            return family.name
+        if source == "timm" and family.timm and re.match(family.timm, name):
+            return family.name
+    return None

@@ -1,0 +1,54 @@
+"""Checkpoints on the Hugging Face hub: fetched once into its cache, and said how to fetch when that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vitexport.errors import ModelSourceError
+
+__all__ = ["fetch"]
+
+_DESCRIPTION = ["*.json"]
+_SAFE = ["*.safetensors"]
+_PICKLES = ["*.bin", "*.pth", "*.pt"]
+
+
+def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path, str]:
+    """Download a checkpoint, or take it from the cache.
+
+    Args:
+        repository: ``owner/name``.
+        revision: Branch, tag or commit; None for the default branch.
+        allow_pickle: Also fetch pickles when there are no safetensors.
+
+    Returns:
+        The local directory and the commit.
+
+    Raises:
+        ModelSourceError: The repository does not exist, is not accessible, or is not cached while offline.
+    """
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    def download(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+        )
+
+    try:
+        folder = download([*_DESCRIPTION, *_SAFE])
+        if allow_pickle and not any(folder.glob("*.safetensors")):
+            folder = download([*_DESCRIPTION, *_PICKLES])
+    except (HfHubHTTPError, HFValidationError, OSError, httpx.HTTPError) as error:
+        at = f" --revision {revision}" if revision else ""
+        raise ModelSourceError(
+            f"Cannot get '{repository}' from the Hugging Face hub, and it is not in the local cache: {_first_line(error)}",
+            f"With a network: `hf download {repository}{at}` (after `hf auth login` if it is gated). Without: copy its "
+            "directory here and give the path.",
+        ) from error
+    return folder, folder.name
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
