@@ -51,8 +51,8 @@ def stage_progress(stages: tuple[str, ...]) -> Iterator[OnEvent]:
 
         def show(event: StepEvent) -> None:
             task = tasks[event.stage]
+            progress.start_task(task)
             if event.status == "running":
-                progress.start_task(task)
                 progress.update(task, message=event.message, completed=event.fraction or 0)
             else:
                 progress.update(task, message=event.message, completed=1)
@@ -71,7 +71,7 @@ _HEADINGS = ("max abs\nerror", "\ncosine", "SQNR\ndB", "top-1\n%", "agree\n%", "
 
 def ladder_table(ladder: Ladder, title: str) -> Table:
     """Return the closing table: one row per rung."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("rung", no_wrap=True)
     for heading in _HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
