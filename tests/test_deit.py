@@ -1,0 +1,28 @@
+"""Real weights on real photographs: the accuracy PyTorch has through Hugging Face's preprocessing is ours too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vitexport.pipeline import run
+from vitexport.recipe import parse_recipe
+
+
+def test_deit_tiny_keeps_pytorchs_accuracy_through_our_own_preprocessing(shared: Path, tmp_path: Path) -> None:
+    sample = shared / "data" / "imagenet-1k-sample"
+    recipe = parse_recipe(
+        {
+            "name": "deit-tiny",
+            "model": {"source": str(shared / "models" / "deit-tiny-hf")},
+            "data": {"verification": {"images": str(sample / "dev"), "labels": str(sample / "synsets.json")}},
+            "quantize": None,
+        },
+        where="test",
+    )
+    result = run(recipe, tmp_path / "out", until="verify")
+    assert result.ladder is not None and result.ladder.passed, result.ladder and result.ladder.failures()
+    for rung in result.ladder.rungs:
+        assert rung.accuracy is not None and rung.accuracy.images == 384
+        assert 100 * rung.accuracy.top1 == pytest.approx(80.21, abs=0.3), rung.name
