@@ -7,6 +7,7 @@ reading it needs no onnx package, which a device does not have.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ _DTYPES = {**_PRECISIONS, "INT32": "int32", "INT64": "int64", "BOOL": "bool", "U
 
 # Layers that hand a tensor on without computing with it, so that Q/DQ is looked for behind them.
 _TRANSPARENT = ("SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE", "SLICE")
+
+
+# What TensorRT-RTX adds to every parser error on a machine without a GPU; it has nothing to do with the model.
+_NO_GPU = re.compile(r"catchCudaError.*cudaError 35")
 
 
 @dataclass
@@ -83,6 +88,12 @@ def parse_network(api: TensorRTApi, model: Path) -> Network:
             "`vitexport lint MODEL.onnx --for tensorrt` explains what to change; copy a truncated file again.",
         )
     network = Network(api, builder, definition, parser)
+    if not definition.num_inputs or not definition.num_outputs:
+        network.close()
+        raise EngineBuildError(
+            f"{api.provider} {api.version} finds no inputs and outputs in '{model}'.",
+            "Give an ONNX file; this one is empty or of another format.",
+        )
     _let_attention_decompose(network)
     return network
 
@@ -106,9 +117,11 @@ def _no_object(api: TensorRTApi, what: str, messages: Sequence[str]) -> EngineBu
 
 
 def _parser_error(error: Any) -> str:
-    node = error.node_name() or error.node()
-    where = f"node {node} ({error.node_operator()}): " if node and int(node != -1) else ""
-    return f"{where}{error.desc()}"
+    # The description of an operator without support is just "false", so the code's name goes with it.
+    name = error.node_name() or (f"number {error.node()}" if error.node() >= 0 else "")
+    where = f"node {name} ({error.node_operator()}): " if name else ""
+    lines = [line for line in error.desc().splitlines() if not _NO_GPU.search(line)]
+    return f"{where}{' '.join(lines)} [{getattr(error.code(), 'name', error.code())}]"
 
 
 def _let_attention_decompose(network: Network) -> None:
