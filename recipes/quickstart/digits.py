@@ -1,8 +1,8 @@
 """The quickstart's images: handwritten digits from scikit-learn, split three ways and written as PNG files.
 
 ``python recipes/quickstart/digits.py`` rewrites ``calib/``: the calibration images, the labelled hold-out images, and
-``manifest.json``, which says where each came from and which digits are left for training. :func:`load_splits` is the one
-place where the split is decided; ``train.py`` uses it too.
+``manifest.json``, which says where each came from and which digits are left for training. :func:`load_splits` alone
+decides the split; ``train.py`` uses it too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
 from vitexport.files import sha256_file, write_atomic
 
@@ -104,7 +104,8 @@ def _share(total: int, label: int) -> int:
 def render(digit: Digit) -> Image.Image:
     """Draw a digit white on black, as an 8-bit grey image of ``PNG_SIZE`` x ``PNG_SIZE`` pixels.
 
-    The strokes reach the border of the 8x8 pixels, so a frame goes around them; without it every rotation would cut some.
+    The strokes reach the border of the 8x8 pixels, so a frame goes around them: the augmentation's shifts and turns
+    would cut them otherwise.
     """
     grey = np.pad(np.round(digit.ink * (255 / _FULL_INK)).astype(np.uint8), _MARGIN)
     return Image.fromarray(grey).resize((PNG_SIZE, PNG_SIZE), Image.Resampling.BICUBIC)
