@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from vitexport.accuracy import Accuracy, PairedDifference, accuracy, compare_top1
 from vitexport.benchmark import Latency
-from vitexport.parity import ParityReport, compare
+from vitexport.parity import ParityReport, class_scores, compare
 from vitexport.recipe import Gates, Tolerance
 from vitexport.recording import Recording
 from vitexport.tensors import Array
 
-__all__ = ["REFERENCE", "GateResult", "Ladder", "Rung", "RungInput", "climb"]
+__all__ = ["REFERENCE", "Check", "GateResult", "Ladder", "Rung", "RungInput", "climb"]
 
 REFERENCE = "pytorch"
 
@@ -96,6 +96,23 @@ class GateResult:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A check of what surrounds the models: their labels, the pixels they are fed.
+
+    Attributes:
+        name: What was checked, in words.
+        rung: The rung whose numbers it puts in doubt.
+        passed: The verdict; None when it could not be checked.
+        finding: What was found, or why it could not be checked.
+    """
+
+    name: str
+    rung: str
+    passed: bool | None
+    finding: str
+
+
+@dataclass(frozen=True)
 class Ladder:
     """The whole verdict.
 
@@ -103,16 +120,23 @@ class Ladder:
         rungs: From PyTorch to the last rung.
         gates: The gates that were set, judged on the last rung.
         unchecked: Names of the gates that were not set.
+        checks: Checks of labels and pixels; one that failed fails the whole.
     """
 
     rungs: tuple[Rung, ...]
     gates: tuple[GateResult, ...]
     unchecked: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether every rung and every gate passed, with at least one rung beside the reference."""
-        return len(self.rungs) > 1 and all(r.passed for r in self.rungs) and all(g.passed for g in self.gates)
+        return (
+            len(self.rungs) > 1
+            and all(rung.passed for rung in self.rungs)
+            and all(gate.passed for gate in self.gates)
+            and all(check.passed is not False for check in self.checks)
+        )
 
     def failures(self) -> tuple[str, ...]:
         """Return one line per breach: which rung or gate, and by how much."""
@@ -124,6 +148,7 @@ class Ladder:
                 value = "was not measured" if gate.value is None else f"is {gate.value:.4g}"
                 note = f" ({gate.note})" if gate.note else ""
                 lines.append(f"gate {gate.gate}: limit {gate.limit:g}, {value}{note}")
+        lines += [f"{check.rung}: {check.name}: {check.finding}" for check in self.checks if check.passed is False]
         return tuple(lines)
 
 
@@ -184,11 +209,9 @@ def _judge(
 
 
 def _logits(outputs: Mapping[str, Array], labels: Sequence[int] | None) -> Array | None:
-    """Return the output that classes are read from: ``logits``, or the only 2-D one."""
-    found = outputs.get("logits")
-    if found is None and len(outputs) == 1:
-        found = next(iter(outputs.values()))
-    if found is None or found.ndim != 2 or (labels is not None and len(found) != len(labels)):
+    """Return the class scores, if they can be held against the labels."""
+    found = class_scores(outputs)
+    if found is None or (labels is not None and len(found) != len(labels)):
         return None
     return found
 

@@ -16,7 +16,7 @@ from vitexport.recipe import Tolerance
 from vitexport.recording import Recording
 from vitexport.tensors import Array
 
-__all__ = ["OutputParity", "ParityReport", "compare", "measure"]
+__all__ = ["OutputParity", "ParityReport", "class_scores", "compare", "measure"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,14 @@ class ParityReport:
     def main(self) -> OutputParity | None:
         """The first output, which the summary table shows."""
         return self.outputs[0] if self.outputs else None
+
+
+def class_scores(outputs: Mapping[str, Array]) -> Array | None:
+    """Return the output that classes are read from: ``logits``, or the only one when it is ``[N, classes]``."""
+    found = outputs.get("logits")
+    if found is None and len(outputs) == 1:
+        found = next(iter(outputs.values()))
+    return found if found is not None and found.ndim == 2 and found.shape[1] > 1 else None
 
 
 def measure(name: str, reference: Array, candidate: Array) -> OutputParity:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from vitexport.bundle import Bundle
 from vitexport.files import write_atomic
-from vitexport.ladder import Ladder
+from vitexport.ladder import REFERENCE, Ladder
 from vitexport.recipe import Recipe
+from vitexport.recording import ReplayInputs
+from vitexport.report.document import SCHEMA, build_document
+from vitexport.report.render import render_html, render_markdown, thumbnail
+from vitexport.verdict import recording_name
 
-__all__ = ["write_report"]
+__all__ = ["SCHEMA", "build_document", "write_report"]
 
 
 def write_report(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> tuple[Path, ...]:
@@ -19,8 +22,32 @@ def write_report(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> tuple[Path, 
 
     Returns:
         The files written, ``report.json`` first.
+
+    Raises:
+        MissingDependencyError: Jinja2 or matplotlib is not installed.
     """
-    path = bundle.root / "report.json"
-    content = {"schema": 1, "name": recipe.name, "passed": ladder.passed, **asdict(ladder)}
-    write_atomic(path, json.dumps(content, indent=2) + "\n")
-    return (path,)
+    document = build_document(bundle, ladder, recipe)
+    html = render_html(document, _pictures(bundle, [entry["image"] for entry in document["disagreements"]]))
+    contents = {
+        "report.json": json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.html": html,
+        "report.md": render_markdown(document),
+    }
+    for name, content in contents.items():
+        write_atomic(bundle.root / name, content)
+    return tuple(bundle.root / name for name in contents)
+
+
+def _pictures(bundle: Bundle, names: list[str]) -> dict[str, str]:
+    """Return thumbnails of the named images, as far as their pixels travel with the bundle."""
+    found: dict[str, str] = {}
+    for source in (recording_name(REFERENCE), recording_name("disagreements")):
+        artifact = bundle.find(source)
+        if artifact is None:
+            continue
+        path = artifact.companions[0].path if artifact.companions else artifact.file.path
+        inputs = ReplayInputs.load(bundle.root / path)
+        for row, name in enumerate(inputs.images):
+            if name in names and name not in found:
+                found[name] = thumbnail(inputs.pixels[row], bundle.preprocess.channel_order)
+    return found

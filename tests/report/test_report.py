@@ -1,0 +1,193 @@
+"""What a report must say, and what it must never do."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.report.conftest import Case, make_case
+from vitexport.recipe import Gates
+from vitexport.recording import Recording
+from vitexport.report import build_document, write_report
+from vitexport.report.wording import number, percent, size
+from vitexport.verdict import judge
+
+
+class _Page(HTMLParser):
+    """Collects what matters of a page: its text, its headings in order, addresses and ids."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.headings: list[int] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.images_without_text = 0
+        self._quiet = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self._quiet += tag in ("style", "svg")
+        if re.fullmatch(r"h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        self.addresses += [value for key, value in attrs if key in ("src", "href", "action") and value]
+        if values.get("id"):
+            self.ids.append(values["id"] or "")
+        if tag == "img" and not values.get("alt"):
+            self.images_without_text += 1
+        if tag == "svg" and not values.get("aria-label"):
+            self.images_without_text += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        self._quiet -= tag in ("style", "svg")
+
+    def handle_data(self, data: str) -> None:
+        if not self._quiet:
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+def _page(case: Case) -> _Page:
+    write_report(case.bundle, case.ladder, case.recipe)
+    return _Page((case.bundle.root / "report.html").read_text(encoding="utf-8"))
+
+
+def test_report_writes_json_html_and_markdown_with_json_first(case: Case) -> None:
+    written = write_report(case.bundle, case.ladder, case.recipe)
+    assert [path.name for path in written] == ["report.json", "report.html", "report.md"]
+    assert all(path.stat().st_size > 1000 for path in written)
+
+
+def test_page_states_the_verdict_before_everything_else(case: Case) -> None:
+    words = _page(case).words
+    assert (
+        words.index("Accepted") < words.index("The ladder") < words.index("Gates") < words.index("Where it comes from")
+    )
+
+
+def test_rejected_page_names_rung_gate_limit_and_value(tmp_path: Path) -> None:
+    bad = make_case(tmp_path / "b", noise=2.0, speed=0.5, gates=Gates(max_top1_drop=0.5, min_speedup=1.1))
+    words = _page(bad).words
+    assert "Rejected" in words
+    assert "int8: output 'logits': top-1 agreement" in words
+    assert re.search(r"gate min_speedup: limit 1\.1, is 0\.5", words)
+    assert re.search(r"int8 is slower than simplified, which it replaces", words)
+
+
+def test_page_needs_no_network(case: Case) -> None:
+    page = _page(case)
+    html = (case.bundle.root / "report.html").read_text(encoding="utf-8")
+    assert page.addresses
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    # Namespaces are names, not addresses to fetch; nothing else may look like one.
+    found = set(re.findall(r"(?:https?:)?//[\w.-]+[^\s\"'<)]*", re.sub(r"data:[^\"']*", "", html)))
+    assert {address for address in found if "www.w3.org" not in address} == set()
+    assert "@import" not in html
+    assert "<script" not in html
+
+
+def test_names_from_outside_are_escaped(case: Case) -> None:
+    page = _page(case)
+    html = (case.bundle.root / "report.html").read_text(encoding="utf-8")
+    assert "<class &" not in html
+    assert "<class & " in page.words  # and yet readable
+    assert "case <b>" in page.words
+
+
+def test_headings_never_skip_a_level_and_every_picture_has_words(case: Case) -> None:
+    page = _page(case)
+    assert page.headings[0] == 1
+    assert page.headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+    assert page.images_without_text == 0
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_gate_that_was_not_measured_is_shown_as_such_and_fails(tmp_path: Path) -> None:
+    made = make_case(tmp_path / "b", gates=Gates(min_speedup=1.0))
+    without = made.bundle.without({"benchmark"})
+    ladder = judge(without, made.recipe)
+    document = build_document(without, ladder, made.recipe)
+    assert document["passed"] is False
+    assert document["gates"][0]["value"] is None
+    page = _page(Case(without, ladder, made.recipe))
+    assert "not measured" in page.words
+    assert "Rejected" in page.words
+    assert "not measured" in (without.root / "report.md").read_text(encoding="utf-8")
+
+
+def test_json_holds_no_nan_or_infinity(tmp_path: Path) -> None:
+    made = make_case(tmp_path / "b", noise=0.0)
+    write_report(made.bundle, made.ladder, made.recipe)
+
+    def refuse(name: str) -> float:
+        raise AssertionError(name)
+
+    text = (made.bundle.root / "report.json").read_text(encoding="utf-8")
+    document = json.loads(text, parse_constant=refuse)
+    assert document["rungs"][2]["parity"]["outputs"][0]["sqnr_db"] is None
+    assert "exact" in (made.bundle.root / "report.md").read_text(encoding="utf-8")
+
+
+def test_nan_answers_are_reported_not_drawn(tmp_path: Path) -> None:
+    made = make_case(tmp_path / "b")
+    path = made.bundle.path(made.bundle.artifact("recording/int8"))
+    recording = Recording.load(path)
+    broken = recording.outputs["logits"].copy()
+    broken[3] = np.nan
+    Recording(recording.runtime, recording.images, recording.input_sha256, {"logits": broken}).save(path)
+    ladder = judge(made.bundle, made.recipe)
+    words = _page(Case(made.bundle, ladder, made.recipe)).words
+    assert "holds NaN or infinity on 1 of 48 images" in words
+    assert "Rejected" in words
+
+
+def test_markdown_tables_have_as_many_cells_as_columns(case: Case) -> None:
+    write_report(case.bundle, case.ladder, case.recipe)
+    lines = (case.bundle.root / "report.md").read_text(encoding="utf-8").splitlines()
+    columns = 0
+    rows = 0
+    for line in lines:
+        cells = len(re.findall(r"(?<!\\)\|", line))
+        if line.startswith("| ---"):
+            columns = cells
+        elif not line.startswith("|"):
+            columns = 0
+        elif columns:
+            rows += 1
+            assert cells == columns, line
+    assert rows >= 3 + 2 + 3
+
+
+def test_disagreeing_images_show_both_predictions_and_their_pixels(tmp_path: Path) -> None:
+    made = make_case(tmp_path / "b", noise=2.0)
+    document = build_document(made.bundle, made.ladder, made.recipe)
+    assert len(document["disagreements"]) == 8
+    assert not any(entry["same_class"] for entry in document["disagreements"])
+    distances = [entry["distance"] for entry in document["disagreements"]]
+    assert distances == sorted(distances, reverse=True)
+    words = _page(made).words
+    first = document["disagreements"][0]
+    assert f"{first['image']}: {first['label_name']} PyTorch {first['reference']['name']}" in words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0, "0"), (1.0e-6, "1.00e-6"), (0.5, "0.5"), (12.345, "12.3"), (2.0e7, "2.00e7")]
+)
+def test_numbers_are_short_and_exact_where_they_can_be(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_only_everything_is_a_hundred_percent() -> None:
+    assert percent(1.0) == "100.0 %"
+    assert percent(0.99999) == "99.999 %"
+    assert size(1_234_567) == "1.23 MB"

@@ -1,0 +1,103 @@
+"""How numbers are written in reports, the same in HTML and Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["FILTERS"]
+
+_GATES = {
+    "max_top1_drop": ("Top-1 drop", "at most {} points"),
+    "min_agreement": ("Agreement with PyTorch", "at least {}"),
+    "min_cosine": ("Cosine with PyTorch", "at least {}"),
+    "min_speedup": ("Speed-up", "at least {}x"),
+    "max_size_ratio": ("Size ratio", "at most {}"),
+    "min_actual_precision": ("Work in the asked precision", "at least {}"),
+}
+
+MISSING = "–"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number with so many significant digits, small and large ones as powers of ten."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    if not 1e-3 <= abs(value) < 1e5:
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:.{digits}g}"
+
+
+def fixed(value: float | None, digits: int = 2) -> str:
+    """Write a number with so many decimals."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write a share as a percentage; only exactly everything is 100 %."""
+    if value is None:
+        return MISSING
+    text = f"{100 * value:.{digits}f}"
+    if value < 1 and float(text) == 100:
+        text = f"{100 * value:.{digits + 2}f}"
+    return f"{text} %"
+
+
+def size(value: int | None) -> str:
+    """Write a number of bytes."""
+    if value is None:
+        return MISSING
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value} B"
+
+
+def decibel(value: float | None, max_abs: float | None = None) -> str:
+    """Write a signal-to-noise ratio; equal outputs have no noise at all."""
+    if value is None:
+        return "exact" if max_abs == 0 else MISSING
+    return f"{value:.1f} dB"
+
+
+def gate_name(key: str) -> str:
+    """Name a gate in words."""
+    return _GATES.get(key, (key, ""))[0]
+
+
+def gate_limit(gate: dict[str, Any]) -> str:
+    """Say what a gate asks for."""
+    return _GATES.get(gate["gate"], ("", "{}"))[1].format(f"{gate['limit']:g}")
+
+
+def gate_status(gate: dict[str, Any]) -> str:
+    """Say how a gate ended; one that was not measured never passed."""
+    if gate["value"] is None:
+        return "not measured"
+    return "passed" if gate["passed"] else "failed"
+
+
+def seconds(value: float) -> str:
+    """Write a duration."""
+    return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min"
+
+
+def cell(text: object) -> str:
+    """Make text safe inside a Markdown table cell."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+FILTERS = {
+    "cell": cell,
+    "number": number,
+    "fixed": fixed,
+    "percent": percent,
+    "size": size,
+    "decibel": decibel,
+    "gate_name": gate_name,
+    "gate_limit": gate_limit,
+    "gate_status": gate_status,
+    "seconds": seconds,
+}
