@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 
 from vitexport.errors import ExportError
+from vitexport.host.graph.constants import shape_of
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.graph.scopes import MODULE_KEY, ModuleNames, module_from_exporter
 from vitexport.host.sources.loaded import LoadedModel
@@ -147,9 +148,19 @@ def _all_values(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _declare_interface(model: ir.Model, spec: ModelSpec) -> None:
-    """Give inputs and outputs the names and axes of the spec."""
+    """Give inputs and outputs the names and axes of the spec.
+
+    Raises:
+        ExportError: The exporter found other axes, e.g. a batch that the model's code fixes.
+    """
     for values, tensors in ((model.graph.inputs, spec.inputs), (model.graph.outputs, spec.outputs)):
         for value, tensor in zip(values, tensors, strict=True):
+            found = shape_of(value) or ()
+            if tuple("batch" if isinstance(axis, str) else axis for axis in found) != tensor.shape:
+                raise ExportError(
+                    f"Expected {tensor.describe()}, but the exported graph has the axes {list(found)}.",
+                    "The model's code fixes an axis; try `export.batch: 1`.",
+                )
             value.name = tensor.name
             value.shape = ir.Shape(tensor.shape)
 

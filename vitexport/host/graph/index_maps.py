@@ -10,34 +10,30 @@ from vitexport.host.graph.constants import array_of, shape_of
 
 __all__ = ["IndexMap", "apply_view", "static_shape"]
 
-IndexMap = NDArray[np.int64]
+IndexMap = NDArray[np.integer]
 
 
-def static_shape(value: ir.Value | None, batch: int | str | None) -> tuple[int, ...] | None:
-    """Return a value's shape for one image, or None when an axis other than the batch is dynamic.
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """Return a value's shape with its dynamic axis (the batch, or windows of it) as 1, or None when it has several.
 
-    Args:
-        value: A value with a shape.
-        batch: The batch axis as the graph's input declares it.
+    Views that split or merge the dynamic axis are told apart by their number of elements, and not followed.
     """
     shape = shape_of(value)
-    if shape is None:
+    if shape is None or sum(not isinstance(axis, int) for axis in shape) > 1:
         return None
-    one = tuple(1 if axis == batch and not isinstance(axis, int) else axis for axis in shape)
-    return tuple(axis for axis in one if isinstance(axis, int)) if all(isinstance(a, int) for a in one) else None
+    return tuple(axis if isinstance(axis, int) else 1 for axis in shape)
 
 
-def apply_view(node: ir.Node, source: IndexMap, batch: int | str | None) -> tuple[IndexMap | None, ...]:
+def apply_view(node: ir.Node, source: IndexMap) -> tuple[IndexMap | None, ...]:
     """Return where each element of a view's outputs comes from, or None for an output that is no plain view.
 
     Args:
         node: A Reshape, Transpose, Squeeze, Unsqueeze, Slice, Gather or Split whose first input is the viewed tensor.
         source: Element numbers of its first input, for one image.
-        batch: The batch axis as the graph's input declares it.
     """
     kind = node.op_type
     if kind in ("Reshape", "Squeeze", "Unsqueeze"):
-        shape = static_shape(node.outputs[0], batch)
+        shape = static_shape(node.outputs[0])
         return (source.reshape(shape) if shape is not None and np.prod(shape) == source.size else None,)
     if kind == "Transpose":
         order = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
@@ -49,7 +45,7 @@ def apply_view(node: ir.Node, source: IndexMap, batch: int | str | None) -> tupl
     if kind == "Slice":
         return (_slice(node, source),)
     if kind == "Split":
-        sizes = [static_shape(output, batch) for output in node.outputs]
+        sizes = [static_shape(output) for output in node.outputs]
         axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
         if any(size is None for size in sizes):
             return tuple(None for _ in node.outputs)

@@ -52,15 +52,19 @@ class ModuleNames(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rename everything in the main graph."""
         graph = model.graph
-        fixed = {id(value) for value in (*graph.inputs, *graph.outputs)}
-        taken = Counter(value.name for value in (*graph.inputs, *graph.outputs))
+        interface = (*graph.inputs, *graph.outputs)
+        fixed = {id(value) for value in interface}
+        taken = {str(value.name) for value in interface}
+        for value in tuple(graph.initializers.values()):
+            if id(value) not in fixed:
+                value.name = _free(_parameter_name(value), taken)
         for node in graph:
             module = module_of(node)
             name = _free(f"{module}/{node.op_type}" if module else node.op_type, taken)
             node.name = name
             for index, output in enumerate(node.outputs):
                 if id(output) not in fixed:
-                    output.name = name if len(node.outputs) == 1 else f"{name}:{index}"
+                    output.name = name if len(node.outputs) == 1 else _free(f"{name}:{index}", taken)
         return ir.passes.PassResult(model, modified=True)
 
     def ensures(self, model: ir.Model) -> None:
@@ -71,14 +75,25 @@ class ModuleNames(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError(f"Expected unique node names, found {repeated[:3]} repeated.")
 
 
-def _free(name: str, taken: Counter[str | None]) -> str:
-    """Return ``name`` with ``_1``, ``_2``, ... appended when it is taken, and take it."""
-    while True:
-        count = taken[name]
-        taken[name] += 1
-        if count == 0:
-            return name
-        candidate = f"{name}_{count}"
-        if candidate not in taken:
-            taken[candidate] = 1
-            return candidate
+def _parameter_name(value: ir.Value) -> str:
+    """Return ``MODULE.weight`` or ``MODULE.bias`` for a linear layer's parameters, and the given name for others."""
+    uses = tuple(value.uses())
+    name = str(value.name)
+    if len(uses) != 1:
+        return name
+    node, index = uses[0].node, uses[0].idx
+    module = module_of(node)
+    if not module or name.startswith(f"{module}."):
+        return re.sub(r"(\.T|_\d+)+$", "", name) if module and name.startswith(f"{module}.") else name
+    if node.op_type == "MatMul" and index == 1:
+        return f"{module}.weight"
+    return name
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Return ``name``, with ``_1``, ``_2``, ... appended when it is taken, and take it."""
+    free, suffix = name, 1
+    while free in taken:
+        free, suffix = f"{name}_{suffix}", suffix + 1
+    taken.add(free)
+    return free

@@ -40,14 +40,12 @@ class SplitQkv(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every joint projection whose views are all understood."""
-        axis = model.graph.inputs[0].shape[0] if model.graph.inputs and model.graph.inputs[0].shape else None
-        batch = axis.value if isinstance(axis, ir.SymbolicDim) else axis
         changed = False
         for layer in find_linears(model):
             if layer.role == "qkv" and layer.matmul.op_type == "MatMul":
-                parts = _parts(layer, batch)
+                parts = _parts(layer)
                 if parts is not None and not _is_canonical(layer):
-                    _rewrite(model.graph, layer, parts, batch)
+                    _rewrite(model.graph, layer, parts)
                     changed = True
         return ir.passes.PassResult(model, modified=changed)
 
@@ -57,17 +55,15 @@ def _is_canonical(layer: LinearLayer) -> bool:
     return len(consumers) == 1 and consumers[0].op_type == "Split"
 
 
-def _parts(layer: LinearLayer, batch: int | str | None) -> tuple[_Part, ...] | None:
+def _parts(layer: LinearLayer) -> tuple[_Part, ...] | None:
     """Return the views of a projection's output in the order q, k, v, or None if it is not joint or not understood."""
-    shape = static_shape(layer.output, batch)
-    if shape is None or len(shape) != 3 or (isinstance(batch, int) and batch > 1 and shape[0] != batch):
+    shape = static_shape(layer.output)
+    if shape is None or len(shape) != 3:
         return None
     tokens, width = shape[1:]
     found: list[_Part] = []
-    start = np.arange(tokens * width, dtype=np.int64).reshape(1, tokens, width)
-    if isinstance(batch, int) and batch > 1:
-        return None
-    if not _walk(layer.output, start, width, batch, found) or len(found) != 3:
+    start = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
+    if not _walk(layer.output, start, tokens, width, found) or len(found) != 3:
         return None
     if len({(part.heads, part.width, part.tokens) for part in found}) != 1:
         return None
@@ -83,9 +79,9 @@ def _attention_order(parts: list[_Part]) -> list[ir.Value]:
     return [part.value for part in sorted(parts, key=lambda part: min(part.channels))]
 
 
-def _walk(value: ir.Value, source: IndexMap, width: int, batch: int | str | None, found: list[_Part]) -> bool:
+def _walk(value: ir.Value, source: IndexMap, tokens: int, width: int, found: list[_Part]) -> bool:
     """Follow views from ``value``; collect where they end as heads of q, k or v. False if one ends otherwise."""
-    part = _as_part(value, source, width)
+    part = _as_part(value, source, tokens, width)
     consumers = value.consumers()
     if part is not None and not (len(consumers) == 1 and _swaps_last_axes(consumers[0])):
         found.append(part)
@@ -93,8 +89,8 @@ def _walk(value: ir.Value, source: IndexMap, width: int, batch: int | str | None
     if not consumers or value.is_graph_output() or any(node.op_type not in _VIEWS for node in consumers):
         return False
     for node in dict.fromkeys(consumers):
-        for output, view in zip(node.outputs, apply_view(node, source, batch), strict=True):
-            if view is None or (output.uses() and not _walk(output, view, width, batch, found)):
+        for output, view in zip(node.outputs, apply_view(node, source), strict=True):
+            if view is None or (output.uses() and not _walk(output, view, tokens, width, found)):
                 return False
     return True
 
@@ -103,20 +99,22 @@ def _swaps_last_axes(node: ir.Node) -> bool:
     return node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == (0, 1, 3, 2)
 
 
-def _as_part(value: ir.Value, source: IndexMap, width: int) -> _Part | None:
-    """Return the part if element [h, n, d] comes from token n and a channel that does not depend on n."""
-    if source.ndim != 4 or source.shape[0] != 1:
+def _as_part(value: ir.Value, source: IndexMap, tokens: int, width: int) -> _Part | None:
+    """Return the part if element [b, h, n, d] comes from image b, token n and a channel that depends on h and d only."""
+    if source.ndim != 4:
         return None
     for swapped in (False, True):
-        heads = source[0].transpose(0, 2, 1) if swapped else source[0]
-        token, channel = np.divmod(heads, width)
-        if (token == np.arange(heads.shape[1])[None, :, None]).all() and (channel == channel[:, :1]).all():
-            order = tuple(int(c) for c in channel[:, 0].reshape(-1))
-            return _Part(value, order, heads.shape[0], heads.shape[1], heads.shape[2], swapped)
+        heads = source.transpose(0, 1, 3, 2) if swapped else source
+        images, _, length, dim = heads.shape
+        row, channel = np.divmod(heads, width)
+        expected = np.arange(images)[:, None, None, None] * tokens + np.arange(tokens)[None, None, :, None]
+        if length == tokens and (row == expected).all() and (channel == channel[:1, :, :1]).all():
+            order = tuple(int(c) for c in channel[0, :, 0].reshape(-1))
+            return _Part(value, order, heads.shape[1], tokens, dim, swapped)
     return None
 
 
-def _rewrite(graph: ir.Graph, layer: LinearLayer, parts: tuple[_Part, ...], batch: int | str | None) -> None:
+def _rewrite(graph: ir.Graph, layer: LinearLayer, parts: tuple[_Part, ...]) -> None:
     order = np.array([channel for part in parts for channel in part.channels])
     if not np.array_equal(order, np.arange(len(order))):
         _reorder(graph, layer, order)
@@ -129,13 +127,13 @@ def _rewrite(graph: ir.Graph, layer: LinearLayer, parts: tuple[_Part, ...], batc
         output.type = layer.output.type
         output.shape = ir.Shape([*list(layer.output.shape or ())[:2], len(part.channels)])
         consumer = next(iter(part.value.consumers()), after)
-        views = head_views(graph, output, part.value, part.heads, part.width, part.swapped, batch)
+        views = head_views(graph, output, part.value, part.heads, part.width, part.swapped)
         new.extend(inherit_module(view, consumer) for view in views)
     graph.insert_after(after, new)
 
 
 def head_views(
-    graph: ir.Graph, source: ir.Value, target: ir.Value, heads: int, width: int, swapped: bool, batch: int | str | None
+    graph: ir.Graph, source: ir.Value, target: ir.Value, heads: int, width: int, swapped: bool
 ) -> tuple[ir.Node, ir.Node]:
     """Return Reshape and Transpose from ``[N, L, heads * width]`` to ``target``'s ``[N, heads, L, width]``, which they replace.
 
@@ -146,12 +144,11 @@ def head_views(
         heads: Number of heads.
         width: Channels per head.
         swapped: Whether the two last axes are swapped (the key).
-        batch: The batch axis as the graph's input declares it.
     """
     assert source.shape is not None
     tokens = source.shape[1]
     assert isinstance(tokens, int)
-    first = batch if isinstance(batch, int) else -1
+    first = source.shape[0] if isinstance(source.shape[0], int) else -1
     shape = add_initializer(graph, "head_shape", np.array([first, tokens, heads, width], dtype=np.int64))
     reshape = ir.node("Reshape", [source, shape], name=f"{target.name}/Reshape")
     reshape.outputs[0].shape = ir.Shape([source.shape[0], tokens, heads, width])

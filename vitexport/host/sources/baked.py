@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from vitexport.host.sources.wrapping import ImageModel
+from vitexport.host.sources.wrapping import ImageModel, describe_outputs
+from vitexport.tensors import TensorSpec
 
 __all__ = ["bake_positions"]
 
@@ -19,30 +20,32 @@ _MODULES = ("BeitRelativePositionBias", "RopePositionEmbedding", "RotaryEmbeddin
 
 
 
-def bake_positions(module: ImageModel, image_size: tuple[int, int]) -> None:
+def bake_positions(module: ImageModel, image_size: tuple[int, int], *, where: str) -> tuple[TensorSpec, ...]:
     """Replace what depends only on the image size by what it returns for that size.
 
     Args:
         module: The loaded model; changed in place, its outputs stay bit for bit the same.
         image_size: (height, width) in pixels.
+        where: What the error message calls the model.
+
+    Returns:
+        The model's outputs.
+
+    Raises:
+        ModelSourceError: The model does not run on images of that size.
     """
     recorded: dict[tuple[torch.nn.Module, str], Any] = {}
-    restore: list[tuple[torch.nn.Module, str]] = []
-    for submodule in module.modules():
-        name = _position_method(submodule)
-        if name is not None:
-            submodule.__dict__[name] = _recorder(submodule, name, getattr(submodule, name), recorded)
-            restore.append((submodule, name))
-    if not restore:
-        return
+    methods = [(m, name) for m in module.modules() if (name := _position_method(m)) is not None]
+    for submodule, name in methods:
+        submodule.__dict__[name] = _recorder(submodule, name, getattr(submodule, name), recorded)
     try:
-        with torch.no_grad():
-            module(torch.zeros(1, 3, *image_size))
+        outputs = describe_outputs(module, image_size, where=where)
     finally:
-        for submodule, name in restore:
+        for submodule, name in methods:
             del submodule.__dict__[name]
     for (submodule, name), result in recorded.items():
         submodule.__dict__[name] = _constant(submodule, name, result)
+    return outputs
 
 
 def _position_method(module: torch.nn.Module) -> str | None:

@@ -20,7 +20,7 @@ from vitexport.host.sources.hub import fetch
 from vitexport.host.sources.huggingface_preprocess import resolve_preprocess
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.weights import content_revision, weight_files
-from vitexport.host.sources.wrapping import ImageModel, Named, describe_outputs, pixel_values_spec
+from vitexport.host.sources.wrapping import ImageModel, Named, pixel_values_spec
 from vitexport.model import ModelSpec, Task
 from vitexport.recipe import ModelSettings
 
@@ -47,8 +47,6 @@ def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedM
     preprocess = resolve_preprocess(folder, image_size)
     keywords = _resolution_keywords(model, preprocess.image_size)
     module = ImageModel(model, _Call(task, keywords))
-    outputs = describe_outputs(module, preprocess.image_size, where=identity)
-    bake_positions(module, preprocess.image_size)
     spec = ModelSpec(
         source="huggingface",
         id=identity,
@@ -56,7 +54,7 @@ def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedM
         family=family_of(config.model_type, source="huggingface") or str(config.model_type),
         task=task,
         inputs=(pixel_values_spec(preprocess.image_size),),
-        outputs=outputs,
+        outputs=bake_positions(module, preprocess.image_size, where=identity),
     )
     return LoadedModel(module, spec, preprocess, _labels(config) if task == "classify" else ())
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -52,8 +50,10 @@ def pixel_values_spec(image_size: tuple[int, int]) -> TensorSpec:
     return TensorSpec("pixel_values", ("batch", 3, *image_size), "float32")
 
 
-def describe_outputs(module: ImageModel, image_size: tuple[int, int], *, where: str) -> tuple[TensorSpec, ...]:
-    """Return names, shapes and dtypes of the outputs, from one forward pass on fake tensors (no memory, no time).
+def describe_outputs(
+    module: ImageModel, image_size: tuple[int, int], *, where: str
+) -> tuple[TensorSpec, ...]:
+    """Return names, shapes and dtypes of the outputs, from one forward pass over a black image.
 
     Args:
         module: The model.
@@ -63,20 +63,21 @@ def describe_outputs(module: ImageModel, image_size: tuple[int, int], *, where: 
     Raises:
         ModelSourceError: The model does not run on images of that size, or an output has no batch axis.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    batch = 3  # no architecture has an axis of this size in front
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            outputs = module.named(torch.zeros(batch, 3, *image_size))
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        with torch.no_grad():
+            outputs = module.named(torch.zeros(1, 3, *image_size))
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         raise ModelSourceError(
             f"'{where}' does not run on images of {image_size[0]} x {image_size[1]} pixels: {error}",
             "Use the checkpoint's own image size, or a multiple of its patch size.",
         ) from error
+    if not outputs:
+        raise ModelSourceError(
+            f"'{where}' returns none of the outputs asked for.", "Choose the other task: `classify` or `features`."
+        )
     specs = []
     for name, tensor in outputs.items():
-        if tensor.ndim < 2 or tensor.shape[0] != batch:
+        if tensor.ndim < 2 or tensor.shape[0] != 1:
             raise ModelSourceError(
                 f"Expected '{where}' to return one row per image in '{name}', found the shape {tuple(tensor.shape)}.",
                 "Only models that map images to tensors, image by image, can be exported.",
