@@ -1,0 +1,117 @@
+"""Options shared by ``build-engine`` and ``trtexec``, and how they become settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from vitexport.errors import BundleError, RecipeError
+
+if TYPE_CHECKING:
+    from vitexport.engine_settings import EngineSettings
+
+__all__ = ["engine_options", "engine_settings", "resolve_model"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--provider", type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Default: tensorrt."),
+    click.option("--device", metavar="NAME", help="Device profile, e.g. orin-nano; the GPU of this machine otherwise."),
+    click.option(
+        "--batch", metavar="1,8,32", help="Batch sizes, one optimisation profile each; 'MIN:OPT:MAX' for a range."
+    ),
+    click.option("--shape", "shapes", multiple=True, metavar="NAME=MIN:OPT:MAX", help="Range of a dynamic input."),
+    click.option("--workspace-mib", type=click.IntRange(1), help="Scratch memory; the device profile's otherwise."),
+    click.option("--optimization-level", type=click.IntRange(0, 5), help="0 builds fast, 5 makes the engine fast."),
+    click.option("--timing-cache", type=click.Path(path_type=Path, dir_okay=False), help="File of kernel timings."),
+    click.option("--tf32", is_flag=True, help="Let float32 products round their inputs to TF32."),
+    click.option("--version-compatible", is_flag=True, help="Run on later TensorRT releases too."),
+    click.option(
+        "--hardware-compatibility",
+        type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
+        help="Run on other GPUs too.",
+    ),
+    click.option("--strip-weights", is_flag=True, help="Leave the weights out; refit on the device."),
+    click.option("--refit", is_flag=True, help="Allow the weights to be replaced later."),
+    click.option("--weight-streaming", is_flag=True, help="Keep weights in host memory."),
+    click.option(
+        "--compute-capability", "compute_capabilities", multiple=True, metavar="8.6", help="Target of TensorRT-RTX."
+    ),
+    click.option("--rung", metavar="NAME", help="Which model of a bundle; the last ONNX file otherwise."),
+)
+
+
+def engine_options(function: Function) -> Function:
+    """Add the options to a command."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def engine_settings(base: EngineSettings | None, options: dict[str, Any]) -> EngineSettings:
+    """Return settings from a recipe with the given options put over them.
+
+    Raises:
+        RecipeError: An option has a wrong value.
+    """
+    from pydantic import ValidationError
+
+    from vitexport.engine_settings import EngineSettings
+
+    shapes = dict(_shape(text) for text in options.pop("shapes"))
+    given = {key: value for key, value in options.items() if value not in (None, False, ())}
+    if shapes:
+        given["shapes"] = shapes
+    start = {} if base is None else base.model_dump()
+    try:
+        return EngineSettings.model_validate({**start, **given})
+    except ValidationError as error:
+        lines = [f"--{str(item['loc'][0]).replace('_', '-')}: {item['msg']}" for item in error.errors()]
+        raise RecipeError("; ".join(lines), "See `vitexport build-engine --help`.") from error
+
+
+def resolve_model(source: Path, rung: str | None) -> tuple[Path, EngineSettings | None]:
+    """Return the ONNX file a path means, and the engine settings of its recipe.
+
+    A bundle stands for its quantized model, or its last ONNX file without one.
+
+    Raises:
+        BundleError: There is no such file, or the bundle has no ONNX model of that name.
+    """
+    if not source.is_dir():
+        if not source.is_file():
+            raise BundleError(f"Expected an ONNX file or a bundle at '{source}', found nothing.", "Check the path.")
+        return source, None
+    from vitexport.bundle import Bundle
+
+    bundle = Bundle.open(source)
+    models = [artifact for artifact in bundle.models if artifact.kind != "engine"]
+    chosen = [artifact for artifact in models if rung in (None, artifact.name)]
+    if not chosen:
+        names = ", ".join(artifact.name for artifact in models) or "none"
+        raise BundleError(f"Expected the ONNX model '{rung}' in '{source}', found {names}.", "Choose with --rung.")
+    return bundle.path(chosen[-1]), _recipe_settings(bundle.root)
+
+
+def _recipe_settings(root: Path) -> EngineSettings | None:
+    """Return the engine settings of the resolved recipe a bundle carries."""
+    recipe = root / "recipe.yaml"
+    if not recipe.is_file():
+        return None
+    from vitexport.recipe import load_recipe
+
+    return load_recipe(recipe).engine
+
+
+def _shape(text: str) -> tuple[str, tuple[tuple[int, ...], ...]]:
+    name, equals, ranges = text.partition("=")
+    parts = [part.split("x") for part in ranges.split(":")]
+    if not equals or len(parts) != 3 or not all(size.isdigit() for part in parts for size in part):
+        raise RecipeError(
+            f"Expected a shape as NAME=MIN:OPT:MAX, found '{text}'.",
+            "Write sizes with x, e.g. pixel_values=1x3x224x224:8x3x224x224:8x3x384x384.",
+        )
+    return name, tuple(tuple(int(size) for size in part) for part in parts)

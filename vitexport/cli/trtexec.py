@@ -1,0 +1,33 @@
+"""``vitexport trtexec``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vitexport.cli.engine_options import engine_options, engine_settings, resolve_model
+
+__all__ = ["trtexec"]
+
+
+@click.command()
+@click.argument("source", metavar="MODEL.onnx|BUNDLE", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Engine trtexec should write.")
+@engine_options
+def trtexec(source: Path, output: Path | None, rung: str | None, **options: Any) -> None:
+    """Print the trtexec command line that builds the same engine, to check ours with the vendor's tool.
+
+    Example: vitexport trtexec out/quickstart --batch 1,8 -o check.engine
+    """
+    from vitexport.device.profiles import device_profile
+    from vitexport.engine.onnx_file import read_metadata
+    from vitexport.engine.trtexec import trtexec_command
+    from vitexport.model import ModelCard
+
+    model, recipe = resolve_model(source, rung)
+    settings = engine_settings(recipe, options)
+    card = ModelCard.from_metadata(read_metadata(model), where=str(model))
+    device = None if settings.device is None else device_profile(settings.device)
+    click.echo(trtexec_command(model, settings, card.model.inputs, engine=output, device=device))
