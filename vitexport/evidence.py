@@ -23,7 +23,7 @@ from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import record
 from vitexport.stage import StageResult
 from vitexport.tensors import Array, batch_limit
-from vitexport.verdict import BENCHMARK_FILE, replay_feed, replay_inputs
+from vitexport.verdict import BENCHMARK_FILE, executed_shares, replay_feed, replay_inputs
 
 if TYPE_CHECKING:
     from vitexport.host.sources import LoadedModel
@@ -95,11 +95,16 @@ def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSett
         calls = {name: _call(runtime, bundle, inputs, size) for name, runtime in runtimes.items()}
         for name, seconds in interleave(calls, seconds=settings.seconds, warmup=settings.warmup).items():
             table[name].append(summarize(seconds, size))
+    executed = {
+        artifact.name: executed_shares(runtimes[artifact.name], bundle, artifact, inputs, options)
+        for artifact in bundle.models
+    }
     for runtime in runtimes.values():
         runtime.close()
     path = bundle.root / BENCHMARK_FILE
     content = {
         "machine": describe_machine(),
+        "executed": executed,
         "rungs": {name: [asdict(entry) for entry in entries] for name, entries in table.items()},
     }
     write_atomic(path, json.dumps(content, indent=2) + "\n")

@@ -33,6 +33,8 @@ class RungInput:
         same_inputs: Whether it takes byte-equal input tensors to the reference (a uint8 graph does not).
         bytes: File size with companions; None for the reference.
         latency: By batch size; empty when not measured.
+        executed: Share of the weighted multiply-accumulates the runtime executed in each precision, by precision; None
+            when not measured.
     """
 
     name: str
@@ -42,6 +44,7 @@ class RungInput:
     same_inputs: bool = True
     bytes: int | None = None
     latency: tuple[Latency, ...] = ()
+    executed: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Rung:
         difference: Paired top-1 difference with PyTorch; None without labels.
         bytes: File size with companions.
         latency: By batch size.
+        executed: Share of the weighted multiply-accumulates executed in each precision; None when not measured.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Rung:
     difference: PairedDifference | None
     bytes: int | None
     latency: tuple[Latency, ...]
+    executed: Mapping[str, float] | None = None
 
     @property
     def passed(self) -> bool:
@@ -166,10 +171,11 @@ def climb(
     judged = [_judge(reference, None, None, labels)]
     for before, rung in zip([reference, *rungs], rungs, strict=False):
         judged.append(_judge(rung, reference, before, labels))
-    limits = {name: limit for name, limit in (gates or Gates()).model_dump().items() if limit is not None}
-    results = [_gate(name, limit, judged) for name, limit in limits.items()] if rungs else []
-    unchecked = tuple(name for name in Gates.model_fields if name not in limits)
-    return Ladder(tuple(judged), tuple(results), unchecked)
+    asked = gates or Gates()
+    limits = asked.limits()
+    results = [_gate(name, limit, judged, asked.baseline) for name, limit in limits.items() if limit is not None]
+    unchecked = tuple(name for name, limit in limits.items() if limit is None)
+    return Ladder(tuple(judged), tuple(results) if rungs else (), unchecked)
 
 
 def _judge(
@@ -205,6 +211,7 @@ def _judge(
         difference=difference,
         bytes=rung.bytes,
         latency=rung.latency,
+        executed=rung.executed,
     )
 
 
@@ -216,19 +223,15 @@ def _logits(outputs: Mapping[str, Array], labels: Sequence[int] | None) -> Array
     return found
 
 
-def _gate(name: str, limit: float, rungs: Sequence[Rung]) -> GateResult:
+def _gate(name: str, limit: float, rungs: Sequence[Rung], baseline: str) -> GateResult:
     last = rungs[-1]
-    value, note = _GATES[name](last, _float_rung(rungs))
+    value, note = _GATES[name](last, next((rung for rung in rungs if rung.name == baseline), None))
     if value is None:
+        note = note or f"there is no rung '{baseline}' to compare with"
         return GateResult(name, limit, None, passed=False, note=note)
     return GateResult(
         name, limit, value, passed=value <= limit if name.startswith("max_") else value >= limit, note=note
     )
-
-
-def _float_rung(rungs: Sequence[Rung]) -> Rung | None:
-    """Return the last float32 rung before the final one: what the final one replaces."""
-    return next((r for r in reversed(rungs[:-1]) if r.precision == "float32" and r.parity is not None), None)
 
 
 _Measured = tuple[float | None, str]
@@ -256,17 +259,32 @@ def _cosine(last: Rung, _: Rung | None) -> _Measured:
 
 
 def _speedup(last: Rung, base: Rung | None) -> _Measured:
-    if base is None or not base.latency or not last.latency:
-        return None, "needs a benchmark of this rung and of the float rung before it"
+    if base is None:
+        return None, ""
+    if base.name == last.name:
+        return 1.0, "nothing was replaced"
+    if not base.latency or not last.latency:
+        return None, f"needs a benchmark of '{last.name}' and '{base.name}'"
     if base.runtime != last.runtime:
         return None, f"'{base.name}' ran on {base.runtime}, '{last.name}' on {last.runtime}"
     return base.latency[0].p50_ms / last.latency[0].p50_ms, f"against '{base.name}', batch {last.latency[0].batch}"
 
 
 def _size_ratio(last: Rung, base: Rung | None) -> _Measured:
-    if base is None or not base.bytes or not last.bytes:
-        return None, "needs a float rung before this one"
+    if base is None:
+        return None, ""
+    if base.name == last.name:
+        return 1.0, "nothing was replaced"
+    if not base.bytes or not last.bytes:
+        return None, f"needs the file sizes of '{last.name}' and '{base.name}'"
     return last.bytes / base.bytes, f"against '{base.name}'"
+
+
+def _actual_precision(last: Rung, _: Rung | None) -> _Measured:
+    if last.executed is None:
+        return None, f"{last.runtime} was not profiled on '{last.name}'"
+    found = ", ".join(f"{name} {share:.1%}" for name, share in sorted(last.executed.items(), key=lambda x: -x[1]))
+    return last.executed.get(last.precision, 0.0), f"{last.runtime} executed {found} of the weighted work"
 
 
 _GATES = {
@@ -275,4 +293,5 @@ _GATES = {
     "min_cosine": _cosine,
     "min_speedup": _speedup,
     "max_size_ratio": _size_ratio,
+    "min_actual_precision": _actual_precision,
 }

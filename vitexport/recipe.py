@@ -209,8 +209,12 @@ class Gates(_Settings):
         max_top1_drop: Points of top-1 lost against PyTorch on the labelled images.
         min_agreement: Top-1 agreement with PyTorch, 0 to 1.
         min_cosine: Smallest per-image cosine similarity with PyTorch.
-        min_speedup: Speed against the simplified float rung on the same runtime.
-        max_size_ratio: File size against the simplified float rung.
+        min_speedup: Speed against the ``baseline`` rung on the same runtime, measured interleaved.
+        max_size_ratio: File size against the ``baseline`` rung.
+        min_actual_precision: Share of the multiply-accumulates with weights that the runtime really executes in the
+            rung's precision, 0 to 1, read from the runtime's own profile or engine.
+        baseline: Rung that speed and size are compared with: what the final one replaces.
+        on_failure: ``fail`` ends with exit code 3; ``ladder`` tries the next safer quantization first, down to none.
     """
 
     max_top1_drop: float | None = Field(default=None, ge=0)
@@ -218,6 +222,13 @@ class Gates(_Settings):
     min_cosine: float | None = None
     min_speedup: float | None = Field(default=None, gt=0)
     max_size_ratio: float | None = Field(default=None, gt=0)
+    min_actual_precision: float | None = Field(default=None, gt=0, le=1)
+    baseline: str = "simplified"
+    on_failure: Literal["fail", "ladder"] = "fail"
+
+    def limits(self) -> dict[str, float | None]:
+        """Return every limit by name; None where it is not set."""
+        return {name: value for name, value in self.model_dump().items() if name not in ("baseline", "on_failure")}
 
 
 class Recipe(_Settings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,15 @@ from vitexport.preprocess import normalize
 from vitexport.recipe import Gates, Recipe, VerifySettings, parse_recipe
 from vitexport.recording import Recording, ReplayInputs
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
+from vitexport.runtimes.executed import executed_layers, share_of_work
 from vitexport.runtimes.record import record
-from vitexport.tensors import Array
+from vitexport.tensors import Array, batch_limit
 
 __all__ = [
     "BENCHMARK_FILE",
     "RECIPE_FILE",
     "bundle_recipe",
+    "executed_shares",
     "judge",
     "recording_name",
     "replay",
@@ -54,20 +56,21 @@ def judge(bundle: Bundle, recipe: Recipe) -> Ladder:
     """
     reference = bundle.artifact(recording_name(REFERENCE))
     labels = reference.details.get("image_labels")
-    latencies = _latencies(bundle)
+    measured = _measured(bundle)
     rungs = []
     for artifact in bundle.models:
         recorded = bundle.find(recording_name(artifact.name))
         if recorded is not None:
             recording = Recording.load(bundle.path(recorded))
-            rungs.append(_rung(bundle, artifact, recording, recipe.verify, latencies.get(artifact.name, ())))
+            latency, executed = measured.get(artifact.name, ((), None))
+            rungs.append(_rung(artifact, recording, recipe.verify, latency, executed))
     return climb(
         RungInput(
             REFERENCE,
             "float32",
             Recording.load(bundle.path(reference)),
             recipe.verify.float_tolerance,
-            latency=latencies.get(REFERENCE, ()),
+            latency=measured.get(REFERENCE, ((), None))[0],
         ),
         rungs,
         labels=labels,
@@ -97,9 +100,10 @@ def replay(
     for artifact in bundle.models:
         with open_runtime(bundle.path(artifact), runtime, options) as opened:
             recording = record(opened, inputs.images, _replay_batches(opened, bundle, inputs, recipe.verify.batch_size))
-        rungs.append(_rung(bundle, artifact, recording, recipe.verify, ()))
-    # Speed and size gates judge the machine that made the bundle; here only the answers are checked.
-    gates = Gates(**{name: value for name, value in recipe.gates.model_dump().items() if name in _ANSWER_GATES})
+            executed = executed_shares(opened, bundle, artifact, inputs, options)
+        rungs.append(_rung(artifact, recording, recipe.verify, (), executed))
+    # Speed and size gates judge the machine that made the bundle; here the answers and what computes them are checked.
+    gates = Gates.model_validate({name: recipe.gates.limits()[name] for name in _ANSWER_GATES})
     return climb(
         RungInput(REFERENCE, "float32", reference, recipe.verify.float_tolerance),
         rungs,
@@ -118,7 +122,7 @@ def replay_inputs(bundle: Bundle) -> ReplayInputs:
     return ReplayInputs.load(bundle.root / reference.companions[0].path)
 
 
-_ANSWER_GATES = ("min_agreement", "min_cosine")
+_ANSWER_GATES = ("min_agreement", "min_cosine", "min_actual_precision")
 
 
 def replay_feed(runtime: Runtime, bundle: Bundle, inputs: ReplayInputs, rows: slice) -> Array:
@@ -135,8 +139,25 @@ def _replay_batches(runtime: Runtime, bundle: Bundle, inputs: ReplayInputs, size
     return [replay_feed(runtime, bundle, inputs, slice(start, start + size)) for start in starts]
 
 
+def executed_shares(
+    runtime: Runtime, bundle: Bundle, artifact: Artifact, inputs: ReplayInputs, options: RuntimeOptions | None
+) -> Mapping[str, float] | None:
+    """Return the share of the weighted work a runtime executes in each precision; None where it cannot be read."""
+    if runtime.name != "onnxruntime":
+        return artifact.details.get("executed")
+    feed = replay_feed(runtime, bundle, inputs, slice(0, 1))
+    size = batch_limit(runtime.inputs[0]) or 1
+    feeds = {runtime.inputs[0].name: np.resize(feed, (size, *feed.shape[1:]))}
+    layers = executed_layers(bundle.path(artifact), feeds, options)
+    return {kind: share_of_work(layers, kind) for kind in sorted({layer.precision for layer in layers})}
+
+
 def _rung(
-    bundle: Bundle, artifact: Artifact, recording: Recording, verify: VerifySettings, latency: tuple[Latency, ...]
+    artifact: Artifact,
+    recording: Recording,
+    verify: VerifySettings,
+    latency: tuple[Latency, ...],
+    executed: Mapping[str, float] | None,
 ) -> RungInput:
     return RungInput(
         name=artifact.name,
@@ -146,16 +167,22 @@ def _rung(
         same_inputs=artifact.details.get("input", "float32") == "float32",
         bytes=artifact.total_bytes,
         latency=latency,
+        executed=executed,
     )
 
 
-def _latencies(bundle: Bundle) -> dict[str, tuple[Latency, ...]]:
+def _measured(bundle: Bundle) -> dict[str, tuple[tuple[Latency, ...], Mapping[str, float] | None]]:
+    """Return latencies and executed precisions by rung; empty where nothing was measured."""
     artifact = bundle.find("benchmark")
     if artifact is None:
         return {}
     path: Path = bundle.path(artifact)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return {name: tuple(Latency.from_dict(entry) for entry in entries) for name, entries in data["rungs"].items()}
+        executed = data.get("executed", {})
+        return {
+            name: (tuple(Latency.from_dict(entry) for entry in entries), executed.get(name))
+            for name, entries in data["rungs"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"Expected latencies in '{path}', found: {error!r}", "Run the recipe again.") from error

@@ -12,7 +12,7 @@ from vitexport.errors import InferenceError, MissingDependencyError, RuntimeBack
 from vitexport.runtimes.base import Adapter, RuntimeOptions
 from vitexport.tensors import Array, TensorSpec
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["OnnxRuntime", "vendor_errors"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
@@ -63,7 +63,7 @@ class OnnxRuntime(Adapter):
             session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             session = ort.InferenceSession(str(model), session_options, providers=[_provider(ort, provider)])
-        except _vendor_errors() as error:
+        except vendor_errors() as error:
             raise RuntimeBackendError(
                 f"ONNX Runtime cannot open '{model}': {error}",
                 "Check that the file is a complete ONNX model, with its external data beside it; "
@@ -74,7 +74,7 @@ class OnnxRuntime(Adapter):
     def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         try:
             values = self._session.run(self._output_names, feeds)
-        except _vendor_errors() as error:
+        except vendor_errors() as error:
             raise InferenceError(f"ONNX Runtime failed: {error}", "Check the input values and free memory.") from error
         return dict(zip(self._output_names, values, strict=True))
 
@@ -97,7 +97,7 @@ def _provider(ort: Any, name: str) -> str:
     return _PROVIDERS[name]
 
 
-def _vendor_errors() -> tuple[type[Exception], ...]:
+def vendor_errors() -> tuple[type[Exception], ...]:
     """Return what ONNX Runtime raises: its own tree hangs directly under Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
