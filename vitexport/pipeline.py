@@ -191,7 +191,6 @@ class _Run:
     def _load(self) -> None:
         recipe = self.recipe
         settings = settings_of(
-            recipe.model,
             name=recipe.name,
             image_size=recipe.export.image_size,
             batch_size=recipe.verify.batch_size,
