@@ -23,7 +23,7 @@ __all__ = ["BUNDLE_FILE", "Artifact", "Bundle", "FileRecord", "Provenance"]
 
 BUNDLE_FILE = "bundle.json"
 
-Kind = Literal["onnx", "simplified", "quantized", "engine", "recording", "benchmark", "report", "recipe"]
+Kind = Literal["onnx", "simplified", "quantized", "engine", "recording", "benchmark", "analysis", "report", "recipe"]
 
 
 class _Record(BaseModel):

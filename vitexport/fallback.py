@@ -14,7 +14,10 @@ from vitexport.errors import StageError
 from vitexport.ladder import REFERENCE, Ladder
 from vitexport.recipe import Budget, Gates, QuantizeSettings
 
-__all__ = ["Attempt", "Candidate", "candidates", "settle"]
+__all__ = ["ATTEMPTS", "Attempt", "Candidate", "candidates", "settle"]
+
+ATTEMPTS = "attempts"
+"""Name of the artifact that holds the attempts."""
 
 _GAINS = frozenset({"min_speedup", "max_size_ratio", "min_actual_precision"})
 """Gates that ask for a gain. Keeping more layers in float can only lower it."""
@@ -122,8 +125,8 @@ def settle(choices: Sequence[Candidate], attempt: Callable[[Candidate], Ladder])
             continue
         broken = _float_failures(ladder)
         kept = ladder.passed or last or bool(broken)
-        reasons = ladder.failures()
-        done.append(Attempt(choice.name, index, ladder.passed, kept, reasons, _measured(ladder)))
+        failures = ladder.failures()
+        done.append(Attempt(choice.name, index, ladder.passed, kept, failures, _measured(ladder)))
         if kept:
             break  # a float rung that fails is no fault of the quantization: nothing safer would help
         gains_failed = all(rung.passed for rung in ladder.rungs) and all(

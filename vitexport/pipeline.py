@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 import yaml
 
 from vitexport.accuracy import find_labels
-from vitexport.bundle import BUNDLE_FILE, Artifact, Bundle, Kind
-from vitexport.errors import BundleError, CalibrationError
+from vitexport.bundle import Artifact, Bundle, Kind
+from vitexport.errors import CalibrationError
 from vitexport.evidence import VerificationImages, measure_latency, record_reference, record_rung
-from vitexport.files import sha256_file, write_atomic
+from vitexport.fallback import ATTEMPTS, Candidate, candidates, settle
+from vitexport.files import write_atomic
 from vitexport.images import list_images
 from vitexport.ladder import REFERENCE, Ladder
-from vitexport.recipe import ImageSet, Recipe
+from vitexport.recipe import QuantizeSettings, Recipe
 from vitexport.report import write_report
-from vitexport.resume import Step, StepEvent, is_current, make, settings_of, source_fingerprint
+from vitexport.resume import Step, StepEvent, images_fingerprint, settings_of, source_fingerprint
 from vitexport.stage import StageResult
 from vitexport.verdict import RECIPE_FILE, judge, recording_name
+from vitexport.workspace import OnEvent, StaleError, Workspace
 
 if TYPE_CHECKING:
     from vitexport.host.sources import LoadedModel
@@ -33,8 +35,6 @@ STAGES = ("load", "export", "simplify", "quantize", "verify", "benchmark", "repo
 
 _TORCH = ("torch", "transformers", "timm")
 _ONNX = ("onnx", "onnx-ir", "onnxruntime")
-
-OnEvent = Callable[[StepEvent], None]
 
 
 @dataclass(frozen=True)
@@ -83,48 +83,33 @@ def run(
     Raises:
         VitexportError: A stage could not do what was asked; what earlier stages made stays and is reused next time.
     """
-    return _Run(recipe, root, force=force, dry_run=dry_run, on_event=on_event).climb(plan(recipe, until))
-
-
-class _StaleError(Exception):
-    """A dry run met a step that would have to run."""
-
-    def __init__(self, stage: str) -> None:
-        super().__init__(stage)
-        self.stage = stage
+    work = Workspace(root, force=force, dry_run=dry_run, on_event=on_event)
+    return _Run(recipe, work).climb(plan(recipe, until))
 
 
 class _Run:
-    """State of one run: the bundle as it grows, and the PyTorch model if a stage needs it."""
+    """One run of a recipe: its stages, its images, and the PyTorch model if a stage needs it."""
 
-    def __init__(self, recipe: Recipe, root: Path, *, force: bool, dry_run: bool, on_event: OnEvent) -> None:
-        self.dry_run = dry_run
+    def __init__(self, recipe: Recipe, work: Workspace) -> None:
         self.recipe = recipe
-        self.root = root
-        self.force = force
-        self.on_event = on_event
-        self.executed: list[str] = []
-        self.skipped: list[str] = []
-        self.bundle: Bundle | None = None
-        if (root / BUNDLE_FILE).is_file():
-            self.bundle = Bundle.open(root, check_files=False)
+        self.work = work
 
     def climb(self, stages: tuple[str, ...]) -> RunResult:
         # Everything the user named is checked before the first expensive stage.
         _ = self.verification
         if "quantize" in stages:
             _ = self.calibration
-        if not self.dry_run:
+        if not self.work.dry_run:
             self._prune()
         try:
             for stage in stages:
                 getattr(self, f"_{stage}")()
-        except _StaleError as stale:
+        except StaleError as stale:
             pending = stages[stages.index(stale.stage) :]
-            return RunResult(self.bundle, None, pending, tuple(self.skipped))
-        bundle = self._current()
+            return RunResult(self.work.bundle, None, pending, tuple(self.work.skipped))
+        bundle = self.work.current()
         ladder = judge(bundle, self.recipe) if "verify" in stages else None
-        return RunResult(bundle, ladder, tuple(self.executed), tuple(self.skipped))
+        return RunResult(bundle, ladder, tuple(self.work.executed), tuple(self.work.skipped))
 
     @cached_property
     def verification(self) -> VerificationImages:
@@ -156,35 +141,7 @@ class _Run:
     @cached_property
     def images_key(self) -> str:
         images = self.verification
-        return _fingerprint(self.recipe.data.verification, images.paths) + f":{images.labels}"
-
-    def _current(self) -> Bundle:
-        if self.bundle is None:
-            raise BundleError(f"'{self.root}' holds no bundle yet.", "Run the recipe from its first stage.")
-        return self.bundle
-
-    def _ensure(self, step: Step) -> Artifact:
-        """Run a step unless its result is current, and keep the result in the bundle at once."""
-        current = None if self.force or self.bundle is None else is_current(step, self.bundle)
-        if current is not None:
-            if step.stage not in self.skipped:
-                self.skipped.append(step.stage)
-            self.on_event(StepEvent(step.stage, "skipped", f"{step.output} is current"))
-            return current
-        if self.dry_run:
-            raise _StaleError(step.stage)
-        self.on_event(StepEvent(step.stage, "running", step.output))
-        self.root.mkdir(parents=True, exist_ok=True)
-        artifact = make(step, self.root)
-        self.bundle = self._current().with_artifact(artifact)
-        self.bundle.save()
-        if step.stage not in self.executed:
-            self.executed.append(step.stage)
-        self.on_event(StepEvent(step.stage, "done", step.output))
-        return artifact
-
-    def _advance(self, stage: str) -> Callable[[str, float], None]:
-        return lambda message, fraction: self.on_event(StepEvent(stage, "running", message, fraction))
+        return images_fingerprint(self.recipe.data.verification.images, images.paths) + f":{images.labels}"
 
     # Stages, in order
 
@@ -196,7 +153,7 @@ class _Run:
             batch_size=recipe.verify.batch_size,
             replay_images=recipe.verify.replay_images,
         )
-        self._ensure(
+        self.work.ensure(
             Step(
                 "load",
                 recording_name(REFERENCE),
@@ -207,18 +164,18 @@ class _Run:
                 self._record_reference,
             )
         )
-        self._ensure(Step("load", "recipe", "recipe", self._resolved_recipe(), (), (), self._write_recipe))
+        self.work.ensure(Step("load", "recipe", "recipe", self._resolved_recipe(), (), (), self._write_recipe))
 
     def _record_reference(self) -> StageResult:
         loaded = self.loaded
-        result = record_reference(loaded, self.verification, self.recipe.verify, self.recordings)
-        self.bundle = Bundle(
-            self.root,
+        result = record_reference(loaded, self.verification, self.recipe.verify, self.work.recordings)
+        self.work.bundle = Bundle(
+            self.work.root,
             name=self.recipe.name,
             model=loaded.spec,
             preprocess=loaded.preprocess,
             labels=loaded.labels,
-            artifacts=self.bundle.artifacts if self.bundle else (),
+            artifacts=self.work.bundle.artifacts if self.work.bundle else (),
         )
         return result
 
@@ -226,7 +183,7 @@ class _Run:
         return self.recipe.model_dump(mode="json")
 
     def _write_recipe(self) -> StageResult:
-        path = self.root / RECIPE_FILE
+        path = self.work.root / RECIPE_FILE
         write_atomic(path, yaml.safe_dump(self._resolved_recipe(), sort_keys=False))
         return StageResult(path, "")
 
@@ -234,40 +191,78 @@ class _Run:
         def export() -> StageResult:
             from vitexport.host.export import export_onnx
 
-            return export_onnx(self.loaded, self.recipe.export, self._model_path("onnx"))
+            return export_onnx(self.loaded, self.recipe.export, self.work.model_path("onnx"))
 
         settings = settings_of(self.recipe.export)
-        self._ensure(Step("export", "onnx", "onnx", settings, (self.model_key,), (*_TORCH, *_ONNX), export))
+        self.work.ensure(Step("export", "onnx", "onnx", settings, (self.model_key,), (*_TORCH, *_ONNX), export))
 
     def _simplify(self) -> None:
         def simplify() -> StageResult:
             from vitexport.host.simplify import simplify_onnx
 
-            return simplify_onnx(self._rung_path("onnx"), self.recipe.simplify, self._model_path("simplified"))
+            return simplify_onnx(self.work.model_of("onnx"), self.recipe.simplify, self.work.model_path("simplified"))
 
-        self._ensure(self._transform("simplify", "simplified", "simplified", "onnx", ("onnxsim", *_ONNX), simplify))
+        self.work.ensure(self._transform("simplify", "simplified", "simplified", "onnx", ("onnxsim", *_ONNX), simplify))
 
     def _quantize(self) -> None:
         settings = self.recipe.quantize
         assert settings is not None  # plan() leaves the stage out otherwise
+        if self.recipe.gates.on_failure == "fail":
+            self._make_candidate(settings)
+            return
+        choices = candidates(settings, self.recipe.gates)
+        step_settings = {key: settings_of(getattr(self.recipe, key)) for key in ("quantize", "gates", "verify")}
+        step_settings["benchmark"] = settings_of(self.recipe.benchmark)
+        parents = (self.work.current().artifact("simplified").file.sha256, *self._calibration_keys(), self.model_key)
+        settled = self.work.ensure(
+            Step("quantize", ATTEMPTS, "analysis", step_settings, parents, _ONNX, partial(self._settle, choices))
+        )
+        self._make_candidate(choices[settled.details["kept"]].settings)
+
+    def _settle(self, choices: Sequence[Candidate]) -> StageResult:
+        """Try candidates until one meets the gates, and write down what happened."""
+
+        def attempt(choice: Candidate) -> Ladder:
+            self.work.on_event(StepEvent("quantize", "running", f"trying {choice.name}"))
+            self._make_candidate(choice.settings)
+            self._verify()
+            self._benchmark()
+            return judge(self.work.current(), self.recipe)
+
+        done = settle(choices, attempt)
+        kept = next(entry for entry in done if entry.kept)
+        path = self.work.root / "analysis" / f"{ATTEMPTS}.json"
+        write_atomic(path, json.dumps({"attempts": [asdict(entry) for entry in done]}, indent=2) + "\n")
+        chosen = choices[kept.index].settings
+        return StageResult(path, "", (), {"kept": kept.index, "precision": chosen.precision if chosen else ""})
+
+    def _make_candidate(self, settings: QuantizeSettings | None) -> None:
+        """Make the quantized rung, or none, and drop those of other precisions."""
+        if settings is None:
+            self.work.keep_models({"onnx", "simplified"})
+            return
         name = settings.precision
 
         def quantize() -> StageResult:
             from vitexport.host.quantize import quantize_onnx
 
             return quantize_onnx(
-                self._rung_path("simplified"),
+                self.work.model_of("simplified"),
                 self.calibration,
                 settings,
-                self._model_path(name),
+                self.work.model_path(name),
                 verification=self.verification.paths,
-                progress=self._advance("quantize"),
+                progress=self.work.advance("quantize"),
             )
 
+        parents = (self.work.current().artifact("simplified").file.sha256, *self._calibration_keys())
+        self.work.ensure(Step("quantize", name, "quantized", settings_of(settings), parents, _ONNX, quantize))
+        self.work.keep_models({"onnx", "simplified", name})
+
+    def _calibration_keys(self) -> tuple[str, str]:
         calibration = self.recipe.data.calibration
         assert calibration is not None  # self.calibration has checked it
-        parents = (_fingerprint(calibration, self.calibration), self.images_key)
-        self._ensure(self._transform("quantize", name, "quantized", "simplified", _ONNX, quantize, parents))
+        return images_fingerprint(calibration.images, self.calibration), self.images_key
 
     def _transform(
         self,
@@ -277,15 +272,14 @@ class _Run:
         source: str,
         tools: tuple[str, ...],
         make_it: Callable[[], StageResult],
-        parents: tuple[str, ...] = (),
     ) -> Step:
         settings = settings_of(getattr(self.recipe, stage))
-        parent = self._current().artifact(source).file.sha256
-        return Step(stage, output, kind, settings, (parent, *parents), tools, make_it)
+        parent = self.work.current().artifact(source).file.sha256
+        return Step(stage, output, kind, settings, (parent,), tools, make_it)
 
     def _verify(self) -> None:
-        for artifact in self._current().models:
-            self._ensure(
+        for artifact in self.work.current().models:
+            self.work.ensure(
                 Step(
                     "verify",
                     recording_name(artifact.name),
@@ -298,63 +292,39 @@ class _Run:
             )
 
     def _record_rung(self, artifact: Artifact) -> StageResult:
-        return record_rung(self._current(), artifact, self.verification, self.recipe.verify, self.recordings)
+        return record_rung(self.work.current(), artifact, self.verification, self.recipe.verify, self.work.recordings)
 
     def _benchmark(self) -> None:
-        rungs = self._current().models
+        rungs = self.work.current().models
         parents = (self.model_key, *(artifact.file.sha256 for artifact in rungs))
         settings = settings_of(self.recipe.benchmark)
         tools = (*_TORCH, "onnxruntime")
-        self._ensure(Step("benchmark", "benchmark", "benchmark", settings, parents, tools, self._measure))
+        self.work.ensure(Step("benchmark", "benchmark", "benchmark", settings, parents, tools, self._measure))
 
     def _measure(self) -> StageResult:
-        return measure_latency(self._current(), self.loaded, self.recipe.benchmark)
+        return measure_latency(self.work.current(), self.loaded, self.recipe.benchmark)
 
     def _report(self) -> None:
-        bundle = self._current()
+        bundle = self.work.current()
         parents = tuple(artifact.file.sha256 for artifact in bundle.artifacts if artifact.kind != "report")
         settings = settings_of(self.recipe.gates)
-        self._ensure(
+        self.work.ensure(
             Step("report", "report", "report", settings, parents, ("Jinja2", "matplotlib"), self._write_report)
         )
 
     def _write_report(self) -> StageResult:
-        bundle = self._current()
+        bundle = self.work.current()
         path, *companions = write_report(bundle, judge(bundle, self.recipe), self.recipe)
         return StageResult(path, "", tuple(companions))
 
-    # Paths and names
-
-    @property
-    def recordings(self) -> Path:
-        return self.root / "recordings"
-
-    def _model_path(self, name: str) -> Path:
-        return self.root / "models" / f"{name}.onnx"
-
-    def _rung_path(self, name: str) -> Path:
-        bundle = self._current()
-        return bundle.path(bundle.artifact(name))
-
     def _prune(self) -> None:
-        """Drop models, with their files, that an earlier recipe made here and this one does not."""
-        if self.bundle is None:
+        """Drop what an earlier recipe made here and this one does not."""
+        if self.work.bundle is None:
             return
         wanted = {"onnx", "simplified", self.recipe.quantize.precision if self.recipe.quantize else ""}
-        stale = {artifact.name for artifact in self.bundle.models} - wanted
-        names = stale | {recording_name(name) for name in stale}
-        gone = [artifact for artifact in self.bundle.artifacts if artifact.name in names]
-        if gone:
-            self.bundle = self.bundle.without(names)
-            self.bundle.save()
-        for artifact in gone:
-            for record in (artifact.file, *artifact.companions):
-                (self.root / record.path).unlink(missing_ok=True)
-
-
-def _fingerprint(images: ImageSet, paths: Sequence[Path]) -> str:
-    """Return a hash over the names and bytes of images."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.relative_to(images.images).as_posix()}\0{sha256_file(path)}\0".encode())
-    return digest.hexdigest()
+        attempts = self.work.bundle.find(ATTEMPTS)
+        if attempts is not None and self.recipe.gates.on_failure == "ladder" and self.recipe.quantize is not None:
+            wanted.add(attempts.details["precision"])
+        elif attempts is not None:
+            self.work.drop({ATTEMPTS})
+        self.work.keep_models(wanted)

@@ -19,7 +19,17 @@ from vitexport.files import sha256_file
 from vitexport.recipe import ModelSettings
 from vitexport.stage import StageResult
 
-__all__ = ["Step", "StepEvent", "is_current", "make", "settings_of", "source_fingerprint", "step_key", "tool_versions"]
+__all__ = [
+    "Step",
+    "StepEvent",
+    "images_fingerprint",
+    "is_current",
+    "make",
+    "settings_of",
+    "source_fingerprint",
+    "step_key",
+    "tool_versions",
+]
 
 StepStatus = Literal["running", "done", "skipped"]
 
@@ -126,6 +136,14 @@ def source_fingerprint(settings: ModelSettings) -> str:
     else:
         described.append(settings.source)
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def images_fingerprint(folder: Path, paths: Sequence[Path]) -> str:
+    """Return a hash over the names, relative to their folder, and bytes of images."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\0".encode())
+    return digest.hexdigest()
 
 
 def settings_of(*models: BaseModel | None, **more: Any) -> dict[str, Any]:
