@@ -83,7 +83,7 @@ def build_engine(
                 gpu=None if api.builds_without_gpu else gpu,
                 compute_capabilities=settings.compute_capabilities,
             )
-        config = make_config(network, settings, device)
+        config = make_config(network, settings, device, has_gpu=gpu is not None)
         profiles = add_profiles(network, config, settings)
         cache = None if api.builds_without_gpu else settings.timing_cache or _default_timing_cache(api, gpu)
         load_timing_cache(config, cache)

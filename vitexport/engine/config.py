@@ -15,8 +15,14 @@ from vitexport.runtimes.tensorrt_api import TensorRTApi
 __all__ = ["add_profiles", "load_timing_cache", "make_config", "save_timing_cache", "target_capabilities"]
 
 
-def make_config(network: Network, settings: EngineSettings, device: DeviceProfile | None) -> Any:
+def make_config(network: Network, settings: EngineSettings, device: DeviceProfile | None, *, has_gpu: bool) -> Any:
     """Return an ``IBuilderConfig`` for these settings, without optimisation profiles.
+
+    Args:
+        network: The parsed network.
+        settings: How to build.
+        device: Profile that bounds the workspace and names the target.
+        has_gpu: Whether this machine has a GPU; ahead-of-time builds can do less without one.
 
     Raises:
         EngineBuildError: A setting needs something this release does not have.
@@ -36,6 +42,8 @@ def make_config(network: Network, settings: EngineSettings, device: DeviceProfil
     _set_flag(api, config, "STRIP_PLAN", settings.strip_weights)
     _set_flag(api, config, "REFIT", settings.refit)
     _set_flag(api, config, "WEIGHT_STREAMING", settings.weight_streaming)
+    if api.builds_without_gpu:
+        _check_ahead_of_time(api, settings, has_gpu=has_gpu)
     if settings.hardware_compatibility != "none":
         name = settings.hardware_compatibility.upper()
         level = api.member("HardwareCompatibilityLevel", name)
@@ -136,6 +144,21 @@ def _set_flag(api: TensorRTApi, config: Any, name: str, wanted: bool) -> None:
         config.set_flag(flag)
     else:
         config.clear_flag(flag)
+
+
+def _check_ahead_of_time(api: TensorRTApi, settings: EngineSettings, *, has_gpu: bool) -> None:
+    """Refuse what an ahead-of-time build cannot do, in words rather than with a failed check inside the compiler."""
+    if settings.version_compatible:
+        raise EngineBuildError(
+            f"{api.provider} engines do not move between releases, so none is version-compatible.",
+            "Leave --version-compatible out, and build again with every release.",
+        )
+    if (settings.strip_weights or settings.refit) and not has_gpu:
+        raise EngineBuildError(
+            f"{api.provider} {api.version} compiles engines without weights or with replaceable ones only where "
+            "there is a GPU, and this machine has none.",
+            "Leave --strip-weights and --refit out, or build on a machine with a GPU.",
+        )
 
 
 def _with_batch(

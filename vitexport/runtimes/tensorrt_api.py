@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from vitexport.errors import MissingDependencyError, RuntimeBackendError
 __all__ = ["PROVIDERS", "ProviderName", "TensorRTApi", "load_api"]
 
 ProviderName = Literal["tensorrt", "tensorrt-rtx"]
+
+# What TensorRT-RTX logs beside every real message on a machine without a GPU; it says nothing about the model.
+_NO_GPU = re.compile(r"catchCudaError.*cudaError 35", re.DOTALL)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -148,7 +152,7 @@ def _make_logger(module: Any, records: _Records) -> Any:
             level = levels.get(severity, logging.DEBUG)
             # Warnings and errors reach the user as part of our messages, so they are not also printed.
             _LOGGER.debug("%s", message)
-            if level >= logging.WARNING:
+            if level >= logging.WARNING and not _NO_GPU.search(message):
                 with records.lock:
                     for collected in records.open:
                         collected.append(str(message).strip())

@@ -15,7 +15,7 @@ __all__ = ["dynamic_axes", "external_weights", "float64", "operators", "opset", 
 # Highest opset each release documents: operators.md of 10.3 and the "ONNX Opset Guide" of 11.
 MAX_OPSET = {"10.3": 20, "11": 25, "rtx": 25}
 
-_TWO_GIB = 2**31 - 1
+TWO_GIB = 2**31 - 1
 
 
 def operators(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
@@ -109,7 +109,7 @@ def weights_size(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
     """Weights inside a file that a protobuf message cannot hold."""
     inline = sum(len(tensor.raw_data) for tensor in graph.model.graph.initializer)
     stored = max(inline, graph.path.stat().st_size)
-    if stored > _TWO_GIB:
+    if stored > TWO_GIB:
         yield Finding(
             "weights-size",
             "error",
