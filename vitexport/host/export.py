@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections import Counter
@@ -17,6 +18,7 @@ import torch
 from vitexport.errors import ExportError
 from vitexport.host.graph.constants import shape_of
 from vitexport.host.graph.file import read_onnx, write_onnx
+from vitexport.host.graph.pixel_input import PixelInput
 from vitexport.host.graph.scopes import MODULE_KEY, ModuleNames, module_from_exporter
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.model import ModelCard, ModelSpec
@@ -39,10 +41,12 @@ def export_onnx(loaded: LoadedModel, settings: ExportSettings, out: Path) -> Sta
         ExportError: The model cannot be traced or translated, or the file breaks a postcondition.
     """
     started = time.perf_counter()
-    spec = _exported_spec(loaded.spec, settings)
+    spec = _with_batch(loaded.spec, settings)
     model = _trace(loaded, spec, settings)
     _keep_modules(model)
     _declare_interface(model, spec)
+    if settings.input == "uint8":
+        spec = _take_pixels(model, spec, loaded)
     card = ModelCard(spec, loaded.preprocess, loaded.labels, history=(_history(settings),))
     model.metadata_props.clear()
     model.metadata_props.update(card.to_metadata())
@@ -52,7 +56,7 @@ def export_onnx(loaded: LoadedModel, settings: ExportSettings, out: Path) -> Sta
     return StageResult(out, "float32", companions, {**details, "seconds": round(time.perf_counter() - started, 2)})
 
 
-def _exported_spec(spec: ModelSpec, settings: ExportSettings) -> ModelSpec:
+def _with_batch(spec: ModelSpec, settings: ExportSettings) -> ModelSpec:
     """Return the spec with the batch axis of ``settings``."""
 
     def batch(tensor: TensorSpec) -> TensorSpec:
@@ -92,11 +96,19 @@ def _trace(loaded: LoadedModel, spec: ModelSpec, settings: ExportSettings) -> ir
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings of torch about its own code paths, and nothing else."""
-    with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning, UserWarning):
-            warnings.filterwarnings("ignore", category=category, module=r"(torch|copyreg|onnxscript)\b.*")
-        yield
+    """Silence what torch and onnxscript say about their own code paths, and nothing else."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.filterwarnings("ignore", category=category, module=r"(torch|copyreg|onnxscript)\b.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -163,6 +175,18 @@ def _declare_interface(model: ir.Model, spec: ModelSpec) -> None:
                 )
             value.name = tensor.name
             value.shape = ir.Shape(tensor.shape)
+
+
+def _take_pixels(model: ir.Model, spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
+    """Make the graph take uint8 pixels, and return its spec."""
+    try:
+        PixelInput(loaded.preprocess)(model)
+    except ir.passes.PassError as error:
+        raise ExportError(
+            f"'{spec.id}' cannot take uint8 pixels: {error}", "Export it with `input: float32`."
+        ) from error
+    batch, channels, height, width = spec.inputs[0].shape
+    return replace(spec, inputs=(TensorSpec(spec.inputs[0].name, (batch, height, width, channels), "uint8"),))
 
 
 def _history(settings: ExportSettings) -> dict[str, str]:

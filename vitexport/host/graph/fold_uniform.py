@@ -86,4 +86,21 @@ def _kept(node: ir.Node, uniform: dict[ir.Value, float]) -> ir.Value | None:
         candidates = [a for a, b in ((first, second), (second, first)) if b is not None and uniform.get(b) == neutral]
     else:
         return None
-    return next((v for v in candidates if v is not None and shape_of(v) == output), None)
+    passes_on = (v for v in candidates if v is not None and (shape_of(v) == output or _broadcast_later(node, v)))
+    return next(passes_on, None)
+
+
+def _broadcast_later(node: ir.Node, value: ir.Value) -> bool:
+    """Return whether every consumer brings ``value`` to its own result's shape even without ``node``.
+
+    A mask of zeros of the batch's size, added to a position bias of one image, only repeats the bias; the scores that the sum
+    is added to have that size already.
+    """
+    shape = shape_of(value)
+    for use in node.outputs[0].uses():
+        if use.node.op_type not in ("Add", "Mul", "Sub", "Div"):
+            return False
+        other = shape_of(use.node.inputs[1 - use.idx])
+        if shape is None or other is None or other != shape_of(use.node.outputs[0]) or len(shape) > len(other):
+            return False
+    return not node.outputs[0].is_graph_output()

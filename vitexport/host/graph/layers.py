@@ -6,7 +6,7 @@ Works on any graph of weighted MatMuls, Softmax and MatMuls; names come from the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from vitexport.host.graph.constants import is_constant
 from vitexport.host.graph.scopes import module_of
 
-__all__ = ["Attention", "LinearLayer", "Role", "find_attention", "find_linears", "linear_at", "origins_of"]
+__all__ = ["Attention", "LinearLayer", "Role", "block_of", "find_attention", "find_linears", "linear_at", "origins_of"]
 
 Role = Literal["qkv", "proj", "fc1", "fc2", "patch", "head", "other"]
 
@@ -98,6 +98,22 @@ def find_attention(model: ir.Model) -> tuple[Attention, ...]:
     return tuple(found)
 
 
+def block_of(node: ir.Node, attentions: Sequence[Attention]) -> int | None:
+    """Return the index of the transformer block a node belongs to by its module, or None.
+
+    Args:
+        node: A node of a graph that carries module names.
+        attentions: What :func:`find_attention` returned for the graph.
+    """
+    prefixes = {prefix: a.block for a in attentions if (prefix := _block_prefix(a.name)) is not None}
+    module = module_of(node)
+    while module:
+        if module in prefixes:
+            return prefixes[module]
+        module = module.rpartition(".")[0]
+    return None
+
+
 def find_linears(model: ir.Model) -> tuple[LinearLayer, ...]:
     """Return every linear layer of the main graph, in execution order, with its role and block."""
     attentions = find_attention(model)
@@ -106,7 +122,7 @@ def find_linears(model: ir.Model) -> tuple[LinearLayer, ...]:
         for value in (*attention.scores.inputs[:2], attention.context.inputs[1]):
             roles.update({node: ("qkv", attention.block) for node in origins_of(value)})
         roles.update({node: ("proj", attention.block) for node in _linears_after(attention.context.outputs[0], VIEWS)})
-    prefixes = {prefix: a.block for a in attentions if (prefix := _block_prefix(a.name)) is not None}
+    named = any(_block_prefix(a.name) is not None for a in attentions)
     layers: list[LinearLayer] = []
     block: int | None = None
     for node in model.graph:
@@ -116,8 +132,7 @@ def find_linears(model: ir.Model) -> tuple[LinearLayer, ...]:
             role, block = roles[node]
         else:
             role = _role_outside_attention(node)
-            own = prefixes.get(_block_prefix(module_of(node)) or "")
-            block = own if prefixes else block
+            block = block_of(node, attentions) if named else block
         inside = block if role in ("qkv", "proj", "fc1", "fc2") else None
         layer = LinearLayer.of(node, role, inside)
         assert layer is not None
