@@ -76,26 +76,42 @@ def parse_network(api: TensorRTApi, model: Path) -> Network:
     Raises:
         EngineBuildError: The parser refuses the file; carries every reason with its node.
     """
-    with api.messages() as messages:
-        builder = _create(api, "builder", lambda: api.module.Builder(api.logger), messages)
-        definition = _create(api, "network", lambda: builder.create_network(api.network_flags), messages)
-        parser = _create(api, "ONNX parser", lambda: api.module.OnnxParser(definition, api.logger), messages)
-        parsed = parser.parse_from_file(str(model))
-    if not parsed:
-        reasons = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)] or messages
-        raise EngineBuildError(
-            f"{api.provider} {api.version} cannot parse '{model}':\n" + "\n".join(f"  {reason}" for reason in reasons),
-            "`vitexport lint MODEL.onnx --for tensorrt` explains what to change; copy a truncated file again.",
-        )
-    network = Network(api, builder, definition, parser)
-    if not definition.num_inputs or not definition.num_outputs:
+    network = Network(api, None, None, None)
+    try:
+        with api.messages() as messages:
+            network.builder = _create(api, "builder", lambda: api.module.Builder(api.logger), messages)
+            network.definition = _create(
+                api, "network", lambda: network.builder.create_network(api.network_flags), messages
+            )
+            network.parser = _create(
+                api, "ONNX parser", lambda: api.module.OnnxParser(network.definition, api.logger), messages
+            )
+            parsed = network.parser.parse_from_file(str(model))
+        _check_parsed(network, model, parsed, messages)
+        _let_attention_decompose(network)
+    except EngineBuildError:
+        # A frame lets go of its locals in any order; the parser must go before the network it fills.
         network.close()
+        raise
+    return network
+
+
+def _check_parsed(network: Network, model: Path, parsed: bool, messages: Sequence[str]) -> None:
+    api = network.api
+    if parsed and network.definition.num_inputs and network.definition.num_outputs:
+        return
+    if parsed:
         raise EngineBuildError(
             f"{api.provider} {api.version} finds no inputs and outputs in '{model}'.",
             "Give an ONNX file; this one is empty or of another format.",
         )
-    _let_attention_decompose(network)
-    return network
+    # No local may hold the parser: the traceback would keep it alive beyond its network.
+    errors = [_parser_error(network.parser.get_error(index)) for index in range(network.parser.num_errors)]
+    reasons = errors or list(messages)
+    raise EngineBuildError(
+        f"{api.provider} {api.version} cannot parse '{model}':\n" + "\n".join(f"  {reason}" for reason in reasons),
+        "`vitexport lint MODEL.onnx --for tensorrt` explains what to change; copy a truncated file again.",
+    )
 
 
 def _create(api: TensorRTApi, what: str, make: Any, messages: Sequence[str]) -> Any:
@@ -181,8 +197,9 @@ def requested_gemms(network: Network) -> tuple[RequestedGemm, ...]:
 def requested_precision(requested: Sequence[RequestedGemm]) -> Precision:
     """Return what most of the work of the weighted products was asked to compute in."""
     work: dict[Precision, int] = {}
-    for gemm in requested:
-        if gemm.kind != "attention":
+    weighted = [gemm for gemm in requested if gemm.kind != "attention"]
+    for gemm in weighted or requested:
+        if gemm.flops:
             work[gemm.precision] = work.get(gemm.precision, 0) + gemm.flops
     return max(work, key=lambda precision: work[precision]) if work else "other"
 
