@@ -1,0 +1,127 @@
+"""Telling an exact transform from a fault.
+
+Quantizers rescale and shift channels (SmoothQuant and its relatives) and undo it in the next layer, so a tensor of the
+quantized graph may rightly be ``scale * x + shift`` per channel. That is so only where the weights that read it say the
+same; a channel that changed without them is a fault. The bias of K may go altogether: softmax cannot see it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from vitexport.host.graph.constants import array_of
+from vitexport.host.graph.layers import LinearLayer
+
+__all__ = ["Affine", "linear_parameters", "match_channels"]
+
+Floats = NDArray[np.float64]
+
+_CLOSE = 0.25
+"""How far the weights may be from the exact inverse of a channel's scale; int8 rounding stays well below it."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Per channel (last axis): what the candidate holds where the reference holds ``x`` is ``scale * x + shift``."""
+
+    scale: Floats
+    shift: Floats
+
+    def apply(self, reference: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Bring a tensor of the reference into the candidate's coordinates."""
+        return (reference.astype(np.float64) * self.scale + self.shift).astype(reference.dtype)
+
+    def undo(self, candidate: NDArray[np.generic]) -> Floats:
+        """Bring a tensor of the candidate into the reference's coordinates."""
+        return (candidate.astype(np.float64) - self.shift) / self.scale
+
+
+def match_channels(
+    reference: Floats,
+    candidate: Floats,
+    weights: tuple[Floats, Floats],
+    biases: tuple[Floats, Floats] | None,
+) -> Affine | None:
+    """Find the transform of a tensor that the weights reading it undo.
+
+    Args:
+        reference: Tensor of the reference, ``[N, K]``.
+        candidate: The same of the candidate, given exact inputs.
+        weights: ``[K, out]`` of the layer that reads it, in reference and candidate.
+        biases: ``[out]`` of that layer, or None.
+
+    Returns:
+        None where the tensor is meant to be unchanged.
+    """
+    scale, shift = _fit(reference, candidate)
+    before, after = weights
+    energy = (before**2).sum(axis=1)
+    # Least squares per row: after[k] = inverse[k] * before[k].
+    inverse = np.where(energy > 0, (before * after).sum(axis=1) / np.where(energy > 0, energy, 1), 1.0)
+    undone = (np.abs(scale * inverse - 1) < _CLOSE) & (np.abs(scale) > 1e-6)
+    moved = np.abs(scale - 1) > 0.02
+    agreed = np.where(undone & moved, scale, 1.0)
+    mean, found = reference.mean(axis=0), candidate.mean(axis=0)
+    offset = np.where(undone, found - agreed * mean, 0.0)
+    if biases is None or not _shift_undone(offset / agreed, before, biases):
+        offset = np.zeros_like(offset)
+    if np.all(agreed == 1.0) and not offset.any():
+        return None
+    return Affine(agreed, offset)
+
+
+def _fit(reference: Floats, candidate: Floats) -> tuple[Floats, Floats]:
+    """Fit ``candidate = scale * reference + shift`` per channel by least squares."""
+    mean, other = reference.mean(axis=0), candidate.mean(axis=0)
+    centred = reference - mean
+    variance = (centred**2).mean(axis=0)
+    covariance = (centred * (candidate - other)).mean(axis=0)
+    scale = np.where(variance > 1e-12, covariance / np.where(variance > 1e-12, variance, 1), 1.0)
+    return scale, other - scale * mean
+
+
+def _shift_undone(shift: Floats, weights: Floats, biases: tuple[Floats, Floats]) -> bool:
+    """Whether the bias that follows takes a shift back: its change is then ``-shift @ weights``."""
+    expected = -shift @ weights
+    change = biases[1] - biases[0]
+    size = float(np.linalg.norm(expected))
+    return size > 1e-6 and float(np.linalg.norm(change - expected)) < 0.5 * size
+
+
+def linear_parameters(layer: LinearLayer) -> tuple[Floats, Floats | None] | None:
+    """Return weight ``[in, out]`` and bias of a linear layer as float64, dequantized; None for no constants."""
+    weight = _constant(layer.weight)
+    if weight is None or weight.ndim != 2:
+        return None
+    if layer.matmul.op_type == "Gemm" and "transB" in layer.matmul.attributes:
+        weight = weight.T if layer.matmul.attributes["transB"].as_int() else weight
+    return weight, None if layer.bias is None else _constant(layer.bias)
+
+
+def _constant(value: ir.Value | None) -> Floats | None:
+    """Return a constant's content, through the DequantizeLinear or Cast that may follow it."""
+    plain = array_of(value)
+    if plain is not None:
+        return plain.astype(np.float64)
+    node = None if value is None else value.producer()
+    if node is None:
+        return None
+    if node.op_type == "Cast":
+        return _constant(node.inputs[0])
+    if node.op_type != "DequantizeLinear":
+        return None
+    quantized, scale = _constant(node.inputs[0]), _constant(node.inputs[1])
+    if quantized is None or scale is None:
+        return None
+    zero = _constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    if scale.ndim == 1 and scale.size > 1:
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+        shape = [1] * quantized.ndim
+        shape[axis] = -1
+        scale = scale.reshape(shape)
+        zero = None if zero is None else zero.reshape(shape)
+    return (quantized - (0.0 if zero is None else zero)) * scale

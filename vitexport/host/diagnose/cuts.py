@@ -1,0 +1,84 @@
+"""Where a graph can be cut: tensors that two graphs of one model have in common, named as in PyTorch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from vitexport.host.graph.constants import is_constant
+from vitexport.host.graph.layers import LinearLayer, find_attention, find_linears
+from vitexport.host.graph.scopes import module_of
+
+__all__ = ["Cut", "block_of", "find_cuts", "source_of"]
+
+_NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
+_ACTIVATIONS = frozenset({"Gelu", "Relu", "Erf", "Sigmoid", "Tanh", "HardSwish", "Swish"})
+_CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A tensor at which the error of what lies before it is measured.
+
+    Attributes:
+        tensor: Its name.
+        layer: Dotted path of the PyTorch module that made it.
+        role: ``qkv``, ``proj``, ``fc1``, ``fc2``, ``patch``, ``head``, ``other`` for linear layers; ``norm``,
+            ``softmax``, ``context``, ``activation``, ``residual``.
+        position: Place in execution order.
+    """
+
+    tensor: str
+    layer: str
+    role: str
+    position: int
+
+
+def find_cuts(model: ir.Model) -> tuple[Cut, ...]:
+    """Return every cut of the main graph, in execution order."""
+    linears = find_linears(model)
+    made_by: dict[ir.Node, LinearLayer] = {(layer.add or layer.matmul): layer for layer in linears}
+    inner = {layer.matmul for layer in linears if layer.add is not None}
+    softmaxes = {attention.softmax for attention in find_attention(model)}
+    contexts = {source_of(layer.matmul.inputs[0]) for layer in linears if layer.role == "proj"}
+    found: list[Cut] = []
+    for position, node in enumerate(model.graph):
+        if node in inner or not node.outputs or node.outputs[0].name is None:
+            continue
+        role = _role(node, made_by, softmaxes)
+        if role is None and node.outputs[0] in contexts:
+            role = "context"
+        if role is not None:
+            linear = made_by.get(node)
+            name = linear.name if linear is not None else module_of(node) or str(node.name)
+            found.append(Cut(str(node.outputs[0].name), name, role, position))
+    return tuple(found)
+
+
+def _role(node: ir.Node, made_by: dict[ir.Node, LinearLayer], softmaxes: set[ir.Node]) -> str | None:
+    if node in made_by:
+        return made_by[node].role
+    if node in softmaxes:
+        return "softmax"
+    if node.op_type in _NORMS:
+        return "norm"
+    if node.op_type in _ACTIVATIONS:
+        return "activation"
+    if node.op_type == "Add" and not any(is_constant(value) for value in node.inputs):
+        return "residual"
+    return None
+
+
+def source_of(value: ir.Value | None) -> ir.Value | None:
+    """Return the float tensor behind Q/DQ and Cast nodes."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in _CONVERSIONS:
+        value = node.inputs[0]
+    return value
+
+
+def block_of(layer: str) -> str | None:
+    """Return the path of the transformer block a module belongs to: up to its last number; None outside of blocks."""
+    match = re.match(r"(.*(?:^|\.)\d+)(?:\.|$)", layer)
+    return match.group(1) if match else None

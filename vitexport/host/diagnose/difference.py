@@ -1,0 +1,54 @@
+"""Accumulating the difference of two tensors over images, as a whole and per channel."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Difference"]
+
+
+class Difference:
+    """Energy of a signal and of the error on it; channels are the last axis.
+
+    Attributes:
+        not_finite: Elements that are not finite in the candidate but are in the reference.
+    """
+
+    def __init__(self) -> None:
+        self._signal = 0.0
+        self._noise: NDArray[np.float64] = np.zeros(1)
+        self.not_finite = 0
+
+    def add(self, reference: NDArray[np.generic], candidate: NDArray[np.generic]) -> None:
+        """Add one image (or batch).
+
+        Tensors of a square matrix per head (attention probabilities) have tokens as channels, which is as good.
+        """
+        expected = reference.astype(np.float64).reshape(-1, reference.shape[-1])
+        found = candidate.astype(np.float64).reshape(-1, candidate.shape[-1])
+        fine = np.isfinite(found)
+        self.not_finite += int((~fine & np.isfinite(expected)).sum())
+        noise = np.where(fine, found - expected, 0.0) ** 2
+        self._noise = self._noise + noise.sum(axis=0)
+        self._signal += float((expected**2).sum())
+
+    @property
+    def relative(self) -> float:
+        """RMS of the error over RMS of the signal."""
+        return self._ratio(float(self._noise.sum()))
+
+    @property
+    def peak(self) -> float:
+        """RMS of the error in the worst channel over RMS of the signal."""
+        return self._ratio(float(self._noise.max()) * self._noise.size)
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal-to-noise ratio in dB; infinite when equal."""
+        return float("inf") if self.relative == 0 else -20 * float(np.log10(self.relative))
+
+    def _ratio(self, noise: float) -> float:
+        if self._signal == 0:
+            return 0.0 if noise == 0 else float("inf")
+        return float(np.sqrt(noise / self._signal))
