@@ -164,7 +164,8 @@ class _Run:
                 self._record_reference,
             )
         )
-        self.work.ensure(Step("load", "recipe", "recipe", self._resolved_recipe(), (), (), self._write_recipe))
+        if not self.work.dry_run:  # a changed recipe is always written, and by itself redoes nothing
+            self.work.ensure(Step("recipe", "recipe", "recipe", self._resolved_recipe(), (), (), self._write_recipe))
 
     def _record_reference(self) -> StageResult:
         loaded = self.loaded

@@ -50,7 +50,9 @@ def stage_progress(stages: tuple[str, ...]) -> Iterator[OnEvent]:
         tasks = {stage: progress.add_task(stage, total=1, start=False, message="") for stage in stages}
 
         def show(event: StepEvent) -> None:
-            task = tasks[event.stage]
+            task = tasks.get(event.stage)
+            if task is None:
+                return
             progress.start_task(task)
             if event.status == "running":
                 progress.update(task, message=event.message, completed=event.fraction or 0)
