@@ -467,7 +467,8 @@ def _restricted(machine: Machine, made: type) -> type:
         delattr(made, name)
 
     def assign(self: Any, name: str, value: Any) -> None:
-        if not name.startswith("_") and name not in allowed:
+        # A class of ours that derives from one of theirs may carry what it likes, as with the bindings.
+        if type(self) is made and not name.startswith("_") and name not in allowed:
             raise AttributeError(f"{made.__name__} of this release has no '{name}'")
         object.__setattr__(self, name, value)
 

@@ -73,11 +73,6 @@ class TensorRTApi:
         return hasattr(self.module.IBuilderConfig, "set_compute_capability")
 
     @property
-    def checks_engines(self) -> bool:
-        """True if the runtime can tell why an engine is not for this machine before deserializing it."""
-        return hasattr(self.module.Runtime, "get_engine_validity")
-
-    @property
     def target_capabilities(self) -> tuple[str, ...]:
         """Compute capabilities that can be targeted, e.g. ``("7.5", "8.6")``; empty where there is no choice."""
         if not self.builds_without_gpu:
