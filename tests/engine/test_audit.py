@@ -1,0 +1,207 @@
+"""The audit reads both inspector forms and finds what fell back, came apart or cannot be accounted for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from tests.engine.conftest import Pretend
+from tests.engine.graphs import floating, save
+from vitexport.engine.audit import AuditReport, audit_engine, audit_layers, engine_facts
+from vitexport.engine.audit_html import render_html
+from vitexport.engine.build import build_engine
+from vitexport.engine.inspector import EngineLayer, parse_layers
+from vitexport.engine_settings import EngineSettings
+from vitexport.errors import RuntimeBackendError
+from vitexport.runtimes.sidecar import RequestedGemm, sidecar_path
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def _requested(precision: Literal["int8", "fp8"]) -> list[RequestedGemm]:
+    """The matrix products of the fixtures' ViT (192 wide, 197 tokens, 3 heads, two blocks), per image."""
+    found = [RequestedGemm(name="patch/Conv", kind="convolution", precision="float16", flops=57_802_752)]
+    for block in range(2):
+        prefix = f"blocks.{block}."
+        work = {"attn.qkv": 43_573_248, "mlp.fc1": 58_097_664, "mlp.fc2": 58_097_664}
+        found += [
+            RequestedGemm(name=f"{prefix}{name}/MatMul", kind="weighted", precision=precision, flops=flops)
+            for name, flops in work.items()
+        ]
+        found += [
+            RequestedGemm(name=f"{prefix}attn/{name}", kind="attention", precision="float16", flops=14_902_656)
+            for name in ("MatMul", "MatMul_1")
+        ]
+    return [*found, RequestedGemm(name="head/MatMul", kind="weighted", precision="float16", flops=384_000)]
+
+
+def _audit(name: str, precision: Literal["int8", "fp8"] = "int8") -> AuditReport:
+    return audit_layers(parse_layers((FIXTURES / f"{name}.json").read_text()), _requested(precision))
+
+
+@pytest.mark.parametrize("name", ["tensorrt10-int8", "tensorrt11-int8"])
+def test_an_engine_that_did_what_was_asked_passes_in_both_forms(name: str) -> None:
+    report = _audit(name)
+    assert report.passed
+    assert report.kept_share == pytest.approx(1.0)
+    assert report.fell_back == ()
+    assert report.unknown == ()
+    assert (report.fused_attention, report.attention_blocks) == (2, 2)
+    assert (report.reformats, report.copies) == (1, 0)
+    assert report.found_share["int8"] == pytest.approx(report.asked_share["int8"])
+
+
+def test_both_forms_give_the_same_layers() -> None:
+    ten, eleven = (
+        parse_layers((FIXTURES / f"{name}.json").read_text()) for name in ("tensorrt10-int8", "tensorrt11-int8")
+    )
+    assert ten == eleven
+
+
+def test_fp8_is_recognised() -> None:
+    report = _audit("tensorrt11-fp8", "fp8")
+    assert report.passed
+    assert report.found_share["fp8"] == pytest.approx(report.asked_share["fp8"])
+
+
+def test_an_fp8_engine_does_not_pass_for_int8() -> None:
+    report = _audit("tensorrt11-fp8", "int8")
+    assert not report.passed
+    assert {gemm.found for gemm in report.fell_back} == {"fp8"}
+
+
+def test_fallback_missing_and_broken_attention_are_found() -> None:
+    report = _audit("tensorrt10-fallback")
+    assert not report.passed
+    assert [(gemm.name, gemm.asked, gemm.found) for gemm in report.fell_back] == [
+        ("blocks.1.mlp.fc1/MatMul", "int8", "float16")
+    ]
+    assert [gemm.name for gemm in report.unknown] == ["blocks.1.mlp.fc2/MatMul"]
+    assert (report.fused_attention, report.attention_blocks) == (1, 2)
+    assert report.copies == 1
+    lost = 2 * 58_097_664 / sum(gemm.flops for gemm in _requested("int8"))
+    assert report.kept_share == pytest.approx(1 - lost)
+
+
+def test_shares_add_up_to_one() -> None:
+    report = _audit("tensorrt10-fallback")
+    assert sum(report.asked_share.values()) == pytest.approx(1)
+    assert sum(report.found_share.values()) == pytest.approx(1)
+
+
+def test_no_matrix_products_is_a_failure() -> None:
+    assert not audit_layers((), ()).passed
+
+
+def _layer(**values: Any) -> EngineLayer:
+    base: dict[str, Any] = {
+        "name": "l",
+        "kind": "gemm",
+        "tactic": "",
+        "onnx": (),
+        "inputs": (),
+        "outputs": (),
+        "weights": None,
+    }
+    return EngineLayer(**{**base, **values})
+
+
+@pytest.mark.parametrize(
+    ("tactic", "inputs", "weights", "expected"),
+    [
+        ("sm80_xmma_gemm_i8i8_i8i32_f32_tn_n_tilesize256x128x64", (), None, "int8"),
+        ("sm80_xmma_gemm_i8f32_i8i32_f32_tn_n", ("float16",), None, "int8"),
+        ("sm80_xmma_gemm_f16f16_f16f32_f32_nt_n", ("int8",), None, "float16"),
+        ("sm80_xmma_gemm_bf16bf16_bf16f32_f32_tn", (), None, "bfloat16"),
+        ("sm80_xmma_gemm_tf32tf32_tf32f32_f32_nt_n", ("float32",), None, "float32"),
+        ("sm89_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n", (), None, "fp8"),
+        ("ampere_h16816gemm_128x128_ldg8_stages_32x5_tn", (), None, "float16"),
+        ("turing_fp16_s1688gemm_fp16_128x128", (), None, "float16"),
+        ("", ("int8", "int8"), None, "int8"),
+        ("", ("float16", "float32"), None, "float16"),
+        ("", ("float32",), "int8", "int8"),
+        ("", (), None, "other"),
+    ],
+)
+def test_the_kernel_tells_the_precision(tactic: str, inputs: Any, weights: Any, expected: str) -> None:
+    assert _layer(tactic=tactic, inputs=inputs, weights=weights).compute_precision == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Thirty-two wide channel vectorized row major Int8 format.", "int8"),
+        ("Row major linear FP16 format", "float16"),
+        ("Row major linear BFloat16 format", "bfloat16"),
+        ("Row major linear FP32", "float32"),
+        ("FP8", "fp8"),
+    ],
+)
+def test_formats_of_tensorrt_10_are_read(text: str, expected: str) -> None:
+    tensor = {"Name": "x", "Dimensions": [1], "Format/Datatype": text}
+    (layer,) = parse_layers(json.dumps({"Layers": [{"Name": "l", "LayerType": "gemm", "Inputs": [tensor]}]}))
+    assert layer.inputs == (expected,)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"Layers": ["only", "names"]}'])
+def test_what_is_no_detailed_inspection_is_refused(text: str) -> None:
+    with pytest.raises(RuntimeBackendError, match=r"cannot be read|only the names"):
+        parse_layers(text)
+
+
+def _engine(pretend: Pretend, tmp_path: Path, **script: Any) -> Path:
+    pretend(**script)
+    settings = EngineSettings.model_validate({"timing_cache": tmp_path / "t"})
+    build_engine(save(floating(), tmp_path / "m.onnx"), settings, tmp_path / "m.engine")
+    return tmp_path / "m.engine"
+
+
+def _information(tactic: str) -> str:
+    layer = {"Name": "fc", "LayerType": "gemm", "TacticName": tactic, "Metadata": "[ONNX Layer: fc]", "Inputs": []}
+    return json.dumps({"Layers": [layer]})
+
+
+@pytest.mark.parametrize(("tactic", "passed"), [("xmma_gemm_f32f32_", True), ("xmma_gemm_f16f16_", False)])
+def test_an_engine_is_audited_on_its_gpu(tactic: str, passed: bool, pretend: Pretend, tmp_path: Path) -> None:
+    engine = _engine(pretend, tmp_path, inspector=_information(tactic))
+    assert audit_engine(engine).passed is passed
+
+
+def test_the_inspector_goes_before_its_engine(pretend: Pretend, tmp_path: Path) -> None:
+    engine = _engine(pretend, tmp_path)
+    machine = pretend()
+    audit_engine(engine)
+    steps = machine.order("create engine", "create inspector", "delete inspector", "delete engine")
+    assert steps == sorted(steps)
+
+
+def test_without_a_sidecar_there_is_nothing_to_compare_with(pretend: Pretend, tmp_path: Path) -> None:
+    engine = _engine(pretend, tmp_path)
+    sidecar_path(engine).unlink()
+    with pytest.raises(RuntimeBackendError, match="no sidecar"):
+        audit_engine(engine)
+
+
+def test_facts_without_a_gpu_are_the_sidecars(pretend: Pretend, tmp_path: Path) -> None:
+    engine = _engine(pretend, tmp_path)
+    pretend(gpu=None)
+    facts = engine_facts(engine)
+    assert facts.audit is None
+    assert "needs an NVIDIA GPU" in facts.why_no_audit
+    assert facts.summary["precision"] == "float32"
+    page = render_html(facts)
+    assert "Not run on this machine" in page
+    assert "float32 100.0%" in page
+
+
+def test_the_page_shows_what_fell_back_and_escapes_names(pretend: Pretend, tmp_path: Path) -> None:
+    engine = _engine(pretend, tmp_path, inspector=_information("xmma_gemm_f16f16_<script>"))
+    page = render_html(engine_facts(engine))
+    assert '<span class="failed">failed</span>' in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "<tr class=bad><td><code>fc</code></td>" in page
+    assert "http" not in page
