@@ -82,7 +82,7 @@ def test_transformers_processor_gives_the_same_planes_for_a_grey_image(quickstar
 def test_training_depends_on_the_seed_alone_and_writes_what_it_trained(
     train_script: ModuleType, digits_script: ModuleType, tmp_path: Path
 ) -> None:
-    digits = digits_script.load_splits().training[:100]
+    digits = digits_script.load_splits().training[:40]
     spec = train_script.preprocessing(digits)
 
     def trained(seed: int) -> Any:
