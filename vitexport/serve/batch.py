@@ -36,9 +36,6 @@ __all__ = [
     "predict_chunks",
 ]
 
-# Runtimes whose run() may be called from several threads at once.
-_CONCURRENT = frozenset({"onnxruntime"})
-
 
 @dataclass(frozen=True)
 class Row:
@@ -105,7 +102,7 @@ class ChunkPredictor:
     def __init__(self, predictor: Predictor, top: int) -> None:
         self._predictor = predictor
         self._top = top
-        self._turn: AbstractContextManager[object] = nullcontext() if predictor.runtime.name in _CONCURRENT else Lock()
+        self._turn: AbstractContextManager[object] = nullcontext() if predictor.concurrent else Lock()
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         """Decode, preprocess and infer; a bad image becomes a row with its reason.

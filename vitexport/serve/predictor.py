@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,9 @@ from vitexport.serve.choice import choose_rung, is_bundle
 from vitexport.tensors import Array, TensorSpec, batch_limit
 
 __all__ = ["Prediction", "Predictor", "softmax"]
+
+# Runtimes whose run() may be called from several threads at once.
+_CONCURRENT = frozenset({"onnxruntime"})
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def softmax(logits: Array) -> NDArray[np.float64]:
 class Predictor:
     """A model that takes images.
 
-    Preparing images is safe from several threads; :meth:`infer` is as safe as the runtime (ONNX Runtime is).
+    Preparing images is safe from several threads; :meth:`infer` is where :attr:`concurrent` says so.
 
     Attributes:
         name: Name of the model, for people.
@@ -142,6 +145,11 @@ class Predictor:
         return self.runtime.inputs[0]
 
     @property
+    def concurrent(self) -> bool:
+        """Whether :meth:`infer` may be called from several threads at once."""
+        return self.runtime.name in _CONCURRENT
+
+    @property
     def classifies(self) -> bool:
         """Whether the model answers with classes; otherwise it answers with a feature vector."""
         return self.card.model.task == "classify"
@@ -167,7 +175,7 @@ class Predictor:
         """Run the model on prepared rows.
 
         Args:
-            rows: At least one. A model of a fixed batch size gets full batches, the last one padded.
+            rows: At least one.
 
         Returns:
             Logits ``[N, classes]`` or features ``[N, dimension]``.
@@ -176,21 +184,43 @@ class Predictor:
             FeedMismatchError: A row does not fit the model.
             InferenceError: The model failed, or answered with NaN or infinity.
         """
-        feed = rows if isinstance(rows, np.ndarray) else np.stack(rows)
-        size = batch_limit(self.tensor) or len(feed)
-        answers = [self._run(feed[start : start + size], size) for start in range(0, len(feed), size)]
-        answer = answers[0] if len(answers) == 1 else np.concatenate(answers)
-        if not np.isfinite(answer).all():
+        return self.vectors(self.answer(rows if isinstance(rows, np.ndarray) else np.stack(rows)))
+
+    def answer(self, feed: Array, size: int | None = None) -> dict[str, Array]:
+        """Run the model on a feed of any length and return all its outputs.
+
+        Args:
+            feed: At least one row of the model's input.
+            size: At most so many rows per run. A model of a fixed batch size gets exactly that many, padded at the end.
+
+        Raises:
+            FeedMismatchError: A row does not fit the model.
+            InferenceError: The model failed.
+        """
+        fixed = batch_limit(self.tensor)
+        step = fixed or size or len(feed)
+        runs = [self._run(feed[start : start + step], fixed) for start in range(0, len(feed), step)]
+        if len(runs) == 1:
+            return runs[0]
+        return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+
+    def _run(self, chunk: Array, fixed: int | None) -> dict[str, Array]:
+        missing = max(0, (fixed or 0) - len(chunk))
+        feed = np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing else chunk
+        return {name: array[: len(chunk)] for name, array in self.runtime.run({self.tensor.name: feed}).items()}
+
+    def vectors(self, outputs: Mapping[str, Array]) -> Array:
+        """Return the output with one vector per image.
+
+        Raises:
+            InferenceError: It holds NaN or infinity.
+        """
+        found = outputs[self.output.name]
+        if not np.isfinite(found).all():
             raise InferenceError(
                 f"'{self.name}' answered with NaN or infinity.", "Check the bundle with `vitexport verify`."
             )
-        return answer
-
-    def _run(self, chunk: Array, size: int) -> Array:
-        padded = chunk
-        if len(chunk) < size:
-            padded = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
-        return self.runtime.run({self.tensor.name: padded})[self.output.name][: len(chunk)]
+        return found
 
     def label(self, index: int) -> str:
         """Return the name of a class."""

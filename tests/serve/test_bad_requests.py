@@ -1,0 +1,402 @@
+"""What everybody else gets: a 4xx in the protocol's own form, bounded memory, and a server that is still up."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.serve.linear_model import save_image
+from tests.serve.running import Answer, Running, running
+
+INFER = "/v2/models/linear/infer"
+
+
+@pytest.fixture(scope="module")
+def shared(bundle_dir: Path) -> Iterator[Running]:
+    with running(bundle_dir, "--max-body-mb", "4") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return save_image(tmp_path_factory.mktemp("photo") / "a.png", 0).read_bytes()
+
+
+@pytest.fixture
+def server(shared: Running, photo: bytes) -> Iterator[Running]:
+    """After every test the server must still be up and answer."""
+    yield shared
+    assert shared.process.poll() is None
+    assert shared.ask("POST", "/predict", photo).status == 200
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few hundred bytes that claims to be huge."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(b"\0" * 100_000, 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def message(answer: Answer) -> str:
+    """Check that an error has the form of its protocol and return what it says."""
+    error = answer.json()["error"]
+    if isinstance(error, str):
+        return error
+    assert set(error) == {"code", "message"}
+    return str(error["message"])
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda photo: b"", "Expected an image in 'body', found 0 bytes"),
+        (lambda photo: b"hello, this is text", "found 19 bytes of something else"),
+        (lambda photo: photo[: len(photo) // 2], "damaged or truncated"),
+        (lambda photo: bomb(7_000, 7_000), "7000 x 7000 pixels; at most 33,177,600"),
+        (lambda photo: bomb(10_000, 10_000), "too large to decode safely"),
+        (lambda photo: bomb(60_000, 60_000), "60000 x 60000 pixels|too large"),
+        (lambda photo: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "something else"),
+    ],
+    ids=["empty", "text", "truncated", "49 megapixels", "100 megapixels", "3.6 gigapixels", "svg"],
+)
+def test_body_that_is_no_usable_image(server: Running, photo: bytes, make: Any, says: str) -> None:
+    import re
+
+    direct = server.ask("POST", "/predict", make(photo))
+    assert direct.status == 400
+    assert re.search(says, message(direct))
+    scored = server.ask("POST", "/score", {"input_data": [b64(photo), b64(make(photo))]})
+    assert scored.status == 400
+    assert re.search(says.replace("'body'", r"'input_data\[1\]'"), message(scored))
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"{", "Expected a JSON body"),
+        (b"\xff\xfe", "Expected a JSON body"),
+        (b"[" * 100_000, "Expected a JSON body"),
+        (b"[]", '"input_data"'),
+        (b'{"input": []}', '"input_data"'),
+        (b'{"input_data": "abc"}', "Expected input_data to be a list, found str"),
+        (b'{"input_data": []}', "at least one image"),
+        (b'{"input_data": [3]}', "input_data[0] to be a string, found int"),
+        (b'{"input_data": ["?!"]}', "Expected base64 in input_data[0]"),
+        (b'{"input_data": ["abc"]}', "Expected base64 in input_data[0]"),
+        ('{"input_data": ["ÄÖÜ="]}'.encode(), "Expected base64 in input_data[0]"),
+        (b'{"input_data": {"columns": ["text"], "data": ["x"]}}', '"columns": ["image"]'),
+        (b'{"input_data": ["http://127.0.0.1/a.png"]}', "URLs are not accepted"),
+        (b'{"input_data": ["file:///etc/passwd"]}', "URLs are not accepted"),
+    ],
+)
+def test_score_says_what_is_wrong_with_its_body(server: Running, body: bytes, says: str) -> None:
+    answer = server.ask("POST", "/score", body)
+    assert answer.status == 400
+    assert says in message(answer)
+
+
+def test_ten_thousand_items_are_too_many(server: Running) -> None:
+    answer = server.ask("POST", "/score", {"input_data": ["AAAA"] * 10_000})
+    assert answer.status == 413
+    assert "at most 64 images per request, found 10000" in message(answer)
+    rows = {"name": "pixel_values", "shape": [100, 3, 16, 16], "datatype": "FP32", "data": [0.5] * 76800}
+    assert server.ask("POST", INFER, {"inputs": [rows]}).status == 413
+
+
+@pytest.mark.parametrize("top", ["0", "-1", "x", "1e3", "", "٣"])
+def test_top_is_a_positive_number(server: Running, photo: bytes, top: str) -> None:
+    from urllib.parse import quote
+
+    answer = server.ask("POST", f"/predict?top={quote(top)}", photo)
+    assert answer.status == 400
+    assert "?top=N" in message(answer)
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
+def test_gigabyte_body_is_refused_and_memory_stays(server: Running, declared: bool) -> None:
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    piece = bytes(1 << 20)
+    peak = before
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal peak
+        for _ in range(1024):
+            peak = max(peak, process.memory_info().rss)
+            yield piece
+
+    headers = {"Content-Length": str(1 << 30)} if declared else {"Transfer-Encoding": "chunked"}
+    connection = server.connect()
+    try:
+        connection.request("POST", "/predict", pieces(), headers, encode_chunked=not declared)
+        response = connection.getresponse()
+        body = response.read()
+        assert response.status == 413
+        assert "at most 4,194,304 bytes" in json.loads(body)["error"]["message"]
+    finally:
+        connection.close()
+    assert peak - before < 64 << 20
+
+
+def test_many_large_bodies_at_once_are_refused_before_memory_is_used(bundle_dir: Path) -> None:
+    with running(bundle_dir, "--max-body-mb", "32") as server:
+        process = psutil.Process(server.process.pid)
+        before = process.memory_info().rss
+        sockets = [server.raw() for _ in range(8)]
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 33554432\r\n\r\n"
+        answers = []
+
+        def send(index: int) -> None:
+            try:
+                sockets[index].sendall(head + bytes(31 << 20))  # never complete, so all are held at one time
+            except OSError:
+                return
+            finally:
+                sockets[index].settimeout(3)
+                try:
+                    answers.append(sockets[index].recv(100))
+                except OSError:
+                    answers.append(b"")
+
+        threads = [threading.Thread(target=send, args=(index,)) for index in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        held = process.memory_info().rss - before
+        for sock in sockets:
+            sock.close()
+        assert any(answer.startswith(b"HTTP/1.1 429") for answer in answers)
+        assert held < 220 << 20  # the 128 MiB that are accepted, and what Python's allocator adds
+        assert server.ask("GET", "/v2/health/live").status == 200
+
+
+def test_full_queue_answers_429_and_recovers(bundle_dir: Path, photo: bytes) -> None:
+    options = ("--max-queue", "8", "--max-images", "8", "--max-batch", "64", "--max-delay-ms", "1500")
+    with running(bundle_dir, *options) as server:
+        statuses: list[tuple[int, str | None]] = []
+        lock = threading.Lock()
+
+        def ask() -> None:
+            answer = server.ask("POST", "/score", {"input_data": [b64(photo)] * 4})
+            with lock:
+                statuses.append((answer.status, answer.headers.get("retry-after")))
+
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(statuses, key=str) == [(200, None)] * 2 + [(429, "1")] * 4
+        assert server.ask("POST", "/predict", photo).status == 200
+
+
+def test_compressed_body_is_refused(server: Running) -> None:
+    answer = server.ask("POST", "/score", zlib.compress(b"{}"), {"Content-Encoding": "deflate"})
+    assert answer.status == 415
+    assert "without compression" in message(answer)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "says"),
+    [
+        ("multipart/form-data", b"x", "boundary"),
+        ("multipart/form-data; boundary=cut", b"no boundary here", "multipart"),
+        ("multipart/form-data; boundary=cut", b"--cut\r\nContent-Disposition: form-data\r\n\r\nx", "closing boundary"),
+        ("multipart/form-data; boundary=cut", b"--cut--\r\n", "at least one image|multipart"),
+    ],
+)
+def test_broken_form_is_refused(server: Running, content_type: str, body: bytes, says: str) -> None:
+    import re
+
+    answer = server.ask("POST", "/predict", body, {"Content-Type": content_type})
+    assert answer.status == 400
+    assert re.search(says, message(answer))
+
+
+GOOD: dict[str, Any] = {"name": "pixel_values", "shape": [1, 3, 16, 16], "datatype": "FP32", "data": [0.0] * 768}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "images"}, "Expected the inputs [pixel_values], found [images]"),
+        ({"shape": [1, 3, 16, 15]}, "values in input 'pixel_values'"),
+        ({"shape": [1, 3, 8, 32]}, "pixel_values: float32[batch, 3, 16, 16]"),
+        ({"shape": [3, 16, 16]}, "pixel_values: float32[batch, 3, 16, 16]"),
+        ({"shape": [-1, 3, 16, 16]}, "list of sizes"),
+        ({"shape": "all"}, "list of sizes"),
+        ({"shape": [0, 3, 16, 16], "data": []}, "pixel_values: float32[batch, 3, 16, 16]"),
+        ({"shape": [10**30, 10**30], "data": [1]}, "values in input"),
+        ({"datatype": "FP64"}, "pixel_values: float32[batch, 3, 16, 16], found float64"),
+        ({"datatype": "INT32", "data": [0] * 768}, "found int32"),
+        ({"datatype": "UINT8", "data": [300] * 768}, "do not fit uint8"),
+        ({"datatype": "BYTES"}, "one of BOOL"),
+        ({"data": ["a"] * 768}, "values in input"),
+        ({"data": [[1], [2, 3]]}, "values in input"),
+        ({"data": None}, '"data" or binary data'),
+        ({"parameters": 3}, '"parameters" to be an object'),
+        ({"parameters": {"binary_data_size": 10**12}}, "Expected 3072 bytes"),
+        ({"parameters": {"binary_data_size": 3072}}, "Expected 3072 bytes"),
+    ],
+)
+def test_kserve_says_what_is_wrong_with_a_tensor(server: Running, change: dict[str, Any], says: str) -> None:
+    answer = server.ask("POST", INFER, {"inputs": [{**GOOD, **change}]})
+    assert answer.status == 400
+    assert isinstance(answer.json()["error"], str)
+    assert says in message(answer)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, [], {"inputs": {}}, {"inputs": []}, {"inputs": [GOOD, {**GOOD, "name": "b"}]}, {"inputs": [3]}]
+)
+def test_kserve_refuses_other_inputs(server: Running, body: Any) -> None:
+    assert server.ask("POST", INFER, body).status == 400
+
+
+def test_kserve_refuses_unknown_outputs_models_and_lengths(server: Running) -> None:
+    wrong_output = server.ask("POST", INFER, {"inputs": [GOOD], "outputs": [{"name": "probabilities"}]})
+    assert (wrong_output.status, "Expected outputs of logits" in message(wrong_output)) == (400, True)
+    for path in (
+        "/v2/models/other",
+        "/v2/models/linear/versions/9",
+        "/v2/models/other/ready",
+        "/v2/models/linear/config",
+    ):
+        answer = server.ask("GET", path)
+        assert answer.status == 404
+        assert message(answer)
+    assert server.ask("POST", "/v2/models/other/infer", {"inputs": [GOOD]}).status == 404
+    length = server.ask("POST", INFER, {"inputs": [GOOD]}, {"Inference-Header-Content-Length": "999999"})
+    assert length.status == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/../../../../etc/passwd", 404),
+        ("GET", "/%2e%2e/%2e%2e/etc/passwd", 404),
+        ("GET", "/static/page.html", 404),
+        ("GET", "/v2/models/..%2f..%2fetc%2fpasswd", 404),
+        ("GET", "/score", 405),
+        ("POST", "/", 405),
+        ("DELETE", "/v2/models/linear", 405),
+    ],
+)
+def test_no_path_reaches_the_file_system(server: Running, method: str, path: str, status: int) -> None:
+    answer = server.ask(method, path)
+    assert answer.status == status
+    assert message(answer)
+    assert b"root:" not in answer.body
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HT", b"POST /predict HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+def test_slow_head_is_cut_off(short_deadlines: Running, start: bytes) -> None:
+    with short_deadlines.raw() as sock:
+        sock.sendall(start)
+        began = time.monotonic()
+        assert sock.recv(1000) == b""
+        assert time.monotonic() - began < 4
+
+
+def test_slow_body_is_answered_408_and_cut_off(short_deadlines: Running) -> None:
+    with short_deadlines.raw() as sock:
+        sock.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        stop = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):  # the server closes first
+                while not stop.wait(0.2):
+                    sock.sendall(b"x")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        answer = b""
+        while piece := sock.recv(1000):
+            answer += piece
+        stop.set()
+        thread.join()
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"did not arrive within 1 seconds" in answer
+
+
+@pytest.fixture(scope="module")
+def short_deadlines(bundle_dir: Path) -> Iterator[Running]:
+    with running(bundle_dir, "--head-timeout", "1", "--body-timeout", "1") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def image_host(photo: bytes) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/moved":
+                self.send_response(302)
+                self.send_header("Location", "/a.png")
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(photo if self.path == "/a.png" else bytes(8 << 20))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    host = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=host.serve_forever)
+    thread.start()
+    yield f"localhost:{host.server_port}"
+    host.shutdown()
+    thread.join()
+    host.server_close()
+
+
+def test_urls_are_fetched_from_allowed_hosts_only(bundle_dir: Path, photo: bytes, image_host: str) -> None:
+    with running(bundle_dir, "--url-host", image_host, "--url-private-network", "--max-body-mb", "4") as server:
+
+        def score(url: str) -> Answer:
+            return server.ask("POST", "/score", {"input_data": [url]})
+
+        direct = server.ask("POST", "/score", {"input_data": [b64(photo)]})
+        assert score(f"http://{image_host}/a.png").json() == direct.json()
+        refused = {
+            f"http://{image_host}/moved": "redirects are not followed",
+            f"http://{image_host}/large": "larger than 4,194,304 bytes",
+            "http://localhost:1/a.png": "found host 'localhost:1'",
+            f"http://user@{image_host}/a.png": "Expected an http(s) URL",
+            f"http://{image_host}@evil.example/a.png": "Expected an http(s) URL",
+            f"ftp://{image_host}/a.png": "Expected an http(s) URL",
+            f"http://{image_host}/a\r\nX: y": "plain ASCII",
+            "http://[::1": "cannot be parsed",
+        }
+        for url, says in refused.items():
+            answer = score(url)
+            assert answer.status == 400, url
+            assert says in message(answer)
+
+
+def test_allowed_host_inside_the_private_network_is_refused(bundle_dir: Path, image_host: str) -> None:
+    with running(bundle_dir, "--url-host", image_host) as server:
+        answer = server.ask("POST", "/score", {"input_data": [f"http://{image_host}/a.png"]})
+    assert answer.status == 400
+    assert "not public" in message(answer)
