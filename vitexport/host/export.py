@@ -19,7 +19,7 @@ from vitexport.errors import ExportError
 from vitexport.host.graph.constants import shape_of
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.graph.pixel_input import PixelInput
-from vitexport.host.graph.scopes import MODULE_KEY, ModuleNames, module_from_exporter
+from vitexport.host.graph.scopes import MODULE_KEY, ModuleNames, module_from_exporter, module_of
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.model import ModelCard, ModelSpec
 from vitexport.recipe import ExportSettings
@@ -142,6 +142,7 @@ def _keep_modules(model: ir.Model) -> None:
         node.doc_string = None
         if module:
             node.metadata_props[MODULE_KEY] = module
+    _fill_gaps(model.graph)
     for value in tuple(model.graph.initializers.values()):
         if value.name is not None and value.name.startswith("model."):
             value.name = value.name.removeprefix("model.")
@@ -150,6 +151,17 @@ def _keep_modules(model: ir.Model) -> None:
     model.graph.metadata_props.clear()
     model.graph.doc_string = None
     model.doc_string = None
+
+
+def _fill_gaps(graph: ir.Graph) -> None:
+    """Give a node that the exporter's optimizer made the module that its neighbours on both sides share."""
+    for node in graph:
+        if MODULE_KEY in node.metadata_props:
+            continue
+        before = {module_of(p) for v in node.inputs if v is not None and (p := v.producer()) is not None}
+        after = {module_of(consumer) for output in node.outputs for consumer in output.consumers()}
+        if len(before) == 1 and before == after and "" not in before:
+            node.metadata_props[MODULE_KEY] = before.pop()
 
 
 def _all_values(graph: ir.Graph) -> Iterator[ir.Value]:

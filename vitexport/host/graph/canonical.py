@@ -14,6 +14,7 @@ from vitexport.host.graph.merge_qkv import MergeQkv
 from vitexport.host.graph.scopes import ModuleNames
 from vitexport.host.graph.softmax_guards import SoftmaxGuards
 from vitexport.host.graph.split_qkv import SplitQkv
+from vitexport.host.graph.window_mask import WindowMask
 
 __all__ = ["canonical_passes", "canonicalize"]
 
@@ -24,6 +25,7 @@ def canonical_passes() -> tuple[ir.passes.InPlacePass, ...]:
         FoldConstants(),
         FoldUniform(),
         SoftmaxGuards(),
+        WindowMask(),
         LinearForm(),
         CleanUp(),
         LayerScale(),

@@ -48,7 +48,11 @@ def _lift_constant_nodes(graph: ir.Graph) -> bool:
     changed = False
     for node in tuple(graph):
         if node.op_type == "Constant" and not node.outputs[0].is_graph_output() and "value" in node.attributes:
-            _replace(graph, node, add_initializer(graph, str(node.outputs[0].name), node.attributes["value"].as_tensor().numpy()))
+            _replace(
+                graph,
+                node,
+                add_initializer(graph, str(node.outputs[0].name), node.attributes["value"].as_tensor().numpy()),
+            )
             changed = True
     return changed
 

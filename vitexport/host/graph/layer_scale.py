@@ -31,8 +31,10 @@ class LayerScale(ir.passes.InPlacePass):
                 tensor = gamma.const_value
                 assert tensor is not None
                 scale_columns(model.graph, matmul, weight, add, bias, lambda t=tensor: t.numpy().reshape(-1))
-                (add or matmul).outputs[0].shape = node.outputs[0].shape
-                node.outputs[0].replace_all_uses_with((add or matmul).outputs[0], replace_graph_outputs=True)
+                end, old = (add or matmul).outputs[0], node.outputs[0]
+                if old.is_graph_output():
+                    end.name = old.name
+                old.replace_all_uses_with(end, replace_graph_outputs=True)
                 model.graph.remove(node, safe=True)
                 changed = True
         return ir.passes.PassResult(model, modified=changed)

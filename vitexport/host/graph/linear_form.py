@@ -58,10 +58,10 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> None:
     after = _sole_reshape(end)
     if tokens is not None and after is not None and _restores(tokens, after.outputs[0], weight):
         data, end, old = tokens, after.outputs[0], [after, node]
-    matmul = inherit_module(ir.node("MatMul", [data, weight], name=f"{node.name}/MatMul"), node)
+    matmul = inherit_module(ir.node("MatMul", [data, weight]), node)
     new = [matmul]
     if bias is not None:
-        new.append(inherit_module(ir.node("Add", [matmul.outputs[0], bias], name=f"{node.name}/Add"), node))
+        new.append(inherit_module(ir.node("Add", [matmul.outputs[0], bias]), node))
     for made in new:
         made.outputs[0].shape, made.outputs[0].type = end.shape, end.type
     new[-1].outputs[0].name = end.name
@@ -93,5 +93,8 @@ def _restores(tokens: ir.Value, result: ir.Value, weight: ir.Value) -> bool:
     before, after, kernel = shape_of(tokens), shape_of(result), shape_of(weight)
     if before is None or after is None or kernel is None or len(before) != len(after):
         return False
-    known = all(a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in zip(before[1:-1], after[1:-1], strict=True))
+    known = all(
+        a == b or not (isinstance(a, int) and isinstance(b, int))
+        for a, b in zip(before[1:-1], after[1:-1], strict=True)
+    )
     return known and after[-1] == kernel[1]

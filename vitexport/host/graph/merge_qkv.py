@@ -66,7 +66,10 @@ def _merge(graph: ir.Graph, layers: tuple[LinearLayer, LinearLayer, LinearLayer]
         return np.concatenate([tensor.numpy() for tensor in tensors if tensor is not None], axis=1)
 
     shape = (int(first.shape[0]), sum(widths))
-    matmul = ir.node("MatMul", [layers[0].matmul.inputs[0], add_lazy_initializer(graph, f"{name}.weight", weight, first.dtype, shape)])
+    matmul = ir.node(
+        "MatMul",
+        [layers[0].matmul.inputs[0], add_lazy_initializer(graph, f"{name}.weight", weight, first.dtype, shape)],
+    )
     new = [matmul]
     if any(bias is not None for bias in biases):
         zeros = [np.zeros(width, dtype=first.numpy().dtype) for width in widths]

@@ -120,7 +120,7 @@ def _rewrite(graph: ir.Graph, layer: LinearLayer, parts: tuple[_Part, ...]) -> N
         _reorder(graph, layer, order)
     after = layer.add or layer.matmul
     sizes = add_initializer(graph, "qkv_sizes", np.array([len(part.channels) for part in parts], dtype=np.int64))
-    split = ir.node("Split", [layer.output, sizes], {"axis": -1}, num_outputs=len(parts), name=f"{after.name}/Split")
+    split = ir.node("Split", [layer.output, sizes], {"axis": -1}, num_outputs=len(parts))
     inherit_module(split, layer.matmul)
     new = [split]
     for part, output in zip(parts, split.outputs, strict=True):
@@ -150,11 +150,11 @@ def head_views(
     assert isinstance(tokens, int)
     first = source.shape[0] if isinstance(source.shape[0], int) else -1
     shape = add_initializer(graph, "head_shape", np.array([first, tokens, heads, width], dtype=np.int64))
-    reshape = ir.node("Reshape", [source, shape], name=f"{target.name}/Reshape")
+    reshape = ir.node("Reshape", [source, shape])
     reshape.outputs[0].shape = ir.Shape([source.shape[0], tokens, heads, width])
     reshape.outputs[0].type = source.type
     order = (0, 2, 3, 1) if swapped else (0, 2, 1, 3)
-    transpose = ir.node("Transpose", [reshape.outputs[0]], {"perm": order}, name=f"{target.name}/Transpose")
+    transpose = ir.node("Transpose", [reshape.outputs[0]], {"perm": order})
     transpose.outputs[0].shape, transpose.outputs[0].type = target.shape, source.type
     target.replace_all_uses_with(transpose.outputs[0])
     return reshape, transpose

@@ -19,7 +19,6 @@ _METHODS = ("interpolate_pos_encoding",)
 _MODULES = ("BeitRelativePositionBias", "RopePositionEmbedding", "RotaryEmbedding")
 
 
-
 def bake_positions(module: ImageModel, image_size: tuple[int, int], *, where: str) -> tuple[TensorSpec, ...]:
     """Replace what depends only on the image size by what it returns for that size.
 

@@ -33,8 +33,12 @@ _BOTH = "classify: logits; features: last_hidden_state, pooler_output"
 
 # The first match wins, so that the special ones come before vit.
 FAMILIES: tuple[Family, ...] = (
-    Family("deit", "DeiT, with and without distillation token", ("deit",), r"deit3?_", _BOTH, "timm:deit_base_patch16_224"),
-    Family("beit", "BEiT and BEiTv2", ("beit",), r"beit(v2)?_", _BOTH, "timm:beit_base_patch16_224.in22k_ft_in22k_in1k"),
+    Family(
+        "deit", "DeiT, with and without distillation token", ("deit",), r"deit3?_", _BOTH, "timm:deit_base_patch16_224"
+    ),
+    Family(
+        "beit", "BEiT and BEiTv2", ("beit",), r"beit(v2)?_", _BOTH, "timm:beit_base_patch16_224.in22k_ft_in22k_in1k"
+    ),
     Family(
         "dinov2",
         "DINOv2, with and without registers",
@@ -43,9 +47,7 @@ FAMILIES: tuple[Family, ...] = (
         _BOTH,
         "facebook/dinov2-base",
     ),
-    Family(
-        "dinov3", "DINOv3", ("dinov3_vit",), r"vit_.*dinov3", _BOTH, "facebook/dinov3-vitb16-pretrain-lvd1689m"
-    ),
+    Family("dinov3", "DINOv3", ("dinov3_vit",), r"vit_.*dinov3", _BOTH, "facebook/dinov3-vitb16-pretrain-lvd1689m"),
     Family(
         "siglip",
         "SigLIP and SigLIP 2 vision towers (fixed resolution)",
@@ -64,7 +66,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("eva02", "EVA-02", (), r"eva02_", _BOTH, "timm:eva02_base_patch14_448.mim_in22k_ft_in22k_in1k"),
     Family("swin", "Swin", ("swin",), r"swin_", _BOTH, "microsoft/swin-tiny-patch4-window7-224"),
-    Family("vit", "ViT of \"An Image is Worth 16x16 Words\"", ("vit",), r"vit_", _BOTH, "google/vit-base-patch16-224"),
+    Family("vit", 'ViT of "An Image is Worth 16x16 Words"', ("vit",), r"vit_", _BOTH, "google/vit-base-patch16-224"),
 )
 
 

@@ -32,9 +32,7 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     def download(patterns: list[str]) -> Path:
-        return Path(
-            snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
-        )
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
 
     try:
         folder = download([*_DESCRIPTION, *_SAFE])

@@ -88,7 +88,8 @@ def _config(folder: Path, identity: str) -> Any:
         ) from error
     if not config.architectures:
         raise ModelSourceError(
-            f"Expected 'architectures' in the config.json of '{identity}', found none.", "Save it with save_pretrained()."
+            f"Expected 'architectures' in the config.json of '{identity}', found none.",
+            "Save it with save_pretrained().",
         )
     return config
 
@@ -131,7 +132,9 @@ def _is_pooler(name: str) -> bool:
     return name.startswith("pooler.") or ".pooler." in name
 
 
-def _from_pretrained(cls: Any, folder: Path, identity: str, settings: ModelSettings, **extra: Any) -> tuple[Any, set[str]]:
+def _from_pretrained(
+    cls: Any, folder: Path, identity: str, settings: ModelSettings, **extra: Any
+) -> tuple[Any, set[str]]:
     try:
         with _quiet():
             model, info = cls.from_pretrained(

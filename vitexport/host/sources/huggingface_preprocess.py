@@ -76,7 +76,9 @@ def _spec(processor: Any, image_size: tuple[int, int] | None) -> PreprocessSpec:
         target = (int(processor.crop_size["height"]), int(processor.crop_size["width"]))
     if image_size is not None and image_size != target:
         if resize is not None:
-            scaled = tuple(round(edge * new / old) for edge, new, old in zip(resize.size, image_size, target, strict=True))
+            scaled = tuple(
+                round(edge * new / old) for edge, new, old in zip(resize.size, image_size, target, strict=True)
+            )
             resize = Resize(mode=resize.mode, size=(scaled[0], scaled[1]))
             if resize.mode != "squash":
                 longest = max(scaled)

@@ -81,9 +81,7 @@ def _from_folder(folder: Path, identity: str, size: dict[str, Any]) -> Any:
         ) from error
 
 
-def _from_file(
-    architecture: str, path: Path, settings: ModelSettings, size: dict[str, Any]
-) -> tuple[Any, str, str]:
+def _from_file(architecture: str, path: Path, settings: ModelSettings, size: dict[str, Any]) -> tuple[Any, str, str]:
     if not path.is_file():
         raise ModelSourceError(f"Expected a checkpoint at '{path}', found none.", "Correct the path after the '@'.")
     if is_pickle(path) and not settings.allow_pickle:

@@ -50,9 +50,7 @@ def pixel_values_spec(image_size: tuple[int, int]) -> TensorSpec:
     return TensorSpec("pixel_values", ("batch", 3, *image_size), "float32")
 
 
-def describe_outputs(
-    module: ImageModel, image_size: tuple[int, int], *, where: str
-) -> tuple[TensorSpec, ...]:
+def describe_outputs(module: ImageModel, image_size: tuple[int, int], *, where: str) -> tuple[TensorSpec, ...]:
     """Return names, shapes and dtypes of the outputs, from one forward pass over a black image.
 
     Args:
