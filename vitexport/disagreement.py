@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from vitexport.parity import class_scores
 from vitexport.recording import Recording
 
-__all__ = ["Disagreement", "Prediction", "worst_images"]
+__all__ = ["DISAGREEMENTS", "Disagreement", "Prediction", "worst_images"]
+
+DISAGREEMENTS = "disagreements"
+"""Name of the artifact that holds the pixels of the images two rungs disagree on."""
 
 
 @dataclass(frozen=True)

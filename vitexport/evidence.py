@@ -12,23 +12,37 @@ import numpy as np
 
 from vitexport.benchmark import Latency, interleave, summarize
 from vitexport.bundle import Artifact, Bundle
-from vitexport.files import write_atomic
+from vitexport.checks import PREPROCESSING
+from vitexport.disagreement import DISAGREEMENTS, worst_images
+from vitexport.files import finite, write_atomic
 from vitexport.images import batches, load_image
 from vitexport.ladder import REFERENCE
+from vitexport.localize import ERRORS, write_errors
 from vitexport.machine import describe_machine
 from vitexport.preprocess import pixels
-from vitexport.recipe import BenchmarkSettings, VerifySettings
-from vitexport.recording import ReplayInputs
+from vitexport.recipe import BenchmarkSettings, ModelSettings, VerifySettings
+from vitexport.recording import Recording, ReplayInputs
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import record
 from vitexport.stage import StageResult
 from vitexport.tensors import Array, batch_limit
-from vitexport.verdict import BENCHMARK_FILE, executed_shares, replay_feed, replay_inputs
+from vitexport.verdict import BENCHMARK_FILE, executed_shares, recording_name, replay_feed, replay_inputs
 
 if TYPE_CHECKING:
     from vitexport.host.sources import LoadedModel
 
-__all__ = ["VerificationImages", "measure_latency", "record_reference", "record_rung"]
+__all__ = [
+    "DISAGREEMENTS",
+    "VerificationImages",
+    "compare_preprocessing",
+    "keep_disagreements",
+    "locate_errors",
+    "measure_latency",
+    "record_reference",
+    "record_rung",
+]
+
+_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,50 @@ def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSett
         "rungs": {name: [asdict(entry) for entry in entries] for name, entries in table.items()},
     }
     write_atomic(path, json.dumps(content, indent=2) + "\n")
+    return StageResult(path, "")
+
+
+def compare_preprocessing(
+    loaded: LoadedModel, settings: ModelSettings, images: VerificationImages, bundle: Bundle
+) -> StageResult:
+    """Compare our preprocessing with the source library's, and keep some original image files in the bundle.
+
+    The files are among those whose pixels travel with the bundle, so that any machine can repeat the way from a file to
+    an input.
+    """
+    from vitexport.host.preprocess_parity import compare_with_library, copy_samples
+
+    by_name = dict(zip(images.names, images.paths, strict=True))
+    carried = [name for name in replay_inputs(bundle).images if name in by_name]
+    chosen = carried[:: max(1, len(carried) // _SAMPLES)][:_SAMPLES]
+    folder = bundle.root / "analysis"
+    content = compare_with_library(loaded, settings, [by_name[name] for name in chosen])
+    files = copy_samples([by_name[name] for name in chosen], folder / "samples")
+    content["samples"] = [{"file": file, "image": name} for file, name in zip(files, chosen, strict=False)]
+    path = folder / f"{PREPROCESSING}.json"
+    write_atomic(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+    return StageResult(path, "", tuple(folder / "samples" / file for file in files))
+
+
+def locate_errors(bundle: Bundle) -> StageResult:
+    """Find out how much error every block and layer of every rung adds."""
+    path = bundle.root / "analysis" / f"{ERRORS}.json"
+    write_errors(bundle, path)
+    return StageResult(path, "")
+
+
+def keep_disagreements(bundle: Bundle, images: VerificationImages) -> StageResult:
+    """Keep the pixels of the images that PyTorch and the final rung disagree on most, for the report to show."""
+    reference, last = (
+        Recording.load(bundle.path(bundle.artifact(recording_name(name))))
+        for name in (REFERENCE, bundle.models[-1].name)
+    )
+    by_name = dict(zip(images.names, images.paths, strict=True))
+    names = tuple(entry.image for entry in worst_images(reference, last, images.labels) if entry.image in by_name)
+    shown = [pixels(load_image(by_name[name]), bundle.preprocess) for name in names]
+    path = bundle.root / "analysis" / f"{DISAGREEMENTS}.npz"
+    empty = np.zeros((0, *bundle.preprocess.image_size, 3), dtype=np.uint8)
+    ReplayInputs(names, np.stack(shown) if shown else empty, None).save(path)
     return StageResult(path, "")
 
 

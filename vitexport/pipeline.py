@@ -14,11 +14,20 @@ import yaml
 from vitexport.accuracy import find_labels
 from vitexport.bundle import Artifact, Bundle, Kind
 from vitexport.errors import CalibrationError
-from vitexport.evidence import VerificationImages, measure_latency, record_reference, record_rung
+from vitexport.evidence import (
+    DISAGREEMENTS,
+    VerificationImages,
+    keep_disagreements,
+    locate_errors,
+    measure_latency,
+    record_reference,
+    record_rung,
+)
 from vitexport.fallback import ATTEMPTS, Candidate, candidates, settle
 from vitexport.files import write_atomic
 from vitexport.images import list_images
 from vitexport.ladder import REFERENCE, Ladder
+from vitexport.localize import ERRORS
 from vitexport.recipe import QuantizeSettings, Recipe
 from vitexport.report import write_report
 from vitexport.resume import Step, StepEvent, images_fingerprint, settings_of, source_fingerprint
@@ -306,6 +315,13 @@ class _Run:
         return measure_latency(self.work.current(), self.loaded, self.recipe.benchmark)
 
     def _report(self) -> None:
+        models = tuple(artifact.file.sha256 for artifact in self.work.current().models)
+        replayed = (models + (self.images_key,), {"replay_images": self.recipe.verify.replay_images})
+        for name, tools, make_it in (
+            (ERRORS, _ONNX, lambda: locate_errors(self.work.current())),
+            (DISAGREEMENTS, (), lambda: keep_disagreements(self.work.current(), self.verification)),
+        ):
+            self.work.ensure(Step("report", name, "analysis", replayed[1], replayed[0], tools, make_it))
         bundle = self.work.current()
         parents = tuple(artifact.file.sha256 for artifact in bundle.artifacts if artifact.kind != "report")
         settings = settings_of(self.recipe.gates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import yaml
 
 from vitexport.benchmark import Latency
 from vitexport.bundle import Artifact, Bundle
+from vitexport.checks import labels_check, library_check, originals_check
 from vitexport.errors import BundleError
-from vitexport.ladder import REFERENCE, Ladder, RungInput, climb
+from vitexport.ladder import REFERENCE, Check, Ladder, RungInput, climb
 from vitexport.preprocess import normalize
 from vitexport.recipe import Gates, Recipe, VerifySettings, parse_recipe
 from vitexport.recording import Recording, ReplayInputs
@@ -64,11 +66,12 @@ def judge(bundle: Bundle, recipe: Recipe) -> Ladder:
             recording = Recording.load(bundle.path(recorded))
             latency, executed = measured.get(artifact.name, ((), None))
             rungs.append(_rung(artifact, recording, recipe.verify, latency, executed))
-    return climb(
+    answers = Recording.load(bundle.path(reference))
+    ladder = climb(
         RungInput(
             REFERENCE,
             "float32",
-            Recording.load(bundle.path(reference)),
+            answers,
             recipe.verify.float_tolerance,
             latency=measured.get(REFERENCE, ((), None))[0],
         ),
@@ -76,6 +79,11 @@ def judge(bundle: Bundle, recipe: Recipe) -> Ladder:
         labels=labels,
         gates=recipe.gates,
     )
+    return _with_checks(ladder, labels_check(answers, labels), library_check(bundle))
+
+
+def _with_checks(ladder: Ladder, *checks: Check | None) -> Ladder:
+    return replace(ladder, checks=tuple(check for check in checks if check is not None))
 
 
 def replay(
@@ -104,11 +112,17 @@ def replay(
         rungs.append(_rung(artifact, recording, recipe.verify, (), executed))
     # Speed and size gates judge the machine that made the bundle; here the answers and what computes them are checked.
     gates = Gates.model_validate({name: recipe.gates.limits()[name] for name in _ANSWER_GATES})
-    return climb(
+    ladder = climb(
         RungInput(REFERENCE, "float32", reference, recipe.verify.float_tolerance),
         rungs,
         labels=inputs.labels,
         gates=gates,
+    )
+    return _with_checks(
+        ladder,
+        labels_check(reference, inputs.labels),
+        library_check(bundle),
+        originals_check(bundle, inputs),
     )
 
 

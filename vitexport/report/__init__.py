@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from vitexport.bundle import Bundle
+from vitexport.disagreement import DISAGREEMENTS
 from vitexport.files import write_atomic
 from vitexport.ladder import REFERENCE, Ladder
 from vitexport.recipe import Recipe
@@ -41,7 +42,7 @@ def write_report(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> tuple[Path, 
 def _pictures(bundle: Bundle, names: list[str]) -> dict[str, str]:
     """Return thumbnails of the named images, as far as their pixels travel with the bundle."""
     found: dict[str, str] = {}
-    for source in (recording_name(REFERENCE), recording_name("disagreements")):
+    for source in (DISAGREEMENTS, recording_name(REFERENCE)):
         artifact = bundle.find(source)
         if artifact is None:
             continue

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
 import vitexport
 from vitexport.bundle import Bundle
 from vitexport.disagreement import Disagreement, worst_images
+from vitexport.files import finite
 from vitexport.ladder import REFERENCE, Ladder
 from vitexport.machine import describe_machine
 from vitexport.recipe import Recipe
@@ -52,7 +52,7 @@ def build_document(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> dict[str, 
     }
     for entry, rung in zip(content["rungs"], ladder.rungs, strict=True):
         entry["passed"] = rung.passed
-    cleaned = _finite(content)
+    cleaned = finite(content)
     assert isinstance(cleaned, dict)
     return cleaned
 
@@ -98,16 +98,3 @@ def _read(bundle: Bundle, name: str) -> dict[str, Any]:
         return {}
     content: dict[str, Any] = json.loads(bundle.path(artifact).read_text(encoding="utf-8"))
     return content
-
-
-def _finite(value: Any) -> Any:
-    """Return ``value`` with tuples as lists and numbers that are not finite as None."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return _finite(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -164,24 +164,27 @@ def _kind(layer: str) -> str:
 
 def _ranges(document: Document) -> list[Figure]:
     """Draw what activations reach and what the quantized model can represent, for every quantized tensor."""
-    rows = [row for artifact in document["artifacts"] for row in artifact["details"].get("ranges", [])]
+    rows = [row for data in document["errors"].values() for row in data.get("ranges", [])]
     if not rows:
         return []
     title = "Activation ranges"
-    clipped = [row for row in rows if max(abs(row["min"]), abs(row["max"])) > 1.001 * row["limit"]]
-    label = f"{title} of {len(rows)} quantized tensors; {len(clipped)} are clipped."
+    worst = max(rows, key=lambda row: row["clipped"])
+    label = f"{title} of {len(rows)} quantized tensors against what their grids hold."
     with draw("ranges", label, height=3.0) as picture:
         axes = picture.axes
         place = np.arange(len(rows))
-        low, high = np.array([row["min"] for row in rows]), np.array([row["max"] for row in rows])
-        limit = np.array([row["limit"] for row in rows])
-        axes.bar(place, 2 * limit, bottom=-limit, width=0.9, color=GRID, linewidth=0, label="representable")
-        axes.vlines(place, low, high, color=SERIES[3], linewidth=2.0, label="observed")
-        axes.set_yscale("symlog", linthresh=max(1.0, float(np.median(limit)) / 4))
+        low, high = (np.array([row[key] for row in rows]) for key in ("low", "high"))
+        axes.bar(place, high - low, bottom=low, width=0.9, color=GRID, linewidth=0, label="grid")
+        seen = [[row[key] for row in rows] for key in ("min", "max")]
+        axes.vlines(place, seen[0], seen[1], color=SERIES[3], linewidth=2.0, label="seen")
+        axes.set_yscale("symlog", linthresh=max(1.0, float(np.median(high)) / 4))
         axes.set_xticks([])
         axes.set_xlabel("quantized inputs, from the first block to the last", color=MUTED)
         axes.legend(loc="lower left", ncols=2)
-    summary = (
-        f"What calibration saw and what the int8 grid covers, for {len(rows)} tensors; {len(clipped)} are clipped."
+    clipped = (
+        f"most clipped: {worst['layer'] or worst['tensor']}, {worst['clipped']:.2%} of its values."
+        if worst["clipped"]
+        else "nothing is clipped."
     )
+    summary = f"What the replay images reach, over what the grid holds, for {len(rows)} tensors; {clipped}"
     return [Figure("ranges", title, summary, picture.svg)]

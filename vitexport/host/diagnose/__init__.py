@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from vitexport.host.diagnose.bisect import BisectReport, LayerError, bisect
+from vitexport.host.diagnose.ranges import QuantizedRange, measure_ranges
 
-__all__ = ["BisectReport", "LayerError", "bisect"]
+__all__ = ["BisectReport", "LayerError", "QuantizedRange", "bisect", "measure_ranges"]
