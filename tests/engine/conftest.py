@@ -1,14 +1,17 @@
-"""A machine with a fake GPU, in place of the real one for a test."""
+"""A machine with a fake GPU in place of the real one, and models in every precision."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.model_rows import Row, build, source_of
 from tests.engine.fake_machine import Machine
+from tests.engine.models import Variants, simplified
 from vitexport.runtimes.cuda.probe import CudaState, GpuInfo
 from vitexport.runtimes.tensorrt_api import load_api
 
@@ -36,3 +39,28 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretend]:
 
     yield make
     load_api.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def deit(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Variants:
+    """DeiT-Tiny with its real weights, in every precision."""
+    folder = tmp_path_factory.mktemp("deit")
+    source = str(shared / "models" / "deit-tiny-hf")
+    return Variants(folder, lambda into: simplified(source, into), shared / "data" / "imagenet-1k-sample" / "calib")
+
+
+@pytest.fixture(scope="session")
+def shallow(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Row], Variants]:
+    """A shallow variant of a model row with every parameter perturbed, in every precision."""
+    root = tmp_path_factory.mktemp("shallow")
+    made: dict[str, Variants] = {}
+
+    def make(row: Row) -> Variants:
+        if row.name not in made:
+            folder = root / row.name.replace("/", "_")
+            build(row, folder / "checkpoint", shallow=True, classes=10)
+            source = source_of(row, folder / "checkpoint")
+            made[row.name] = Variants(folder, lambda into: simplified(source, into, task=row.task), digits)
+        return made[row.name]
+
+    return make

@@ -1,9 +1,9 @@
 """The API of real TensorRT releases, read from their Python bindings without their libraries.
 
 The bindings of every release are wheels of about 1 MB on the package index; the libraries they link to are not. They
-can be imported all the same when the nine C functions they look up exist, so a shared library of nine empty functions is
-compiled and put where the loader finds it. This file is also the program of the subprocess that imports one release and
-prints its API.
+can be imported all the same when the nine C functions they look up exist, so a shared library of nine empty functions
+is compiled and put where the loader finds it. This file is also the program of the subprocess that imports one release
+and prints its API.
 """
 
 from __future__ import annotations

@@ -191,6 +191,11 @@ def requested_gemms(network: Network) -> tuple[RequestedGemm, ...]:
             per_output = math.prod(layer.kernel_size_nd) * max(1, operands[0].shape[1]) // max(1, layer.num_groups)
             work = 2 * per_output * _elements(layer.get_output(0).shape)
             found.append(_gemm(layer, "convolution", operands, producer, work))
+        elif kind == "ATTENTION_INPUT":
+            operands = [layer.get_input(0), layer.get_input(1)]
+            # Q and K are [batch, heads, tokens, head size]; the products with K and with V are the same work.
+            work = 2 * _elements(operands[0].shape) * max(1, operands[1].shape[-2])
+            found += [_gemm(layer, "attention", operands, producer, work)] * 2
     return tuple(found)
 
 
