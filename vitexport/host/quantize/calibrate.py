@@ -72,7 +72,8 @@ def exposed(model: ir.Model, names: Sequence[str], *, optimize: bool = True) -> 
         try:
             ir.save(model, path)
         finally:
-            del graph.outputs[before:]
+            while len(graph.outputs) > before:
+                graph.outputs.pop()
         with open_runtime(path, "onnxruntime", RuntimeOptions(optimize=optimize)) as runtime:
             yield runtime
 

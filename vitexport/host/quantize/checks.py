@@ -33,8 +33,11 @@ class CalibrationWarning(UserWarning):
     """Calibration can go on, but its images risk the accuracy of the result."""
 
 
-def check_images(images: Sequence[Path], verification: Sequence[Path] = ()) -> None:
+def check_images(images: Sequence[Path], verification: Sequence[Path] = ()) -> tuple[str, ...]:
     """Check that calibration images are enough, readable, different, and not those of the verification.
+
+    Returns:
+        A SHA-256 of each calibration image's pixels.
 
     Raises:
         CalibrationError: Fewer than 16 images, one image repeated, or images that verification uses too.
@@ -69,6 +72,7 @@ def check_images(images: Sequence[Path], verification: Sequence[Path] = ()) -> N
             CalibrationWarning,
             stacklevel=3,
         )
+    return hashes
 
 
 def check_model(model: ir.Model, where: str) -> None:

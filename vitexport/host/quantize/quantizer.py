@@ -11,21 +11,24 @@ from typing import Any
 import onnx_ir as ir
 
 from vitexport.errors import QuantizeError
-from vitexport.files import atomic_path
+from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.quantize.calibrate import ImageFeeds, Progress, collect_statistics
 from vitexport.host.quantize.checks import check_images, check_model
-from vitexport.host.quantize.emit import ActivationRange, emit_activation, emit_weight
-from vitexport.host.quantize.sites import Site, find_sites
-from vitexport.host.quantize.statistics import TensorStatistics
-from vitexport.host.quantize.weights import round_to_nearest
+from vitexport.host.quantize.emit import emit_activation, emit_weight
+from vitexport.host.quantize.importance import reads_class_token
+from vitexport.host.quantize.plan import plan_tensors, plan_weights
+from vitexport.host.quantize.sites import choose_sites, sites_by_input
+from vitexport.host.quantize.statistics_file import load_statistics, save_statistics, statistics_key
+from vitexport.host.quantize.targets import form_of
+from vitexport.host.quantize.transforms import ensure_biases, zero_key_biases
 from vitexport.model import ModelCard
 from vitexport.recipe import QuantizeSettings
 from vitexport.stage import StageResult
 
-__all__ = ["quantize_onnx"]
+__all__ = ["SAMPLE_ROWS", "quantize_onnx"]
 
-_SMALLEST = 16  # K or N below this is not worth a kernel, and vendors' int8 kernels need multiples of 16
-_INLINE_LIMIT = 1_900_000_000  # protobuf files end at 2 GiB
+SAMPLE_ROWS = 1024
+"""Rows of each activation kept for measuring layer-output errors."""
 
 
 def quantize_onnx(
@@ -55,59 +58,50 @@ def quantize_onnx(
         ImageError: An image cannot be read.
         BundleError: The file carries no model card.
     """
-    source = ir.load(model)
+    source = _read(model)
     check_model(source, str(model))
     card = ModelCard.from_metadata(source.metadata_props, where=str(model))
-    sites = choose_sites(find_sites(source.graph), where=str(model))
-    check_images(images, verification)
-    names = list(dict.fromkeys(site.input.name or "" for site in sites))
-    with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
-        feeds = ImageFeeds(images, card.preprocess, card.model.inputs[0], Path(folder))
-        collected = collect_statistics(source, names, feeds, sample_rows=1024, progress=progress)
-        _quantize(source, sites, collected)
+    form = form_of(settings)
+    sites = choose_sites(source, where=str(model))
+    if ensure_biases(source, sites):
+        sites = choose_sites(source, where=str(model))
+    hashes = check_images(images, verification)
+    names = list(sites_by_input(sites))
+    key = statistics_key(model, hashes, SAMPLE_ROWS)
+    collected = load_statistics(statistics, key, names) if statistics is not None and statistics.is_file() else None
+    if collected is None:
+        with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
+            feeds = ImageFeeds(
+                images, card.preprocess, card.model.inputs[0], Path(folder), batch_size=settings.batch_size
+            )
+            collected = collect_statistics(source, names, feeds, sample_rows=SAMPLE_ROWS, progress=progress)
+        if statistics is not None:
+            save_statistics(statistics, key, collected)
+    class_token = reads_class_token(source)
+    zero_key_biases(source)
+    plans = plan_tensors(source, sites, collected, settings, form, class_token)
+    weights = plan_weights(source, plans, settings, form)
+    for plan in plans:
+        emit_activation(source.graph, plan.value, plan.choice.grid, [site.layer.matmul for site in plan.sites])
+        for site in plan.sites:
+            emit_weight(source.graph, site, weights[site.name])
     entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
     source.metadata_props.update(replace(card, history=(*card.history, entry)).to_metadata())
-    with atomic_path(out) as temporary:
-        save_model(source, temporary)
-    details: dict[str, Any] = {"quantized": [site.name for site in sites]}
-    return StageResult(out, settings.precision, details=details)
+    companions = write_onnx(source, out)
+    details: dict[str, Any] = {
+        "quantized": [site.name for site in sites],
+        "ranges": [
+            (plan.sites[0].name, plan.kind, plan.choice.strength, plan.choice.ratio, plan.choice.error)
+            for plan in plans
+        ],
+    }
+    return StageResult(out, settings.precision, companions, details)
 
 
-def _quantize(model: ir.Model, sites: Sequence[Site], collected: dict[str, TensorStatistics]) -> None:
-    graph = model.graph
-    by_input: dict[str, list[Site]] = {}
-    for site in sites:
-        by_input.setdefault(site.input.name or "", []).append(site)
-    for name, sharing in by_input.items():
-        how = ActivationRange(scale=max(collected[name].amax, 1e-8) / 127)
-        emit_activation(graph, sharing[0].input, how, [site.node for site in sharing])
-    for site in sites:
-        emit_weight(graph, site, round_to_nearest(site.weight()))
-
-
-def choose_sites(sites: Sequence[Site], *, where: str) -> tuple[Site, ...]:
-    """Return the sites to quantize: not the head, none with fewer than 16 rows or columns, fc1 only together with fc2.
-
-    Raises:
-        QuantizeError: Nothing is left.
-    """
-    kept = [site for site in sites if site.role != "head" and min(site.shape) >= _SMALLEST]
-    with_fc2 = {site.block for site in kept if site.role == "fc2"}
-    kept = [site for site in kept if site.role != "fc1" or site.block in with_fc2]
-    if not kept:
+def _read(path: Path) -> ir.Model:
+    try:
+        return read_onnx(path)
+    except (OSError, ValueError) as error:
         raise QuantizeError(
-            f"Expected weighted MatMuls to quantize in '{where}', found {len(sites)} and none that qualifies.",
-            "The model must be a transformer exported by `vitexport export`; its head and patch embedding stay in float.",
-        )
-    return tuple(kept)
-
-
-def save_model(model: ir.Model, path: Path) -> None:
-    """Write a model, with its weights in a second file only where one file cannot hold them."""
-    total = sum(
-        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
-    )
-    if total > _INLINE_LIMIT:
-        ir.save(model, path, external_data=f"{path.name}.data")
-    else:
-        ir.save(model, path)
+            f"Expected an ONNX model at '{path}': {error}", "Give a file written by `vitexport export`."
+        ) from error

@@ -1,132 +1,131 @@
-"""Where quantization happens: the weighted MatMuls of a graph, their roles, and which share an input.
+"""Where quantization happens: the linear layers worth it, and which of them share an input.
 
-This is the one place where the quantizer meets graph structure; everything else works on :class:`Site`.
+Structure is found by :mod:`vitexport.host.graph.layers`; everything else in the quantizer works on :class:`Site`.
 """
 
 from __future__ import annotations
 
-import ast
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["Site", "find_sites"]
+from vitexport.errors import QuantizeError
+from vitexport.host.graph.constants import array_of, is_constant
+from vitexport.host.graph.layers import LinearLayer, find_linears
+
+__all__ = ["SMALLEST", "Site", "choose_sites", "sites_by_input"]
+
+SMALLEST = 16
+"""K or N below this is not worth quantizing: vendors' int8 kernels want multiples of 16."""
+
+_FLOAT_ROLES = frozenset({"patch", "head"})
 
 
 @dataclass(frozen=True)
 class Site:
-    """One weighted MatMul or Gemm, with the bias Add that follows it.
+    """A linear layer to quantize.
 
     Attributes:
-        name: PyTorch module name, e.g. ``blocks.0.attn.qkv``; the node name where that is unknown.
-        role: ``qkv``, ``proj``, ``fc1``, ``fc2``, ``head`` or ``other``.
-        block: Module name of the transformer block, or an empty string.
-        node: The MatMul or Gemm.
-        bias_node: The Add after a MatMul, or None (a Gemm has its bias inside).
+        layer: Its nodes in the graph.
         transposed: The stored weight is ``[N, K]`` (Gemm with transB).
     """
 
-    name: str
-    role: str
-    block: str
-    node: ir.Node
-    bias_node: ir.Node | None
+    layer: LinearLayer
     transposed: bool
+
+    @property
+    def name(self) -> str:
+        """Dotted path of its PyTorch module."""
+        return self.layer.name
+
+    @property
+    def group(self) -> str:
+        """What is demoted together: e.g. ``3.fc1``; the layer's name outside of blocks."""
+        return self.name if self.layer.block is None else f"{self.layer.block}.{self.layer.role}"
 
     @property
     def input(self) -> ir.Value:
         """Activation input."""
-        value = self.node.inputs[0]
+        value = self.layer.matmul.inputs[0]
         assert value is not None
         return value
 
     @property
-    def weight_value(self) -> ir.Value:
-        """Stored weight."""
-        value = self.node.inputs[1]
-        assert value is not None
-        return value
-
-    @property
-    def output(self) -> ir.Value:
-        """Output with the bias added."""
-        return (self.bias_node or self.node).outputs[0]
-
-    @property
-    def group(self) -> str:
-        """Name of what is demoted together: block and role."""
-        return f"{self.block}:{self.role}" if self.block else self.name
+    def input_name(self) -> str:
+        """Name of the activation input."""
+        return str(self.input.name)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(K, N): input and output channels."""
-        tensor = self.weight_value.const_value
-        assert tensor is not None
-        first, second = (int(axis) for axis in tensor.shape)
+        first, second = _matrix(self.layer).shape
         return (second, first) if self.transposed else (first, second)
+
+    @property
+    def bias_value(self) -> ir.Value | None:
+        """Bias input of the Add or Gemm, or None."""
+        if self.layer.add is not None:
+            return next((v for v in self.layer.add.inputs if is_constant(v)), None)
+        inputs = self.layer.matmul.inputs
+        return inputs[2] if self.layer.matmul.op_type == "Gemm" and len(inputs) > 2 else None
+
+    def bias(self) -> NDArray[np.float32]:
+        """Return a float32 ``[N]`` copy of the bias, zeros where there is none."""
+        array = array_of(self.bias_value)
+        zeros: NDArray[np.float32] = np.zeros(self.shape[1], dtype=np.float32)
+        return zeros if array is None else zeros + np.asarray(array, dtype=np.float32).reshape(-1)
 
     def weight(self) -> NDArray[np.float32]:
         """Return a float32 ``[K, N]`` copy of the weight."""
-        tensor = self.weight_value.const_value
-        assert tensor is not None
-        array = np.array(tensor.numpy(), dtype=np.float32)
-        return np.ascontiguousarray(array.T) if self.transposed else array
+        matrix = _matrix(self.layer)
+        return np.array(matrix.T if self.transposed else matrix, dtype=np.float32, order="C")
 
 
-def find_sites(graph: ir.Graph) -> tuple[Site, ...]:
-    """Return every weighted MatMul and Gemm in graph order, with its role where the pattern is recognised."""
-    return tuple(_site(node) for node in graph if _is_weighted(node))
+def _matrix(layer: LinearLayer) -> NDArray[np.generic]:
+    array = array_of(layer.matmul.inputs[1])
+    assert array is not None
+    return array
 
 
-def _is_weighted(node: ir.Node) -> bool:
-    if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
-        return False
-    weight = node.inputs[1]
-    return weight is not None and weight.const_value is not None and len(weight.const_value.shape) == 2
+def _is_transposed(node: ir.Node) -> bool:
+    attribute = node.attributes.get("transB")
+    return node.op_type == "Gemm" and attribute is not None and attribute.as_int() == 1
 
 
-def _site(node: ir.Node) -> Site:
-    bias_node = _bias_add(node) if node.op_type == "MatMul" else None
-    name, block = _module(node)
-    trans = node.attributes.get("transB")
-    transposed = node.op_type == "Gemm" and trans is not None and trans.as_int() == 1
-    return Site(name, _role(node, bias_node), block, node, bias_node, transposed)
+def _is_plain(node: ir.Node) -> bool:
+    """Return whether a node is a MatMul, or a Gemm that scales and transposes nothing but its weight."""
+    factors = [node.attributes[name].as_float() for name in ("alpha", "beta") if name in node.attributes]
+    transposes = "transA" in node.attributes and node.attributes["transA"].as_int() == 1
+    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not transposes and all(f == 1.0 for f in factors))
 
 
-def _bias_add(node: ir.Node) -> ir.Node | None:
-    uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or uses[0].node.op_type != "Add":
-        return None
-    add = uses[0].node
-    other = add.inputs[1 - uses[0].idx]
-    constant = other is not None and other.const_value is not None and len(other.const_value.shape) == 1
-    return add if constant else None
+def choose_sites(model: ir.Model, *, where: str) -> tuple[Site, ...]:
+    """Return the layers to quantize: neither head nor patch embedding, none with fewer than 16 input or output channels,
+    fc1 only together with fc2 of its block.
+
+    Raises:
+        QuantizeError: Nothing is left.
+    """
+    layers = find_linears(model)
+    plain = [layer for layer in layers if layer.role not in _FLOAT_ROLES and _is_plain(layer.matmul)]
+    sites = [Site(layer, _is_transposed(layer.matmul)) for layer in plain if array_of(layer.weight) is not None]
+    kept = [site for site in sites if min(site.shape) >= SMALLEST]
+    whole = {site.layer.block for site in kept if site.layer.role == "fc2"}
+    kept = [site for site in kept if site.layer.role != "fc1" or site.layer.block in whole]
+    if not kept:
+        raise QuantizeError(
+            f"Expected weighted MatMuls to quantize in '{where}', found {len(layers)} linear layers and none that qualifies.",
+            "Give a transformer exported by `vitexport export`; its head and patch embedding always stay float.",
+        )
+    return tuple(kept)
 
 
-def _module(node: ir.Node) -> tuple[str, str]:
-    scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-    name = scopes[-2] if len(scopes) > 1 and scopes[-2] else (node.name or node.outputs[0].name or "")
-    parts = name.split(".")
-    digit = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-    return name, ".".join(parts[: digit + 1]) if digit is not None else ""
-
-
-def _role(node: ir.Node, bias_node: ir.Node | None) -> str:
-    source = node.inputs[0].producer() if node.inputs[0] is not None else None
-    consumers = {use.node.op_type for use in (bias_node or node).outputs[0].uses()}
-    if (bias_node or node).outputs[0].is_graph_output():
-        return "head"
-    if source is not None and source.op_type == "Gelu":
-        return "fc2"
-    if "Gelu" in consumers:
-        return "fc1"
-    while source is not None and source.op_type in ("Reshape", "Transpose"):
-        value = source.inputs[0]
-        source = value.producer() if value is not None else None
-    if source is not None and source.op_type == "MatMul" and not _is_weighted(source):
-        return "proj"
-    if source is not None and source.op_type == "LayerNormalization":
-        return "qkv"
-    return "other"
+def sites_by_input(sites: Sequence[Site]) -> dict[str, tuple[Site, ...]]:
+    """Return the sites grouped by the tensor they read, in order: each group shares one Q."""
+    groups: dict[str, tuple[Site, ...]] = {}
+    for site in sites:
+        groups[site.input_name] = (*groups.get(site.input_name, ()), site)
+    return groups

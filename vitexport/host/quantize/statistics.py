@@ -7,16 +7,24 @@ its own, in order, with sums in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitexport.errors import CalibrationError
 
-__all__ = ["BINS", "StreamingStatistics", "TensorStatistics", "sample_positions"]
+__all__ = ["BINS", "EXTREME_ROWS", "StreamingStatistics", "TensorStatistics", "sample_positions"]
 
 BINS = 4096
 """Histogram bins over ``[-bound, bound)``; the bound is a power of two, doubled by merging pairs of bins."""
+
+CLASS_TOKEN_IMPORTANCE = 20.0
+"""What the class token's row counts for against any other row: the head reads it directly, while attention averages over
+the others. On DeiT-Tiny anything from 10 to 50 gains 2 dB of logit SQNR over 1."""
+
+EXTREME_ROWS = 64
+"""Rows of largest magnitude kept of each tensor."""
 
 Floats = NDArray[np.float32]
 
@@ -34,7 +42,9 @@ class TensorStatistics:
         maximum: float32 ``[C]`` largest value of each channel.
         total: float64 ``[C]`` sum of each channel.
         square: float64 ``[C]`` sum of squares of each channel.
-        sample: float32 ``[R, C]`` rows spread evenly over images and positions, the same for any batch size.
+        sample: float16 ``[R, C]`` (float32 where that overflows) rows spread evenly over images and positions, the same for any batch size.
+        sample_rows: int32 ``[R]`` position of each sampled row in its image.
+        extremes: as ``sample``, ``[E, C]``; the rows that hold the largest magnitudes, which a sample would miss.
     """
 
     name: str
@@ -45,7 +55,9 @@ class TensorStatistics:
     maximum: Floats
     total: NDArray[np.float64]
     square: NDArray[np.float64]
-    sample: Floats
+    sample: NDArray[np.floating[Any]]
+    sample_rows: NDArray[np.int32]
+    extremes: NDArray[np.floating[Any]]
 
     @property
     def channels(self) -> int:
@@ -62,9 +74,39 @@ class TensorStatistics:
         """Largest magnitude of the tensor."""
         return float(max(-self.minimum.min(), self.maximum.max()))
 
+    def rows_and_weights(self, *, class_token: bool) -> tuple[Floats, Floats]:
+        """Return sample and extremes as one ``[R + E, C]`` array, and what each row counts for (they sum to 1).
+
+        A stratified sample: an extreme row stands for itself, a sampled one for its share of all others.
+
+        Args:
+            class_token: Row 0 of each image is what the head reads; it counts :data:`CLASS_TOKEN_IMPORTANCE` times.
+        """
+        each = np.full(len(self.sample), max(self.rows - len(self.extremes), 0) / max(len(self.sample), 1))
+        if class_token:
+            first = self.sample_rows == 0
+            images = int(first.sum())
+            each[:] = (self.rows - images) / max(len(self.sample) - images, 1)
+            each[first] = CLASS_TOKEN_IMPORTANCE
+        weights = np.concatenate([each, np.ones(len(self.extremes))])
+        rows = np.concatenate([self.sample, self.extremes]).astype(np.float32)
+        return rows, (weights / weights.sum()).astype(np.float32)
+
+    @property
+    def class_token_peak(self) -> float:
+        """Largest sampled value in row 0 of any image; every image's row 0 is sampled while there are fewer than rows."""
+        first = self.sample[self.sample_rows == 0]
+        return float(first.max()) if first.size else 0.0
+
     def edges(self) -> NDArray[np.float64]:
         """Return the ``BINS + 1`` bin edges."""
         return np.linspace(-self.bound, self.bound, BINS + 1)
+
+
+def _compact(rows: Floats) -> NDArray[np.floating[Any]]:
+    """Keep rows in half the space: the error of float16 is a hundredth of what 8 bits lose."""
+    compact: NDArray[np.floating[Any]] = rows.astype(np.float16 if np.abs(rows).max(initial=0) < 6e4 else np.float32)
+    return compact
 
 
 def sample_positions(image: int, rows: int, wanted: int) -> NDArray[np.intp]:
@@ -106,7 +148,10 @@ class StreamingStatistics:
         self._total: NDArray[np.float64] = np.zeros(0)
         self._square: NDArray[np.float64] = np.zeros(0)
         self._sample: Floats | None = None
+        self._positions = np.zeros(sample_rows, dtype=np.int32)
         self._filled = 0
+        self._extremes: Floats = np.zeros((0, 0), dtype=np.float32)
+        self._peaks: Floats = np.zeros(0, dtype=np.float32)
 
     def update(self, value: NDArray[np.generic]) -> None:
         """Add one image's tensor, any rank; the last axis is the channel axis.
@@ -126,6 +171,7 @@ class StreamingStatistics:
             self._total = np.zeros(rows.shape[1])
             self._square = np.zeros(rows.shape[1])
             self._sample = np.empty((self._sample_rows, rows.shape[1]), dtype=np.float32)
+            self._extremes = np.empty((0, rows.shape[1]), dtype=np.float32)
         else:
             np.minimum(self._minimum, low, out=self._minimum)
             np.maximum(self._maximum, high, out=self._maximum)
@@ -133,6 +179,7 @@ class StreamingStatistics:
         self._square += np.einsum("rc,rc->c", rows, rows)
         self._count(rows, float(max(-low.min(), high.max())))
         self._keep(rows, self._sample)
+        self._keep_extremes(rows)
         self._rows += rows.shape[0]
         self._images += 1
 
@@ -151,10 +198,23 @@ class StreamingStatistics:
         self._histogram += np.bincount(index.astype(np.intp).ravel(), minlength=BINS)[:BINS]
 
     def _keep(self, rows: Floats, sample: Floats) -> None:
-        picked = rows[sample_positions(self._images, rows.shape[0], self._per_image)]
-        room = min(len(picked), self._sample_rows - self._filled)
-        sample[self._filled : self._filled + room] = picked[:room]
+        picked = sample_positions(self._images, rows.shape[0], self._per_image)
+        picked = picked[: self._sample_rows - self._filled]
+        room = len(picked)
+        sample[self._filled : self._filled + room] = rows[picked]
+        self._positions[self._filled : self._filled + room] = picked
         self._filled += room
+
+    def _keep_extremes(self, rows: Floats) -> None:
+        peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+        threshold = self._peaks[-1] if len(self._peaks) == EXTREME_ROWS else np.float32(-1)
+        candidates = np.flatnonzero(peaks > threshold)
+        if not len(candidates):
+            return
+        all_peaks = np.concatenate([self._peaks, peaks[candidates]])
+        order = np.argsort(-all_peaks, kind="stable")[:EXTREME_ROWS]
+        self._extremes = np.concatenate([self._extremes, rows[candidates]])[order]
+        self._peaks = all_peaks[order]
 
     def result(self) -> TensorStatistics:
         """Return what was accumulated.
@@ -175,5 +235,7 @@ class StreamingStatistics:
             maximum=self._maximum,
             total=self._total,
             square=self._square,
-            sample=self._sample[: self._filled].copy(),
+            sample=_compact(self._sample[: self._filled]),
+            sample_rows=self._positions[: self._filled].copy(),
+            extremes=_compact(self._extremes),
         )

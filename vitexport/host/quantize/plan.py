@@ -1,0 +1,220 @@
+"""Deciding everything about a graph's quantization, transforms included, before any Q/DQ is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from vitexport.host.quantize.grid import Grid, QuantizedWeight, between, symmetric
+from vitexport.host.quantize.importance import column_importance
+from vitexport.host.quantize.ranges import Method, magnitude_range
+from vitexport.host.quantize.search import RATIOS, STRENGTHS, InputPlan, Reader, search_absorbed, search_fixed
+from vitexport.host.quantize.sites import Site, sites_by_input
+from vitexport.host.quantize.statistics import TensorStatistics
+from vitexport.host.quantize.targets import Form
+from vitexport.host.quantize.transforms import (
+    Absorber,
+    apply_explicitly,
+    apply_to_source,
+    find_absorber,
+    fold_into_consumers,
+    set_bias,
+)
+from vitexport.host.quantize.weights import quantize_weight
+from vitexport.recipe import QuantizeSettings
+
+__all__ = ["TensorPlan", "plan_tensors", "plan_weights"]
+
+Floats = NDArray[np.float32]
+
+_SHIFTS = 4096
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One quantized activation and the layers that read it.
+
+    Attributes:
+        value: The tensor after transforms.
+        sites: The layers.
+        kind: What absorbed the transform: ``norm``, ``value``, ``gelu`` or ``none``.
+        choice: Scale, shift, grid and the error they leave.
+        rows: Transformed sample, ``[R, K]``.
+        counts: What each row counts for.
+    """
+
+    value: ir.Value
+    sites: tuple[Site, ...]
+    kind: str
+    choice: InputPlan
+    rows: Floats
+    counts: Floats
+
+
+def plan_tensors(
+    model: ir.Model,
+    sites: Sequence[Site],
+    statistics: Mapping[str, TensorStatistics],
+    settings: QuantizeSettings,
+    form: Form,
+    class_token: bool,
+) -> tuple[TensorPlan, ...]:
+    """Choose transform and grid of every input tensor and apply the transforms to the graph, which stays equal in float.
+
+    Args:
+        model: The float graph; changed in place.
+        sites: Layers to quantize.
+        statistics: By name of the input tensor.
+        settings: Method, margin and preset.
+        form: What the target computes.
+        class_token: Whether row 0 of each image is what the head reads.
+    """
+    plans = []
+    for name, group in sites_by_input(sites).items():
+        stats = statistics[name]
+        absorber = find_absorber(group)
+        rows, counts = stats.rows_and_weights(class_token=class_token)
+        readers = [Reader(site.weight(), column_importance(site)) for site in group]
+        choice = _choose(absorber, stats, rows, counts, readers, settings, form)
+        value = _apply(model.graph, absorber, group, choice)
+        plans.append(TensorPlan(value, group, absorber.kind, choice, choice.transform(rows), counts))
+    return tuple(plans)
+
+
+def _choose(
+    absorber: Absorber,
+    stats: TensorStatistics,
+    rows: Floats,
+    counts: Floats,
+    readers: Sequence[Reader],
+    settings: QuantizeSettings,
+    form: Form,
+) -> InputPlan:
+    fast = settings.preset == "fast"
+    margin = 1.0 + (settings.margin or 0.0)
+
+    def grid_up_to(amax: float) -> Grid:
+        return symmetric(amax * margin, form.activation, half=form.half_scales)
+
+    if form.activation == "float8_e4m3fn":
+        # Floating point keeps its relative precision everywhere: neither a shift nor a clipped range gains anything.
+        return search_fixed(rows, counts, readers, [(1.0, 0.0, grid_up_to(stats.amax))])
+    method: Method = "max" if settings.method == "auto" else settings.method
+    ratios = (0.9,) if fast and settings.method == "auto" else RATIOS if settings.method == "auto" else (1.0,)
+    if absorber.kind in ("norm", "value"):
+        limit = None if method == "max" else _limit(method, counts)
+        return search_absorbed(
+            rows,
+            counts,
+            stats.minimum,
+            stats.maximum,
+            readers,
+            grid_up_to,
+            strengths=(0.8,) if fast else STRENGTHS,
+            ratios=ratios,
+            limit=limit,
+            try_plain=not fast,
+        )
+    low, high = float(stats.minimum.min()), float(stats.maximum.max())
+    if method != "max":
+        reach = magnitude_range(_magnitudes(stats), stats.bound, stats.amax, method)
+        low, high = max(low, -reach), min(high, reach)
+    shifts = absorber.kind == "gelu" and form.shift_after_gelu
+    candidates = [(ratio, *_one_sided(low, high, ratio * margin, shifts=shifts, form=form)) for ratio in ratios]
+    scale = _coverage(stats) if absorber.kind == "gelu" and settings.after_gelu == "scale" else None
+    return search_fixed(rows, counts, readers, candidates, scale)
+
+
+def _coverage(stats: TensorStatistics) -> Floats:
+    """Return how far each channel's range reaches, as a fraction of the tensor's.
+
+    A channel covers a fifth more than calibration saw of it, what the class token reached in any channel (its large
+    channels differ from class to class), and 0.4 of the tensor's range at least.
+    """
+    high = float(stats.maximum.max())
+    reach = np.maximum(np.maximum(stats.maximum, stats.class_token_peak) * 1.2, 0.4 * high)
+    fraction: Floats = np.clip(reach / max(high, 1e-6), 0.4, 1.0).astype(np.float32)
+    return fraction
+
+
+def _magnitudes(stats: TensorStatistics) -> NDArray[np.int64]:
+    middle = len(stats.histogram) // 2
+    return stats.histogram[middle:] + stats.histogram[:middle][::-1]
+
+
+def _limit(method: Method, counts: Floats) -> Callable[[Floats], float]:
+    """Return a function from transformed rows to the largest magnitude that ``method`` keeps."""
+
+    def limit(rows: Floats) -> float:
+        absolute = np.abs(rows)
+        amax = float(absolute.max())
+        bound = amax * (1 + 1e-6) or 1.0
+        weights = np.broadcast_to(counts[:, None], rows.shape)
+        histogram, _ = np.histogram(absolute, bins=_SHIFTS // 2, range=(0, bound), weights=weights)
+        return magnitude_range(histogram, bound, amax, method)
+
+    return limit
+
+
+def _one_sided(low: float, high: float, ratio: float, *, shifts: bool, form: Form) -> tuple[float, Grid]:
+    """Return (shift, grid) over ``[low, high * ratio]``; the shift is a multiple of the step so that zero is on the grid."""
+    if abs(low) > abs(high):
+        low *= ratio
+    else:
+        high *= ratio
+        low = max(low, -high)
+    if form.activation == "uint8":
+        return 0.0, between(low, high, half=form.half_scales)
+    if not shifts:
+        return 0.0, symmetric(max(-low, high), form.activation, half=form.half_scales)
+    grid = symmetric((high - low) / 2 * (254 / 255), form.activation, half=form.half_scales)
+    return float(np.rint((high + low) / 2 / grid.step) * grid.step), grid
+
+
+def _apply(graph: ir.Graph, absorber: Absorber, group: Sequence[Site], choice: InputPlan) -> ir.Value:
+    value = group[0].input
+    if not choice.shift.any() and np.all(choice.scale == 1):
+        return value
+    fold_into_consumers(graph, group, choice.scale, choice.shift)
+    if absorber.kind in ("norm", "value"):
+        apply_to_source(graph, absorber, choice.scale, choice.shift)
+        return value
+    readers = [site.layer.matmul for site in group]
+    return apply_explicitly(graph, value, choice.scale, choice.shift, readers)
+
+
+def plan_weights(
+    model: ir.Model, plans: Sequence[TensorPlan], settings: QuantizeSettings, form: Form
+) -> dict[str, QuantizedWeight]:
+    """Quantize every weight for the inputs it will really see, and correct the biases for the mean error that is left.
+
+    Args:
+        model: The transformed float graph; biases are changed in place.
+        plans: All tensor plans; every transform must have been applied.
+        settings: The preset decides how much is searched.
+        form: What the target computes.
+
+    Returns:
+        Quantized weights by site name.
+    """
+    done = {}
+    for plan in plans:
+        rounded = plan.choice.grid.apply(plan.rows)
+        mean = plan.counts @ rounded
+        energy = gram = None
+        if settings.preset != "fast":
+            centred = (rounded - mean) * np.sqrt(plan.counts)[:, None]
+            energy = np.einsum("rk,rk->k", centred, centred)
+            if settings.rounding == "learned" and len(centred) >= 2:
+                gram = (centred.T @ centred).astype(np.float64)
+        for site in plan.sites:
+            weight = site.weight()
+            quantized = quantize_weight(weight, form.weight, energy=energy, gram=gram, pairs=form.pair_limit)
+            done[site.name] = quantized
+            lost = (plan.counts @ plan.rows) @ weight - mean @ quantized.dequantized()
+            set_bias(model.graph, site, site.bias() + lost.astype(np.float32))
+    return done

@@ -1,0 +1,179 @@
+"""Choosing scale, shift and range of a layer input by the error they leave in the layers' outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitexport.host.quantize.grid import Grid
+from vitexport.host.quantize.weights import round_to_nearest
+
+__all__ = ["InputPlan", "Reader", "balance", "output_error", "search_absorbed", "search_fixed"]
+
+Floats = NDArray[np.float32]
+
+STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""SmoothQuant strengths tried: the exponent of the activation range against that of the weight range."""
+
+RATIOS = (1.1, 1.0, 0.9, 0.8, 0.7)
+"""Ranges tried, as fractions of the largest magnitude seen."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A linear layer that reads the tensor.
+
+    Attributes:
+        weight: float32 ``[K, N]``.
+        importance: float32 ``[N]`` weight of each output column's squared error.
+    """
+
+    weight: Floats
+    importance: Floats
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """What was chosen for one tensor.
+
+    Attributes:
+        scale: ``[K]`` divisor of each channel, absorbed by the tensor's producer.
+        shift: ``[K]`` subtracted before that.
+        grid: Grid of the transformed tensor.
+        error: Weighted squared error of the layer outputs on the sample, over their weighted variance.
+        strength: SmoothQuant strength chosen, or None for no scaling.
+        ratio: Range chosen, as a fraction of the largest magnitude seen.
+    """
+
+    scale: Floats
+    shift: Floats
+    grid: Grid
+    error: float
+    strength: float | None = None
+    ratio: float = 1.0
+
+    def transform(self, rows: Floats) -> Floats:
+        """Return the transformed rows."""
+        out: Floats = (rows - self.shift) / self.scale
+        return out
+
+
+def balance(minimum: Floats, maximum: Floats, readers: Sequence[Reader], strength: float) -> Floats:
+    """Return SmoothQuant's channel scales (arXiv:2211.10438, equation 4) with a geometric mean of 1.
+
+    Args:
+        minimum: Smallest value per channel, ``[K]``.
+        maximum: Largest value per channel, ``[K]``.
+        readers: The layers whose weights take the scales.
+        strength: 0 leaves the activations, 1 makes every channel's range equal.
+    """
+    half = np.maximum((maximum - minimum) / 2, 1e-5 * max(float((maximum - minimum).max()), 1e-6))
+    rows = np.max([np.abs(reader.weight).max(axis=1) for reader in readers], axis=0)
+    rows = np.maximum(rows, 1e-5 * max(float(rows.max()), 1e-6))
+    logs = strength * np.log(half) - (1 - strength) * np.log(rows)
+    scales: Floats = np.exp(logs - logs.mean()).astype(np.float32)
+    return scales
+
+
+def output_error(rows: Floats, counts: Floats, rounded: Floats, readers: Sequence[Reader], scale: Floats) -> float:
+    """Return the relative squared error of the layer outputs, means removed (bias correction restores them).
+
+    Args:
+        rows: Float transformed input, ``[R, K]``.
+        counts: What each row counts for, ``[R]``; they sum to 1.
+        rounded: The rows after quantization.
+        readers: The layers.
+        scale: ``[K]`` factor of the weights' rows.
+    """
+    error = reference = 0.0
+    for reader in readers:
+        weight = reader.weight * scale[:, None]
+        exact = rows @ weight
+        left = rounded @ round_to_nearest(weight).dequantized() - exact
+        error += float(_variance(left, counts) @ reader.importance)
+        reference += float(_variance(exact, counts) @ reader.importance)
+    return error / max(reference, 1e-30)
+
+
+def _variance(values: Floats, counts: Floats) -> Floats:
+    mean = counts @ values
+    variance: Floats = counts @ np.square(values - mean)
+    return variance
+
+
+def search_absorbed(
+    rows: Floats,
+    counts: Floats,
+    minimum: Floats,
+    maximum: Floats,
+    readers: Sequence[Reader],
+    make_grid: Callable[[float], Grid],
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    ratios: Sequence[float] = RATIOS,
+    limit: Callable[[Floats], float] | None = None,
+    try_plain: bool = True,
+) -> InputPlan:
+    """Choose scale, shift and range of a tensor whose producer absorbs any channel scale and shift.
+
+    Args:
+        rows: Sampled rows, ``[R, K]``.
+        counts: What each row counts for, ``[R]``.
+        minimum: Smallest value per channel over all images.
+        maximum: Largest value per channel over all images.
+        readers: The layers that read the tensor.
+        make_grid: From the largest magnitude to the grid.
+        strengths: SmoothQuant strengths to try.
+        ratios: Ranges to try at the best strength.
+        limit: From transformed rows to the range that ratio 1 stands for; the largest magnitude otherwise.
+        try_plain: Also try no scaling at all.
+    """
+    middle = ((maximum + minimum) / 2).astype(np.float32)
+    half = (maximum - minimum) / 2
+    best: InputPlan | None = None
+
+    def consider(strength: float | None, ratio: float) -> None:
+        nonlocal best
+        scale = np.ones_like(middle) if strength is None else balance(minimum, maximum, readers, strength)
+        moved = (rows - middle) / scale
+        amax = float((half / scale).max()) if limit is None else limit(moved)
+        grid = make_grid(amax * ratio)
+        error = output_error(moved, counts, grid.apply(moved), readers, scale)
+        if best is None or error < best.error:
+            best = InputPlan(scale, middle, grid, error, strength, ratio)
+
+    first = ratios[len(ratios) // 2]
+    for strength in (None, *strengths) if try_plain else strengths:
+        consider(strength, first)
+    assert best is not None
+    chosen = best.strength
+    for ratio in ratios:
+        if ratio != first:
+            consider(chosen, ratio)
+    return best
+
+
+def search_fixed(
+    rows: Floats, counts: Floats, readers: Sequence[Reader], candidates: Sequence[tuple[float, float, Grid]], scale: Floats | None = None
+) -> InputPlan:
+    """Choose the range of a tensor that can only be changed by explicit operations.
+
+    Args:
+        rows: Sampled rows, ``[R, K]``.
+        counts: What each row counts for, ``[R]``.
+        readers: The layers that read the tensor.
+        candidates: (ratio, shift, grid) to try; the shift is a multiple of the step, so that zero stays on the grid.
+        scale: ``[K]`` divisor of each channel, or None for none.
+    """
+    divisor = np.ones(rows.shape[1], dtype=np.float32) if scale is None else scale
+    best: InputPlan | None = None
+    for ratio, shift, grid in candidates:
+        moved = rows / divisor - np.float32(shift)
+        error = output_error(moved, counts, grid.apply(moved), readers, divisor)
+        if best is None or error < best.error:
+            best = InputPlan(divisor, shift * divisor, grid, error, None, ratio)
+    assert best is not None
+    return best

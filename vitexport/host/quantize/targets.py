@@ -1,0 +1,46 @@
+"""What each target computes correctly: dtypes of Q/DQ, precision of scales, and the body around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitexport.recipe import QuantizeSettings
+
+__all__ = ["Form", "form_of"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a quantized graph is written for a target.
+
+    Attributes:
+        activation: ``int8``, ``uint8`` or ``float8_e4m3fn``.
+        weight: ``int8`` or ``float8_e4m3fn``.
+        half_scales: Scales are stored in float16 and must be representable there.
+        body: What everything else computes in: ``float32``, ``float16`` or ``bfloat16``.
+        shift_after_gelu: Subtract a constant after GELU, because zero points must be 0.
+        pair_limit: Keep neighbouring weights small enough together for kernels that add two products in 16 bits.
+    """
+
+    activation: str = "int8"
+    weight: str = "int8"
+    half_scales: bool = False
+    body: str = "float32"
+    shift_after_gelu: bool = True
+    pair_limit: bool = False
+
+
+def form_of(settings: QuantizeSettings) -> Form:
+    """Return the form for a target and precision.
+
+    Raises:
+        QuantizeError: The target cannot run that precision.
+    """
+    if settings.precision == "fp8":
+        body = "float16" if settings.target == "tensorrt" else "float32"
+        return Form("float8_e4m3fn", "float8_e4m3fn", body == "float16", body, shift_after_gelu=False)
+    if settings.target == "tensorrt":
+        return Form(half_scales=True, body="float16")
+    if settings.target in ("ort-x86", "ort-arm64"):
+        return Form(activation="uint8", shift_after_gelu=False, pair_limit=settings.target == "ort-x86")
+    return Form()
