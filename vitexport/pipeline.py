@@ -13,10 +13,12 @@ import yaml
 
 from vitexport.accuracy import find_labels
 from vitexport.bundle import Artifact, Bundle, Kind
+from vitexport.checks import PREPROCESSING
 from vitexport.errors import CalibrationError
 from vitexport.evidence import (
     DISAGREEMENTS,
     VerificationImages,
+    compare_preprocessing,
     keep_disagreements,
     locate_errors,
     measure_latency,
@@ -162,17 +164,14 @@ class _Run:
             batch_size=recipe.verify.batch_size,
             replay_images=recipe.verify.replay_images,
         )
-        self.work.ensure(
-            Step(
-                "load",
-                recording_name(REFERENCE),
-                "recording",
-                settings,
-                (self.model_key, self.images_key),
-                _TORCH,
-                self._record_reference,
-            )
-        )
+        name, keys = recording_name(REFERENCE), (self.model_key, self.images_key)
+        recorded = self.work.ensure(Step("load", name, "recording", settings, keys, _TORCH, self._record_reference))
+
+        def compare() -> StageResult:
+            return compare_preprocessing(self.loaded, recipe.model, self.verification, self.work.current())
+
+        keys = (self.model_key, recorded.companions[0].sha256)
+        self.work.ensure(Step("load", PREPROCESSING, "analysis", settings, keys, (*_TORCH, "Pillow"), compare))
         if not self.work.dry_run:  # a changed recipe is always written, and by itself redoes nothing
             self.work.ensure(Step("recipe", "recipe", "recipe", self._resolved_recipe(), (), (), self._write_recipe))
 
