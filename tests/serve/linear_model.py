@@ -51,6 +51,35 @@ def write_model(path: Path, *, batch: int | str = "batch", task: str = "classify
     return path
 
 
+def write_conv_model(path: Path, *, seed: int = 3) -> Path:
+    """Write a patch embedding, a ReLU and a head: what a normalization can be folded into."""
+    generator = np.random.default_rng(seed)
+    weights = {
+        "kernel": generator.normal(0, 0.05, (12, 3, 4, 4)),
+        "kernel_bias": generator.normal(0, 1, 12),
+        "weight": generator.normal(0, 0.2, (12 * (SIZE // 4) ** 2, len(CLASSES))),
+        "bias": generator.normal(0, 1, len(CLASSES)),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["pixel_values", "kernel", "kernel_bias"], ["patches"], strides=[4, 4]),
+            helper.make_node("Relu", ["patches"], ["active"]),
+            helper.make_node("Flatten", ["active"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
+        ],
+        "conv",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(CLASSES)])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, model_card().to_metadata())
+    onnx.checker.check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
 def model_card(*, batch: int | str = "batch", task: str = "classify") -> ModelCard:
     spec = ModelSpec(
         source="huggingface",
@@ -64,11 +93,17 @@ def model_card(*, batch: int | str = "batch", task: str = "classify") -> ModelCa
     return ModelCard(spec, PREPROCESS, CLASSES if task == "classify" else ())
 
 
-def write_bundle(root: Path, *, batch: int | str = "batch", rungs: tuple[str, ...] = ("simplified",)) -> Path:
+def write_bundle(
+    root: Path, *, batch: int | str = "batch", rungs: tuple[str, ...] = ("simplified",), conv: bool = False
+) -> Path:
     """Write a bundle with one model per rung, each with other weights."""
     artifacts = []
     for seed, rung in enumerate(rungs, start=7):
-        path = write_model(root / "models" / f"{rung}.onnx", batch=batch, seed=seed)
+        path = root / "models" / f"{rung}.onnx"
+        if conv:
+            write_conv_model(path, seed=seed)
+        else:
+            write_model(path, batch=batch, seed=seed)
         provenance = Provenance(stage="simplify", key=rung, settings={}, parents=(), tools={}, seconds=0.0)
         artifacts.append(
             Artifact(

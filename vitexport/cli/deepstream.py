@@ -1,0 +1,59 @@
+"""``vitexport deepstream``: a bundle as an nvinfer configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["deepstream"]
+
+
+@click.command(epilog="Example: vitexport deepstream out/quickstart -o deepstream --images calib/holdout")
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory.")
+@click.option("--rung", help="Model inside the bundle.  [default: the last one its checks accept]")
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Frames per run.")
+@click.option("--images", type=click.Path(exists=True, path_type=Path), help="Measure the preprocessing on these.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def deepstream(
+    ctx: click.Context,
+    bundle: Path,
+    output: Path,
+    rung: str | None,
+    batch: int,
+    images: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a DeepStream nvinfer configuration, and measure what its preprocessing changes."""
+    import json
+    from dataclasses import asdict
+
+    from vitexport.bundle import Bundle
+    from vitexport.images import load_image
+    from vitexport.serve.deepstream import measure_parity, write_deepstream
+    from vitexport.serve.sources import expand_sources
+
+    opened = Bundle.open(bundle, check_files=False)
+    config = write_deepstream(opened, output, rung=rung, batch=batch)
+    parity = None
+    if images is not None:
+        pictures = [load_image(path) for path in expand_sources([str(images)])[:64]]
+        parity = measure_parity(opened, config, pictures, rung=rung)
+    if as_json:
+        click.echo(json.dumps({"config": str(config), "parity": asdict(parity) if parity else None}, indent=2))
+    else:
+        click.echo(f"{config}: nvinfer configuration with model.onnx and labels.txt")
+        if parity is None:
+            click.echo("Preprocessing not measured: give --images.")
+        else:
+            click.echo(
+                f"{parity.images} images: probabilities differ by at most {parity.same_pixels:.1e} on the same pixels, "
+                f"{parity.own_resize:.3f} with nvinfer's own resize (mean {parity.own_resize_mean:.3f}, "
+                f"top-1 agreement {100 * parity.agreement:.1f} %)"
+            )
+            for note in parity.notes:
+                click.echo(f"  {note}")
+    if parity is not None and parity.same_pixels > 1e-5:
+        ctx.exit(3)
