@@ -1,7 +1,7 @@
 """Every model the toolkit promises, as a checkpoint built from its configuration with every parameter perturbed.
 
-``build(row, folder)`` writes what the hub would give: a Hugging Face directory or a timm directory. ``shallow=True`` keeps the
-architecture and cuts depth and width, for tests.
+``build(row, folder)`` writes what the hub would give: a Hugging Face directory or a timm directory. ``shallow=True``
+keeps the architecture and cuts depth and width, for tests.
 """
 
 from __future__ import annotations
@@ -44,11 +44,31 @@ class Row:
 
 
 _SIZES = {
-    "b32": ("base", 32, {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}),
-    "b16": ("base", 16, {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}),
-    "l32": ("large", 32, {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}),
-    "l16": ("large", 16, {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}),
-    "h14": ("huge", 14, {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120}),
+    "b32": (
+        "base",
+        32,
+        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    ),
+    "b16": (
+        "base",
+        16,
+        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    ),
+    "l32": (
+        "large",
+        32,
+        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    ),
+    "l16": (
+        "large",
+        16,
+        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    ),
+    "h14": (
+        "huge",
+        14,
+        {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120},
+    ),
 }
 _BASE = _SIZES["b16"][2]
 # Two blocks of width 64 keep every kind of node and run in milliseconds.
@@ -67,10 +87,25 @@ def _paper_rows() -> list[Row]:
         fine = (378, 378) if patch == 14 else (384, 384)
         settings = {**config, "patch_size": patch, "image_size": 224}
         timm_name = f"vit_{size}_patch{patch}_224"
-        for suffix, task, image_size in (("", "classify", None), ("-features", "features", None), ("-fine", "classify", fine)):
+        for suffix, task, image_size in (
+            ("", "classify", None),
+            ("-features", "features", None),
+            ("-fine", "classify", fine),
+        ):
             label = f"{suffix}" if image_size is None else f"-{image_size[0]}"
             hf = {"classify": "ViTForImageClassification", "features": "ViTModel"}[task]
-            rows.append(Row(f"vit-{key}{label}-hf", "huggingface", hf, task, image_size, settings, processing=_VIT_224, shallow=_SHALLOW))
+            rows.append(
+                Row(
+                    f"vit-{key}{label}-hf",
+                    "huggingface",
+                    hf,
+                    task,
+                    image_size,
+                    settings,
+                    processing=_VIT_224,
+                    shallow=_SHALLOW,
+                )
+            )
             rows.append(Row(f"vit-{key}{label}-timm", "timm", timm_name, task, image_size, shallow=_SHALLOW_TIMM))
     return rows
 
@@ -83,7 +118,13 @@ def _timm(name: str, model: str, task: Task = "classify", **more: Any) -> Row:
     return Row(name, "timm", model, task, **{"shallow": _SHALLOW_TIMM, **more})
 
 
-_BEIT = {**_BASE, "image_size": 224, "patch_size": 16, "use_relative_position_bias": True, "layer_scale_init_value": 0.1}
+_BEIT = {
+    **_BASE,
+    "image_size": 224,
+    "patch_size": 16,
+    "use_relative_position_bias": True,
+    "layer_scale_init_value": 0.1,
+}
 _DINO = {**_BASE, "image_size": 518, "patch_size": 14}
 _DINO_PROCESSING = {
     "size": {"shortest_edge": 256},
@@ -139,7 +180,13 @@ ROWS: tuple[Row, ...] = (
     ),
     _timm("beitv2-timm", "beitv2_base_patch16_224.in1k_ft_in22k_in1k"),
     _hf(
-        "dinov2-hf", "Dinov2Model", "features", _DINO, "BitImageProcessor", processing=_DINO_PROCESSING, shallow=_SHALLOW_DINO
+        "dinov2-hf",
+        "Dinov2Model",
+        "features",
+        _DINO,
+        "BitImageProcessor",
+        processing=_DINO_PROCESSING,
+        shallow=_SHALLOW_DINO,
     ),
     _hf(
         "dinov2-registers-hf",

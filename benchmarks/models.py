@@ -1,16 +1,18 @@
-"""Export every model row at its full size, compare ONNX Runtime with PyTorch on photographs, and write the table of docs/models.md.
+"""Export every model row at its full size, compare ONNX Runtime with PyTorch on photographs, and write the table of
+docs/models.md.
 
     python benchmarks/models.py --images DIR                 all rows, then the table
     python benchmarks/models.py --images DIR --row NAME ...  these rows; the table keeps the results of the others
 
-Checkpoints are built from their configurations with every parameter perturbed, because no weights are downloaded. Every step of a
-row runs in a process of its own, so that its peak memory is its own and is given back.
+Checkpoints are built from their configurations with every parameter perturbed, because no weights are downloaded.
+Every step of a row runs in a process of its own, so that its peak memory is its own and is given back.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from benchmarks.model_rows import ROWS, Row, build, row_named, source_of  # noqa
 
 TABLE = ROOT / "docs" / "models.md"
 RESULTS = ROOT / "benchmarks" / "results" / "models.json"
+SHARED = Path(os.environ.get("VITEXPORT_SHARED", ROOT.parent / "shared"))
 TOLERANCE = 1e-4
 BATCHES = (1, 5)
 
@@ -34,10 +37,12 @@ BATCHES = (1, 5)
 def main() -> int:
     """Run the sweep; returns 1 when a row fails or exceeds the tolerance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=ROOT.parent / "shared" / "data" / "imagenet-1k-sample" / "dev")
+    parser.add_argument("--images", type=Path, default=SHARED / "data" / "imagenet-1k-sample" / "dev")
     parser.add_argument("--row", action="append", help="only this row (repeatable)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where measurements are kept as JSON")
-    parser.add_argument("--shallow", action="store_true", help="two narrow blocks per model: a quick check of this script")
+    parser.add_argument(
+        "--shallow", action="store_true", help="two narrow blocks per model: a quick check of this script"
+    )
     parser.add_argument("--no-table", action="store_true", help="leave docs/models.md as it is")
     parser.add_argument("--list", action="store_true", help="print the row names and stop")
     parser.add_argument("--step", choices=["build", *STEPS], help=argparse.SUPPRESS)
@@ -74,7 +79,18 @@ def _measure(row: Row, folder: Path, images: Path, *, shallow: bool) -> dict[str
     """Run the steps of a row, each in its own process."""
     measured: dict[str, Any] = {}
     for step in ("build", *STEPS):
-        command = [sys.executable, __file__, "--step", step, "--row", row.name, "--work", str(folder), "--images", str(images)]
+        command = [
+            sys.executable,
+            __file__,
+            "--step",
+            step,
+            "--row",
+            row.name,
+            "--work",
+            str(folder),
+            "--images",
+            str(images),
+        ]
         command += ["--shallow"] if shallow else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -167,7 +183,9 @@ def _structure(path: Path) -> dict[str, Any]:
     model = read_onnx(path)
     blocks = find_attention(model)
     inside = [(block, node) for node in model.graph if (block := block_of(node, blocks)) is not None]
-    unwanted = Counter(node.op_type for _, node in inside if node.op_type in ("IsNaN", "Where", "Shape", "Expand", "Gemm"))
+    unwanted = Counter(
+        node.op_type for _, node in inside if node.op_type in ("IsNaN", "Where", "Shape", "Expand", "Gemm")
+    )
     return {
         "nodes_per_block": max(Counter(block for block, _ in inside).values(), default=0),
         "unwanted_in_blocks": dict(unwanted),
@@ -195,7 +213,9 @@ def _write_table(results: dict[str, Any]) -> None:
     """Rewrite what stands between the markers in docs/models.md."""
     head = (
         "| model | library | outputs | pixels | parameters (M) | nodes: exported, canonical, per block | size (MB) "
-        "| export, simplify (s) | peak memory: export, simplify (GB) | largest error at batch 1, 5 |\n" + "| --- " * 10 + "|\n"
+        "| export, simplify (s) | peak memory: export, simplify (GB) | largest error at batch 1, 5 |\n"
+        + "| --- " * 10
+        + "|\n"
     )
     lines = []
     for row in ROWS:

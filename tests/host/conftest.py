@@ -1,4 +1,4 @@
-"""Checkpoints of shallow models with every parameter perturbed, written once per session and loaded by the real code."""
+"""Checkpoints of shallow models, every parameter perturbed, written once per session and loaded by the real code."""
 
 from __future__ import annotations
 

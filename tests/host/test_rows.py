@@ -1,4 +1,6 @@
-"""Every model row, in a shallow variant: exported with a dynamic batch, simplified, and equal to PyTorch at batch 1 and 5."""
+"""Every model row, in a shallow variant: exported with a dynamic batch, simplified, and equal to PyTorch at batch 1
+and 5.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,6 @@ import pytest
 from PIL import Image
 
 from benchmarks.model_rows import ROWS, Row, source_of
-
 from vitexport.host.export import export_onnx
 from vitexport.host.graph.file import read_onnx
 from vitexport.host.graph.layers import block_of, find_attention, find_linears
@@ -25,7 +26,9 @@ from vitexport.runtimes.pytorch import PyTorchRuntime
 
 
 def _distinct(rows: tuple[Row, ...]) -> list[Row]:
-    """Leave out Hugging Face rows whose shallow configuration is that of another row (ViT-L cut down is ViT-B cut down)."""
+    """Leave out Hugging Face rows whose shallow configuration is that of another row (ViT-L cut down is ViT-B cut
+    down).
+    """
     seen: set[str] = set()
     kept = []
     for row in rows:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -115,11 +116,11 @@ def _quiet() -> Iterator[None]:
 def _unfused_attention(module: torch.nn.Module) -> Iterator[None]:
     """Trace attention as MatMul, Softmax, MatMul.
 
-    The fused operator is translated with shape arithmetic and NaN guards in every block, and with a dynamic batch it fails
-    where a relative position bias is involved.
+    The fused operator is translated with shape arithmetic and NaN guards in every block, and with a dynamic batch it
+    fails where a relative position bias is involved.
     """
-    flagged = [m for m in module.modules() if getattr(m, "fused_attn", None) is True]
-    configured = [m for m in module.modules() if hasattr(m, "set_attn_implementation")]
+    flagged: list[Any] = [m for m in module.modules() if getattr(m, "fused_attn", None) is True]
+    configured: list[Any] = [m for m in module.modules() if hasattr(m, "set_attn_implementation")]
     before = [m.config._attn_implementation for m in configured]
     for m in flagged:
         m.fused_attn = False

@@ -93,16 +93,10 @@ def _check_same(before: Path, after: Path) -> float:
     Raises:
         SimplifyError: It exceeds :data:`SELF_CHECK_TOLERANCE`, or one of the files does not run.
     """
-    results: list[dict[str, Array]] = []
-    for path in (before, after):
-        try:
-            with open_runtime(path, "onnxruntime", RuntimeOptions()) as runtime:
-                results.append(runtime.run({spec.name: _random(spec) for spec in runtime.inputs}))
-        except RuntimeBackendError as error:
-            raise SimplifyError(f"ONNX Runtime cannot run '{path.name}': {error.message}", error.hint) from error
+    expected, results = _outputs(before), _outputs(after)
     worst = 0.0
-    for name, reference in results[0].items():
-        wanted, found = reference.astype(np.float64), results[1][name].astype(np.float64)
+    for name, reference in expected.items():
+        wanted, found = reference.astype(np.float64), results[name].astype(np.float64)
         difference = float(np.abs(wanted - found).max() / max(float(np.abs(wanted).max()), 1e-30))
         if not difference <= SELF_CHECK_TOLERANCE:  # NaN fails too
             raise SimplifyError(
@@ -112,6 +106,14 @@ def _check_same(before: Path, after: Path) -> float:
             )
         worst = max(worst, difference)
     return worst
+
+
+def _outputs(path: Path) -> dict[str, Array]:
+    try:
+        with open_runtime(path, "onnxruntime", RuntimeOptions()) as runtime:
+            return runtime.run({spec.name: _random(spec) for spec in runtime.inputs})
+    except RuntimeBackendError as error:
+        raise SimplifyError(f"ONNX Runtime cannot run '{path.name}': {error.message}", error.hint) from error
 
 
 def _random(spec: TensorSpec) -> Array:

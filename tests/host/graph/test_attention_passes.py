@@ -95,7 +95,8 @@ def test_views_that_mix_tokens_are_left_alone() -> None:
     applied(SplitQkv(), scrambled, {"x": random(2, 4, 4)}, changes=False)
 
 
-_SEPARATE = """g (float[n, 5, 8] x, float[n, 5, 8] z, float[8, 8] wq, float[8, 8] wk, float[8, 8] wv, float[8] bq, float[8] bv,
+_SEPARATE = """g (float[n, 5, 8] x, float[n, 5, 8] z, float[8, 8] wq, float[8, 8] wk, float[8, 8] wv, float[8] bq,
+float[8] bv,
       int64[4] parts, int64[3] tokens) => (float[n, 5, 8] y) {{
     q0 = MatMul(x, wq)
     q1 = Add(q0, bq)

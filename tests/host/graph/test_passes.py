@@ -162,7 +162,10 @@ def test_what_depends_on_constants_alone_is_computed_once() -> None:
 def test_large_transposed_weights_are_not_computed_until_read() -> None:
     weight = random(600, 700) / 100
     model = graph(
-        "g (float[n, 700] x, float[600, 700] w) => (float[n, 600] y) { t = Transpose <perm = [1, 0]> (w) y = MatMul(x, t) }",
+        """g (float[n, 700] x, float[600, 700] w) => (float[n, 600] y) {
+            t = Transpose <perm = [1, 0]> (w)
+            y = MatMul(x, t)
+        }""",
         {"w": weight},
     )
     assert applied(FoldConstants(), model, {"x": random(2, 700)}) == {"MatMul": 1}

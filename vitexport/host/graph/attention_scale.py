@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vitexport.host.graph.constants import is_constant, scalar_of
+from vitexport.host.graph.constants import is_constant, scalar_of, sizes_of
 from vitexport.host.graph.layer_scale import scale_columns
 from vitexport.host.graph.layers import LinearLayer, find_attention, linear_at
 
@@ -21,8 +21,8 @@ _LINEAR = frozenset({"Add", "Sub", "Concat", "Neg", "Mul"})
 class AttentionScale(ir.passes.InPlacePass):
     """Fold ``(q * s) @ k^T`` and ``(q @ k^T) * s`` into q's columns of the projection.
 
-    Holds wherever q reaches the scores by operations that are linear in it: views, and rotary embeddings. Requires linear
-    layers as MatMul + Add; ensures that no foldable factor is left between projection and softmax.
+    Holds wherever q reaches the scores by operations that are linear in it: views, and rotary embeddings. Requires
+    linear layers as MatMul + Add; ensures that no foldable factor is left between projection and softmax.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -143,9 +143,9 @@ def _columns_of(value: ir.Value) -> _Columns | None:
         start, width = sum(known[:index]), known[index]
         node = node.inputs[0].producer()
     layer = _layer_ending_at(node)
-    if layer is None or layer.weight.shape is None:
+    if layer is None or layer.weight.const_value is None:
         return None
-    total = int(layer.weight.shape[1])
+    total = sizes_of(layer.weight.const_value)[1]
     return layer, start, start + (width or total)
 
 
@@ -163,8 +163,8 @@ def _layer_ending_at(node: ir.Node | None) -> LinearLayer | None:
 
 def _scale(graph: ir.Graph, columns: _Columns, factor: float) -> None:
     layer, start, end = columns
-    assert layer.weight.shape is not None
-    total = int(layer.weight.shape[1])
+    assert layer.weight.const_value is not None
+    total = sizes_of(layer.weight.const_value)[1]
 
     def factors() -> NDArray[np.float64]:
         vector = np.ones(total)

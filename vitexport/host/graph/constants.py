@@ -8,7 +8,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["SMALL", "add_initializer", "add_lazy_initializer", "array_of", "is_constant", "scalar_of", "shape_of"]
+__all__ = [
+    "SMALL",
+    "add_initializer",
+    "add_lazy_initializer",
+    "array_of",
+    "is_constant",
+    "scalar_of",
+    "shape_of",
+    "sizes_of",
+]
 
 SMALL = 1 << 20
 """Bytes up to which a derived constant is computed at once; larger ones are computed when the file is written."""
@@ -31,7 +40,12 @@ def scalar_of(value: ir.Value | None) -> float | None:
     if value is None or value.const_value is None or value.const_value.size != 1:
         return None
     array = array_of(value)
-    return None if array is None else float(array.reshape(()))
+    return None if array is None else float(array.reshape(()).item())
+
+
+def sizes_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """Return a tensor's shape as integers; a tensor has no dynamic axis."""
+    return tuple(axis for axis in tensor.shape if isinstance(axis, int))
 
 
 def shape_of(value: ir.Value | None) -> tuple[int | str | None, ...] | None:
@@ -69,6 +83,6 @@ def _register(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value
     while free in graph.initializers:
         free, suffix = f"{name}_{suffix}", suffix + 1
     tensor.name = free
-    value = ir.Value(name=free, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(name=free, shape=ir.Shape(sizes_of(tensor)), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from vitexport.host.graph.constants import SMALL, add_initializer, add_lazy_initializer, is_constant
+from vitexport.host.graph.constants import SMALL, add_initializer, add_lazy_initializer, is_constant, sizes_of
 
 __all__ = ["FoldConstants"]
 
@@ -16,8 +16,8 @@ _NEVER |= {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "If", 
 class FoldConstants(ir.passes.InPlacePass):
     """Replace every node whose inputs are all constants by its results.
 
-    Requires no Constant nodes left inside subgraphs; ensures that no foldable node has only constant inputs. Q/DQ nodes are kept:
-    folding them would undo a quantization.
+    Requires no Constant nodes left inside subgraphs; ensures that no foldable node has only constant inputs. Q/DQ
+    nodes are kept: folding them would undo a quantization.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -78,7 +78,7 @@ def _fold_transpose(graph: ir.Graph, node: ir.Node) -> bool:
     assert tensor is not None
     rank = len(tensor.shape)
     order = node.attributes["perm"].as_ints() if "perm" in node.attributes else tuple(reversed(range(rank)))
-    shape = tuple(int(tensor.shape[axis]) for axis in order)
+    shape = tuple(sizes_of(tensor)[axis] for axis in order)
     value = add_lazy_initializer(
         graph,
         f"{source.name}.T",

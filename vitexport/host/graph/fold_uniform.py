@@ -15,8 +15,8 @@ _SAME = frozenset({"Expand", "Reshape", "Transpose", "Slice", "Squeeze", "Unsque
 class FoldUniform(ir.passes.InPlacePass):
     """Remove Where with a constant condition, Add of zeros and Mul by ones, also when their size is dynamic.
 
-    Hugging Face models build an attention mask of the size of the batch even when there is nothing to mask. Requires shapes
-    on values; ensures that no Add or Mul with a uniform neutral operand of no larger shape is left.
+    Hugging Face models build an attention mask of the size of the batch even when there is nothing to mask. Requires
+    shapes on values; ensures that no Add or Mul with a uniform neutral operand of no larger shape is left.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -93,8 +93,8 @@ def _kept(node: ir.Node, uniform: dict[ir.Value, float]) -> ir.Value | None:
 def _broadcast_later(node: ir.Node, value: ir.Value) -> bool:
     """Return whether every consumer brings ``value`` to its own result's shape even without ``node``.
 
-    A mask of zeros of the batch's size, added to a position bias of one image, only repeats the bias; the scores that the sum
-    is added to have that size already.
+    A mask of zeros of the batch's size, added to a position bias of one image, only repeats the bias; the scores that
+    the sum is added to have that size already.
     """
     shape = shape_of(value)
     for use in node.outputs[0].uses():

@@ -41,7 +41,7 @@ def apply_view(node: ir.Node, source: IndexMap) -> tuple[IndexMap | None, ...]:
     if kind == "Gather":
         index = array_of(node.inputs[1])
         axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-        return (None if index is None else np.take(source, index, axis=axis),)
+        return (None if index is None else np.take(source, index.astype(np.int64), axis=axis),)
     if kind == "Slice":
         return (_slice(node, source),)
     if kind == "Split":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vitexport.host.graph.constants import add_lazy_initializer, is_constant
+from vitexport.host.graph.constants import add_lazy_initializer, is_constant, sizes_of
 from vitexport.host.graph.layers import linear_at
 
 __all__ = ["LayerScale", "scale_columns"]
@@ -30,7 +31,7 @@ class LayerScale(ir.passes.InPlacePass):
                 matmul, weight, add, bias, gamma = scaled
                 tensor = gamma.const_value
                 assert tensor is not None
-                scale_columns(model.graph, matmul, weight, add, bias, lambda t=tensor: t.numpy().reshape(-1))
+                scale_columns(model.graph, matmul, weight, add, bias, partial(_vector, tensor))
                 end, old = (add or matmul).outputs[0], node.outputs[0]
                 if old.is_graph_output():
                     end.name = old.name
@@ -46,13 +47,24 @@ class LayerScale(ir.passes.InPlacePass):
             raise ir.passes.PostconditionError(f"Expected LayerScale to be folded, found {left[:3]}.")
 
 
+def _vector(tensor: ir.TensorProtocol) -> NDArray[np.generic]:
+    return tensor.numpy().reshape(-1)
+
+
 def _scaled(node: ir.Node) -> tuple[ir.Node, ir.Value, ir.Node | None, ir.Value | None, ir.Value] | None:
     """Return (MatMul, weight, bias Add, bias, factor) if ``node`` scales a linear layer's output per channel."""
     if node.op_type != "Mul":
         return None
     for data, gamma in (node.inputs, reversed(node.inputs)):
         end = None if data is None else data.producer()
-        if end is None or gamma is None or not is_constant(gamma) or len(data.uses()) != 1 or data.is_graph_output():
+        if (
+            data is None
+            or end is None
+            or gamma is None
+            or not is_constant(gamma)
+            or len(data.uses()) != 1
+            or data.is_graph_output()
+        ):
             continue
         matmul = end
         if end.op_type == "Add":
@@ -97,6 +109,6 @@ def scale_columns(
             array = source.numpy()
             return (array.astype(np.float64) * np.asarray(factor(), dtype=np.float64)).astype(array.dtype)
 
-        shape = tuple(int(axis) for axis in tensor.shape)
+        shape = sizes_of(tensor)
         scaled = add_lazy_initializer(graph, str(value.name), compute, tensor.dtype, shape)
         node.replace_input_with(list(node.inputs).index(value), scaled)

@@ -1,6 +1,7 @@
 """What a Vision Transformer graph is made of: its linear layers and its attentions, found by structure.
 
-Works on any graph of weighted MatMuls, Softmax and MatMuls; names come from the PyTorch modules where the file carries them.
+Works on any graph of weighted MatMuls, Softmax and MatMuls; names come from the PyTorch modules where the file carries
+them.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from vitexport.host.graph.constants import add_lazy_initializer, is_constant, shape_of
+from vitexport.host.graph.constants import add_lazy_initializer, is_constant, shape_of, sizes_of
 from vitexport.host.graph.scopes import inherit_module
 
 __all__ = ["LinearForm"]
@@ -14,8 +14,8 @@ __all__ = ["LinearForm"]
 class LinearForm(ir.passes.InPlacePass):
     """Rewrite Gemm as MatMul + Add, and undo Reshape -> Gemm -> Reshape around three-dimensional tokens.
 
-    A compiler fuses MatMul + Add; the Reshapes around a Gemm keep it from fusing across layers. Requires Gemm weights to be
-    constant; ensures that no Gemm with a constant weight is left.
+    A compiler fuses MatMul + Add; the Reshapes around a Gemm keep it from fusing across layers. Requires Gemm weights
+    to be constant; ensures that no Gemm with a constant weight is left.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -50,7 +50,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> None:
     assert data is not None and weight is not None and weight.const_value is not None
     if _flag(node, "transB"):
         tensor = weight.const_value
-        rows, columns = (int(axis) for axis in tensor.shape)
+        rows, columns = sizes_of(tensor)
         weight = add_lazy_initializer(
             graph, f"{weight.name}.T", lambda: np.ascontiguousarray(tensor.numpy().T), tensor.dtype, (columns, rows)
         )

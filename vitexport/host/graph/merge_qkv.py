@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vitexport.host.graph.constants import add_initializer, add_lazy_initializer
+from vitexport.host.graph.constants import add_initializer, add_lazy_initializer, sizes_of
 from vitexport.host.graph.layers import Attention, LinearLayer, find_attention, origins_of
 from vitexport.host.graph.scopes import MERGED_KEY, MODULE_KEY
 
@@ -16,8 +16,8 @@ __all__ = ["MergeQkv"]
 class MergeQkv(ir.passes.InPlacePass):
     """Concatenate the weights of q, k and v where all three project the same tokens.
 
-    One wide MatMul reads its input once, and a quantizer puts one Q there. A missing bias (BEiT's key) becomes zeros. Requires
-    linear layers as MatMul + Add; ensures that no attention has three projections of one input.
+    One wide MatMul reads its input once, and a quantizer puts one Q there. A missing bias (BEiT's key) becomes zeros.
+    Requires linear layers as MatMul + Add; ensures that no attention has three projections of one input.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -59,13 +59,13 @@ def _merge(graph: ir.Graph, layers: tuple[LinearLayer, LinearLayer, LinearLayer]
     biases = [None if layer.bias is None else layer.bias.const_value for layer in layers]
     first = tensors[0]
     assert first is not None
-    widths = [int(tensor.shape[1]) for tensor in tensors if tensor is not None]
+    widths = [sizes_of(tensor)[1] for tensor in tensors if tensor is not None]
     name = f"{layers[0].name.rpartition('.')[0]}.qkv".removeprefix(".")
 
     def weight() -> NDArray[np.generic]:
         return np.concatenate([tensor.numpy() for tensor in tensors if tensor is not None], axis=1)
 
-    shape = (int(first.shape[0]), sum(widths))
+    shape = (sizes_of(first)[0], sum(widths))
     matmul = ir.node(
         "MatMul",
         [layers[0].matmul.inputs[0], add_lazy_initializer(graph, f"{name}.weight", weight, first.dtype, shape)],

@@ -1,7 +1,7 @@
 """onnxsim on the structure of a graph: it sees shapes and small constants, never the weights.
 
-So it needs no copy of them, works beyond 2 GB, and leaves the linear layers in their form (given the weights it turns MatMul + Add
-into Reshape -> Gemm -> Reshape).
+So it needs no copy of them, works beyond 2 GB, and leaves the linear layers in their form (given the weights it turns
+MatMul + Add into Reshape -> Gemm -> Reshape).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def simplify_structure(model: ir.Model) -> ir.Model:
             f"onnxsim {onnxsim.__version__} failed: {error}",
             "Set `simplify.onnxsim: false` to run only the package's own passes.",
         ) from error
-    result = ir.from_proto(simplified)
+    result: ir.Model = ir.from_proto(simplified)
     _restore(result, weights)
     for node in result.graph:
         node.metadata_props.update(modules.get(node.name or "", {}))

@@ -14,11 +14,12 @@ __all__ = ["PixelInput"]
 
 
 class PixelInput(ir.passes.InPlacePass):
-    """Turn the input ``float32[N, 3, H, W]`` into ``uint8[N, H, W, 3]`` and fold ``(p * rescale - mean) / std`` into the Conv.
+    """Turn the input ``float32[N, 3, H, W]`` into ``uint8[N, H, W, 3]`` and fold ``(p * rescale - mean) / std`` into
+    the Conv.
 
     With ``s = rescale / std`` and ``t = -mean / std`` per channel, the Conv's weight becomes ``w * s`` and its bias
-    ``b + sum(w * t)``: exact where the Conv does not pad. Requires the input to feed one Conv without padding; ensures a uint8
-    input.
+    ``b + sum(w * t)``: exact where the Conv does not pad. Requires the input to feed one Conv without padding; ensures
+    a uint8 input.
 
     Args:
         preprocess: Where rescale, mean and std come from.

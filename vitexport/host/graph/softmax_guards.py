@@ -13,8 +13,9 @@ __all__ = ["SoftmaxGuards"]
 class SoftmaxGuards(ir.passes.InPlacePass):
     """Remove ``Where(IsNaN(p), 0, p)`` behind a softmax without a mask, or with one that leaves something in every row.
 
-    PyTorch's fused attention turns rows that are masked entirely into zeros; exporters spell this out. Without such rows a
-    softmax is NaN only if its input is, and then the guard would hide an error. Ensures that no such guard is left.
+    PyTorch's fused attention turns rows that are masked entirely into zeros; exporters spell this out. Without such
+    rows a softmax is NaN only if its input is, and then the guard would hide an error. Ensures that no such guard is
+    left.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

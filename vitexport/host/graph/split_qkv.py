@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vitexport.host.graph.constants import add_initializer, add_lazy_initializer
+from vitexport.host.graph.constants import add_initializer, add_lazy_initializer, sizes_of
 from vitexport.host.graph.index_maps import IndexMap, apply_view, static_shape
 from vitexport.host.graph.layers import LinearLayer, find_linears
 from vitexport.host.graph.scopes import inherit_module
@@ -20,7 +21,9 @@ _VIEWS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Sp
 
 @dataclass(frozen=True)
 class _Part:
-    """One of q, k, v: the value to replace, ``[N, heads, tokens, dim]`` (or its two last axes swapped), and its channels."""
+    """One of q, k, v: the value to replace, ``[N, heads, tokens, dim]`` (or its two last axes swapped), and its
+    channels.
+    """
 
     value: ir.Value
     channels: tuple[int, ...]
@@ -33,9 +36,9 @@ class _Part:
 class SplitQkv(ir.passes.InPlacePass):
     """Rewrite the views after a joint qkv projection as Split -> Reshape -> Transpose.
 
-    timm cuts a five-dimensional tensor by Slice and Squeeze, others order the channels head by head. Each view is identified by
-    where its elements come from, so any layout is understood; channels are reordered in the weight where needed. Requires
-    shapes on values; ensures that a rewritten projection is consumed by one Split.
+    timm cuts a five-dimensional tensor by Slice and Squeeze, others order the channels head by head. Each view is
+    identified by where its elements come from, so any layout is understood; channels are reordered in the weight where
+    needed. Requires shapes on values; ensures that a rewritten projection is consumed by one Split.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -100,7 +103,7 @@ def _swaps_last_axes(node: ir.Node) -> bool:
 
 
 def _as_part(value: ir.Value, source: IndexMap, tokens: int, width: int) -> _Part | None:
-    """Return the part if element [b, h, n, d] comes from image b, token n and a channel that depends on h and d only."""
+    """Return the part if element [b, h, n, d] comes from image b, token n and a channel given by h and d."""
     if source.ndim != 4:
         return None
     for swapped in (False, True):
@@ -135,7 +138,8 @@ def _rewrite(graph: ir.Graph, layer: LinearLayer, parts: tuple[_Part, ...]) -> N
 def head_views(
     graph: ir.Graph, source: ir.Value, target: ir.Value, heads: int, width: int, swapped: bool
 ) -> tuple[ir.Node, ir.Node]:
-    """Return Reshape and Transpose from ``[N, L, heads * width]`` to ``target``'s ``[N, heads, L, width]``, which they replace.
+    """Return Reshape and Transpose from ``[N, L, heads * width]`` to ``target``'s ``[N, heads, L, width]``, which they
+    replace.
 
     Args:
         graph: Where the Reshape's target shape is registered.
@@ -160,18 +164,17 @@ def head_views(
     return reshape, transpose
 
 
-def _reorder(graph: ir.Graph, layer: LinearLayer, order: NDArray[np.int64]) -> None:
+def _reorder(graph: ir.Graph, layer: LinearLayer, order: NDArray[np.integer]) -> None:
     """Reorder a projection's output channels."""
     for node, value in ((layer.matmul, layer.weight), (layer.add, layer.bias)):
         if node is None or value is None:
             continue
         tensor = value.const_value
         assert tensor is not None
-        reordered = add_lazy_initializer(
-            graph,
-            str(value.name),
-            lambda source=tensor: np.ascontiguousarray(source.numpy()[..., order]),
-            tensor.dtype,
-            tuple(int(axis) for axis in tensor.shape),
-        )
+        compute = partial(_columns, tensor, order)
+        reordered = add_lazy_initializer(graph, str(value.name), compute, tensor.dtype, sizes_of(tensor))
         node.replace_input_with(list(node.inputs).index(value), reordered)
+
+
+def _columns(tensor: ir.TensorProtocol, order: NDArray[np.integer]) -> NDArray[np.generic]:
+    return np.ascontiguousarray(tensor.numpy()[..., order])

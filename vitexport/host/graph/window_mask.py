@@ -17,9 +17,9 @@ __all__ = ["WindowMask"]
 class WindowMask(ir.passes.InPlacePass):
     """Rewrite ``scores + (bias + reshape(expand(mask)))`` as ``reshape(reshape(scores) + constant)``.
 
-    Hugging Face repeats the mask of one image's windows to the size of the batch, by shape arithmetic inside the block. The scores
-    ``[N * windows, heads, L, L]`` seen as ``[N, windows, heads, L, L]`` take the mask and the relative position bias as one
-    constant. Ensures that no such repeated mask is left.
+    Hugging Face repeats the mask of one image's windows to the size of the batch, by shape arithmetic inside the
+    block. The scores ``[N * windows, heads, L, L]`` seen as ``[N, windows, heads, L, L]`` take the mask and the
+    relative position bias as one constant. Ensures that no such repeated mask is left.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -69,7 +69,7 @@ def _masked(node: ir.Node) -> _Masked | None:
         if mask is None or shape[2:] != mask.shape[3:]:
             continue
         if bias is not None:
-            mask = mask + bias[None] if bias.ndim == 4 else mask + bias
+            mask = np.add(mask, bias[None] if bias.ndim == 4 else bias)
         return _Masked(scores, mask, shape[1])
     return None
 

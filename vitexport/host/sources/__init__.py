@@ -6,6 +6,7 @@ Nothing heavy is imported until :func:`load_model` is called.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Protocol, cast
 
 from vitexport.errors import MissingDependencyError
@@ -44,9 +45,7 @@ def load_model(settings: ModelSettings, *, image_size: tuple[int, int] | None = 
     """
     prefix = next(key for key in _SOURCES if settings.source.startswith(key))
     path, package = _SOURCES[prefix]
-    for name in ("torch", package):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise MissingDependencyError(name, "host", f"Loading '{settings.source}'") from error
+    missing = next((name for name in ("torch", package) if importlib.util.find_spec(name) is None), None)
+    if missing is not None:
+        raise MissingDependencyError(missing, "host", f"Loading '{settings.source}'")
     return cast(_Source, importlib.import_module(path)).load(settings, image_size)

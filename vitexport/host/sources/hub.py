@@ -41,7 +41,8 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple
     except (HfHubHTTPError, HFValidationError, OSError, httpx.HTTPError) as error:
         at = f" --revision {revision}" if revision else ""
         raise ModelSourceError(
-            f"Cannot get '{repository}' from the Hugging Face hub, and it is not in the local cache: {_first_line(error)}",
+            f"'{repository}' is neither in the local cache nor can it be fetched from the Hugging Face hub: "
+            f"{_first_line(error)}",
             f"With a network: `hf download {repository}{at}` (after `hf auth login` if it is gated). Without: copy its "
             "directory here and give the path.",
         ) from error

@@ -83,7 +83,7 @@ def _config(folder: Path, identity: str) -> Any:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except _LOAD_ERRORS as error:
         raise ModelSourceError(
-            f"The config.json of '{identity}' describes no model that transformers {transformers.__version__} has: {error}",
+            f"The config.json of '{identity}' describes no model of transformers {transformers.__version__}: {error}",
             "Code from a checkpoint is never run; update transformers, or convert the checkpoint.",
         ) from error
     if not config.architectures:
@@ -122,7 +122,8 @@ def _model(folder: Path, identity: str, config: Any, settings: ModelSettings) ->
     ]
     if set(required) - {"pixel_values"} or "pixel_values" not in inspect.signature(model.forward).parameters:
         raise ModelSourceError(
-            f"Expected '{identity}' ({type(model).__name__}) to take pixel_values alone, but it takes {', '.join(required)}.",
+            f"Expected '{identity}' ({type(model).__name__}) to take pixel_values alone, but it takes "
+            f"{', '.join(required)}.",
             "Choose a checkpoint with a fixed image resolution that maps images to tensors.",
         )
     return model.eval(), task
@@ -158,8 +159,8 @@ def _from_pretrained(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bar and its report of unused weights off the terminal; missing ones are checked here."""
-    logging = transformers.utils.logging
+    """Keep the progress bar and the report of unused weights off the terminal; missing ones are checked here."""
+    logging: Any = transformers.utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

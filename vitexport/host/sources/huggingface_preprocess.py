@@ -13,11 +13,20 @@ import transformers
 from pydantic import ValidationError
 
 from vitexport.errors import ModelSourceError
-from vitexport.preprocess import PreprocessSpec, Resize
+from vitexport.preprocess import Interpolation, PreprocessSpec, Resize
 
 __all__ = ["TENSOR_RESIZE", "resolve_preprocess"]
 
-_RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by Pillow's integer code
+_AUTO: Any = transformers.AutoImageProcessor  # its methods carry no types
+
+_RESAMPLE: tuple[Interpolation, ...] = (
+    "nearest",
+    "lanczos",
+    "bilinear",
+    "bicubic",
+    "box",
+    "hamming",
+)  # by Pillow's integer code
 
 # Processors whose steps are those of PreprocessSpec. Others may crop, pad or tile in their own way.
 _KNOWN = frozenset(
@@ -27,7 +36,7 @@ _KNOWN = frozenset(
     }
 )
 TENSOR_RESIZE = frozenset({"DINOv3ViTImageProcessor"})
-"""Processors that exist only with a resize of tensors; ours resizes with Pillow (see docs/models.md for the difference)."""
+"""Processors that exist only with a resize of tensors; ours resizes with Pillow (docs/models.md has the difference)."""
 
 
 def resolve_preprocess(folder: Path, image_size: tuple[int, int] | None) -> PreprocessSpec:
@@ -46,9 +55,7 @@ def resolve_preprocess(folder: Path, image_size: tuple[int, int] | None) -> Prep
             "Save the image processor the model was trained with there; its mean and std cannot be guessed.",
         )
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(
-            folder, backend="pil", local_files_only=True, trust_remote_code=False
-        )
+        processor: Any = _AUTO.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelSourceError(
             f"transformers cannot read the preprocessor_config.json of '{folder.name}': {error}",

@@ -19,8 +19,8 @@ class LoadedModel:
     """A checkpoint ready to run and to export.
 
     Attributes:
-        module: In eval mode; ``forward(pixel_values)`` takes float32 ``[N, 3, H, W]`` and returns one tensor per entry of
-            ``spec.outputs``. The source library's own model is its attribute ``model``.
+        module: In eval mode; ``forward(pixel_values)`` takes float32 ``[N, 3, H, W]`` and returns one tensor per
+            entry of ``spec.outputs``. The source library's own model is its attribute ``model``.
         spec: Identity, input and outputs.
         preprocess: What turns an image into its input.
         labels: Class names by output index; empty when the checkpoint has none.

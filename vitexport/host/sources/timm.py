@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.families import family_of
@@ -26,7 +32,10 @@ _LOAD_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, OSError, Assertio
 
 
 def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedModel:
-    """Load ``timm:NAME``, ``timm:local-dir:PATH`` or ``timm:NAME@WEIGHTS``; see :func:`vitexport.host.sources.load_model`."""
+    """Load ``timm:NAME``, ``timm:local-dir:PATH`` or ``timm:NAME@WEIGHTS``.
+
+    See :func:`vitexport.host.sources.load_model`.
+    """
     model, identity, revision = _create(settings, image_size)
     task = _task(model, identity, settings)
     preprocess = resolve_preprocess(model.pretrained_cfg, image_size)
@@ -73,12 +82,21 @@ def _create(settings: ModelSettings, image_size: tuple[int, int] | None) -> tupl
 
 def _from_folder(folder: Path, identity: str, size: dict[str, Any]) -> Any:
     try:
-        return timm.create_model(f"local-dir:{folder}", pretrained=True, **size).eval()
+        with _quiet():
+            return timm.create_model(f"local-dir:{folder}", pretrained=True, **size).eval()
     except _LOAD_ERRORS as error:
         raise ModelSourceError(
             f"timm cannot load '{identity}': {error}",
             "Check that config.json and the weights belong together; an image size must fit the architecture.",
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence torch's remarks on how timm resamples position embeddings."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|timm)\b.*")
+        yield
 
 
 def _from_file(architecture: str, path: Path, settings: ModelSettings, size: dict[str, Any]) -> tuple[Any, str, str]:
@@ -88,8 +106,9 @@ def _from_file(architecture: str, path: Path, settings: ModelSettings, size: dic
         refuse_pickle(path)
     try:
         model = timm.create_model(architecture, pretrained=False, **_head(architecture, path), **size)
-        filter_fn = getattr(__import__(type(model).__module__, fromlist=["x"]), "checkpoint_filter_fn", None)
-        timm.models.load_checkpoint(model, str(path), strict=True, weights_only=True, filter_fn=filter_fn)
+        filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        with _quiet():
+            timm.models.load_checkpoint(model, str(path), strict=True, weights_only=True, filter_fn=filter_fn)
     except _LOAD_ERRORS as error:
         raise ModelSourceError(
             f"timm cannot load '{path.name}' as '{architecture}': {error}", "Name the architecture it was trained with."
@@ -97,7 +116,7 @@ def _from_file(architecture: str, path: Path, settings: ModelSettings, size: dic
     return model.eval(), architecture, content_revision([path])
 
 
-def _head(architecture: str, path: Path) -> dict[str, int]:
+def _head(architecture: str, path: Path) -> dict[str, Any]:
     """Return the number of classes that the checkpoint's classifier has."""
     name = timm.models.get_pretrained_cfg_value(architecture, "classifier")
     if not isinstance(name, str):
@@ -151,8 +170,9 @@ def _labels(model: Any) -> tuple[str, ...]:
     names = model.pretrained_cfg.get("label_names")
     if names:
         return tuple(str(name) for name in names)
-    subset = timm.data.infer_imagenet_subset(model)
+    tag = str(model.pretrained_cfg.get("tag") or "")
+    subset = infer_imagenet_subset(model) if re.search(r"in(1|12|21|22)k", tag) else None
     if subset is None:
-        return ()
-    info = timm.data.ImageNetInfo(subset)
+        return ()  # a thousand classes alone do not say which
+    info: Any = ImageNetInfo(subset)
     return tuple(str(info.index_to_description(index)) for index in range(info.num_classes()))

@@ -80,6 +80,6 @@ def describe_outputs(module: ImageModel, image_size: tuple[int, int], *, where: 
                 f"Expected '{where}' to return one row per image in '{name}', found the shape {tuple(tensor.shape)}.",
                 "Only models that map images to tensors, image by image, can be exported.",
             )
-        shape = ("batch", *(int(axis) for axis in tensor.shape[1:]))
+        shape: tuple[int | str, ...] = ("batch", *(int(axis) for axis in tensor.shape[1:]))
         specs.append(TensorSpec(name, shape, str(tensor.dtype).removeprefix("torch.")))
     return tuple(specs)

@@ -1,0 +1,66 @@
+"""Position embeddings at another image size are the source library's own, baked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import transformers
+
+from benchmarks.model_rows import Row, row_named, source_of
+from vitexport.host.export import export_onnx
+from vitexport.host.sources import load_model
+from vitexport.recipe import ExportSettings, ModelSettings
+from vitexport.runtimes import open_runtime
+
+_SIZES = [(384, 384), (160, 288)]
+_HUGGINGFACE = ["vit-b16-hf", "deit-hf", "beit-hf", "clip-hf", "siglip-hf", "dinov2-hf", "dinov3-hf"]
+
+
+@pytest.mark.parametrize(("name", "size"), [*((name, _SIZES[1]) for name in _HUGGINGFACE), ("vit-b16-hf", _SIZES[0])])
+def test_huggingface_positions_are_what_the_library_computes(
+    name: str, size: tuple[int, int], checkpoint: Callable[[Row], Path]
+) -> None:
+    row = row_named(name)
+    folder = checkpoint(row)
+    size = (size[0] // 32 * 28, size[1] // 32 * 28) if "dinov2" in name else size
+    loaded = load_model(ModelSettings(source=str(folder), task=row.task), image_size=size)
+    assert loaded.preprocess.image_size == size
+    original = getattr(transformers, row.model).from_pretrained(folder).eval()
+    request = {} if name.startswith("dino") else {"interpolate_pos_encoding": True}
+    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = original(pixel_values=image, **request)
+        found = dict(zip((spec.name for spec in loaded.spec.outputs), loaded.module(image), strict=True))
+    for key, value in found.items():
+        torch.testing.assert_close(value, wanted[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", _SIZES)
+@pytest.mark.parametrize("name", ["vit-b16-timm", "beit_base_patch16_224.in22k_ft_in22k_in1k", "eva02-timm"])
+def test_timm_positions_are_what_the_library_computes(
+    name: str, size: tuple[int, int], checkpoint: Callable[[Row], Path]
+) -> None:
+    row = row_named(name)
+    size = (size[0] // 32 * 28, size[1] // 32 * 28) if "eva02" in name else size
+    source = source_of(row, checkpoint(row))
+    loaded = load_model(ModelSettings(source=source), image_size=size)
+    original = timm.create_model(source.removeprefix("timm:"), pretrained=True, img_size=size).eval()
+    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.module(image)[0], original(image), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["beit-hf", "vit-b16-timm"])
+def test_a_non_square_export_agrees_with_pytorch(name: str, checkpoint: Callable[[Row], Path], tmp_path: Path) -> None:
+    row, size = row_named(name), (160, 288)
+    loaded = load_model(ModelSettings(source=source_of(row, checkpoint(row))), image_size=size)
+    export_onnx(loaded, ExportSettings(image_size=size), tmp_path / "m.onnx")
+    image = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), open_runtime(tmp_path / "m.onnx") as runtime:
+        assert runtime.inputs[0].shape == ("batch", 3, 160, 288)
+        found = torch.from_numpy(runtime.run({"pixel_values": image.numpy()})["logits"])
+        torch.testing.assert_close(found, loaded.module(image)[0], rtol=0, atol=1e-4)
