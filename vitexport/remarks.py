@@ -81,8 +81,8 @@ def _accuracy(last: Rung) -> list[str]:
     else:
         judgement = "a real difference at the 5 % level"
     return [
-        f"Top-1 of {last.name} against PyTorch: {change} on {found.images} images (95 % interval {-high:+.2f} to "
-        f"{-low:+.2f} points, McNemar p = {found.p_value:.2g}): {judgement}."
+        f"Top-1 of {last.name} against PyTorch: {change} on {found.images} images (95 % interval {0.0 - high:+.2f} to "
+        f"{0.0 - low:+.2f} points, McNemar p = {found.p_value:.2g}): {judgement}."
     ]
 
 

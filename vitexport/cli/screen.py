@@ -17,8 +17,8 @@ from rich.table import Table
 from vitexport.ladder import Ladder, Rung
 
 if TYPE_CHECKING:
-    from vitexport.pipeline import OnEvent
     from vitexport.resume import StepEvent
+    from vitexport.workspace import OnEvent
 
 __all__ = ["OUT", "finish", "ladder_table", "print_json", "stage_progress"]
 

@@ -14,6 +14,8 @@ __all__ = ["build_figures"]
 
 Document = Mapping[str, Any]
 
+_LINEAR = frozenset({"qkv", "proj", "fc1", "fc2", "other"})
+
 
 def build_figures(document: Document) -> tuple[Figure, ...]:
     """Draw every plot the document has data for."""
@@ -68,7 +70,12 @@ def _latency_at(rungs: Sequence[Mapping[str, Any]], size: int, *, several: bool)
         axes.set_yticks(range(len(rows)), [name for _, name, _ in rows])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(rows) - 0.5, -0.62)
-        axes.set_xlim(0, limit)
+        medians = [entry["p50_ms"] for _, _, entry in rows]
+        if max(medians) > 12 * min(medians):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+        else:
+            axes.set_xlim(0, limit)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("milliseconds per run")
     runs = rows[0][2]["runs"]
@@ -96,7 +103,7 @@ def _blocks(document: Document) -> list[Figure]:
         axes.set_yscale("log")
         _label_blocks(axes, [block["name"] for block in last])
         axes.set_ylabel("relative RMS error")
-        axes.legend(loc="lower right", ncols=2)
+        _legend_above(axes)
     found = [
         Figure(
             "blocks",
@@ -118,6 +125,11 @@ def _blocks(document: Document) -> list[Figure]:
     return [*found, Figure("entry", title, summary, picture.svg)]
 
 
+def _legend_above(axes: Any) -> None:
+    """Put the legend above the drawing, where it covers nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, borderaxespad=0.2, columnspacing=1.4)
+
+
 def _label_blocks(axes: Any, names: Sequence[str]) -> None:
     """Label the x axis with block numbers, thinned out so that they never touch."""
     step = max(1, math.ceil(len(names) / 14))
@@ -134,7 +146,7 @@ def _layers(document: Document) -> list[Figure]:
     name, layers = examined[-1]
     groups: dict[str, list[tuple[str, float]]] = {}
     for layer in layers:
-        if layer["sqnr_db"] is not None and layer.get("comparable", True):
+        if layer["sqnr_db"] is not None and layer["role"] in _LINEAR:
             groups.setdefault(_kind(layer["layer"]), []).append((layer["layer"], layer["sqnr_db"]))
     repeated = {kind: entries for kind, entries in groups.items() if len(entries) > 1}
     if not repeated:
@@ -148,7 +160,7 @@ def _layers(document: Document) -> list[Figure]:
             axes.plot(range(len(values)), values, color=_color(index), marker="o", markersize=3, label=kind)
         _label_blocks(axes, [str(index) for index in range(max(map(len, repeated.values())))])
         axes.set_ylabel("dB")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+        _legend_above(axes)
     summary = (
         f"SQNR of each layer's output given exact inputs; higher is better. Lowest: {weakest[0]}, {weakest[1]:.1f} dB."
     )
@@ -180,7 +192,8 @@ def _ranges(document: Document) -> list[Figure]:
         axes.set_yscale("symlog", linthresh=max(1.0, float(np.median(high)) / 4))
         axes.set_xticks([])
         axes.set_xlabel("quantized inputs, from the first block to the last", color=MUTED)
-        axes.legend(loc="lower left", ncols=2)
+        axes.yaxis.set_major_formatter("{x:g}")
+        _legend_above(axes)
     clipped = (
         f"most clipped: {worst['layer'] or worst['tensor']}, {worst['clipped']:.2%} of its values."
         if worst["clipped"]

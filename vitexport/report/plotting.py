@@ -128,6 +128,6 @@ def _inline(text: str, key: str, label: str) -> str:
     head, rest = svg.split(">", 1)
     head = re.sub(r' (width|height)="[\d.]+pt"', "", head)
     escaped = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    # Numbers with fewer digits: a hundredth of a point is not seen.
-    rest = re.sub(r"(\d+\.\d{2})\d+", r"\1", rest)
+    # Coordinates with fewer digits: a hundredth of a point is not seen. Labels are text and stay as they are.
+    rest = re.sub(r'\b(?:d|x|y|transform)="[^"]*"', lambda m: re.sub(r"(\d+\.\d{2})\d+", r"\1", m[0]), rest)
     return f'{head} role="img" aria-label="{escaped}">{rest}'
