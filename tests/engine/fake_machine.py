@@ -489,6 +489,8 @@ def _cudart(machine: Machine) -> Any:
                 return (Error.cudaErrorMemoryAllocation, None)
             machine.events.append(name)
             result = work(*arguments)
+            if isinstance(result, tuple):
+                return (Error.cudaSuccess, *result)
             return (Error.cudaSuccess,) if result is None else (Error.cudaSuccess, result)
 
         return call
@@ -549,6 +551,7 @@ def _cudart(machine: Machine) -> Any:
         "cudaGraphDestroy": lambda graph: None,
         "cudaGraphLaunch": launch,
         "cudaGraphExecDestroy": lambda graph: None,
+        "cudaMemGetInfo": lambda: (machine.live_bytes, 8 << 30),
     }
     return SimpleNamespace(
         cudaStreamNonBlocking=1,

@@ -1,0 +1,160 @@
+"""Build full-size INT8 engines with TensorRT-RTX, without a GPU, and write the table of docs/tensorrt.md.
+
+    python benchmarks/engines.py                     ViT-B/16, ViT-L/16 and BEiT-B
+    python benchmarks/engines.py --row NAME ...      these rows; the table keeps the results of the others
+
+Checkpoints are built from their configurations with every parameter perturbed, because no weights are downloaded. Every
+step runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.model_rows import build, row_named, source_of  # noqa: E402
+
+TABLE = ROOT / "docs" / "tensorrt.md"
+RESULTS = ROOT / "benchmarks" / "results" / "engines.json"
+ROWS = ("google/vit-base-patch16-224", "vit-l16-hf", "beit_base_patch16_224.in22k_ft_in22k_in1k")
+STEPS = ("checkpoint", "export", "simplify", "quantize", "engine")
+BATCH = "1,8,32"
+_START = "<!-- table: benchmarks/engines.py -->"
+_END = "<!-- end of table -->"
+
+
+def main() -> int:
+    """Run the sweep; returns 1 when a row fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--row", action="append", help="only this row (repeatable)")
+    parser.add_argument("--images", type=Path, default=ROOT.parent / "shared" / "data" / "imagenet-1k-sample" / "calib")
+    parser.add_argument("--limit", type=int, default=64, help="calibration images")
+    parser.add_argument("--shallow", action="store_true", help="two narrow blocks: a quick check of this script")
+    parser.add_argument("--no-table", action="store_true", help="leave docs/tensorrt.md as it is")
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help="directory for models (deleted row by row)")
+    arguments = parser.parse_args()
+    if arguments.step:
+        started = time.perf_counter()
+        facts = _step(arguments.step, arguments)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({**facts, "seconds": time.perf_counter() - started, "peak_bytes": peak}))
+        return 0
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    failed = []
+    for name in arguments.row or ROWS:
+        with tempfile.TemporaryDirectory(dir=arguments.work, prefix="engines-") as folder:
+            measured = _measure(name, Path(folder), arguments)
+        print(f"{name}: {json.dumps(measured)}", flush=True)
+        if "failure" in measured:
+            failed.append(name)
+        elif not arguments.shallow:
+            results[name] = measured
+    if not arguments.shallow and not arguments.no_table:
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        _write_table(results)
+    return 1 if failed else 0
+
+
+def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    measured: dict[str, Any] = {}
+    for step in STEPS:
+        command = [sys.executable, __file__, "--step", step, "--row", name, "--work", str(folder)]
+        command += ["--images", str(arguments.images), "--limit", str(arguments.limit)]
+        command += ["--shallow"] if arguments.shallow else []
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            return {**measured, "failure": f"{step}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"}
+        measured[step] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def _step(step: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    row = row_named(arguments.row[0])
+    work: Path = arguments.work
+    if step == "checkpoint":
+        build(row, work / "checkpoint", shallow=arguments.shallow)
+        return {}
+    if step == "export":
+        from vitexport.host.export import export_onnx
+        from vitexport.host.sources import load_model
+        from vitexport.recipe import ExportSettings, ModelSettings
+
+        loaded = load_model(ModelSettings(source=source_of(row, work / "checkpoint"), task=row.task))
+        export_onnx(loaded, ExportSettings(), work / "exported.onnx")
+        return {"bytes": (work / "exported.onnx").stat().st_size}
+    if step == "simplify":
+        from vitexport.host.simplify import simplify_onnx
+        from vitexport.recipe import SimplifySettings
+
+        simplify_onnx(work / "exported.onnx", SimplifySettings(), work / "simplified.onnx")
+        return {"bytes": (work / "simplified.onnx").stat().st_size}
+    if step == "quantize":
+        from vitexport.host.quantize import quantize_onnx
+        from vitexport.images import list_images
+        from vitexport.recipe import QuantizeSettings
+
+        settings = QuantizeSettings(precision="int8", target="tensorrt", preset="fast")
+        images = list_images(arguments.images, limit=arguments.limit)
+        quantize_onnx(work / "simplified.onnx", images, settings, work / "int8.onnx")
+        return {"bytes": (work / "int8.onnx").stat().st_size}
+    return _engine(work)
+
+
+def _engine(work: Path) -> dict[str, Any]:
+    from vitexport.engine.build import build_engine
+    from vitexport.engine_settings import EngineSettings
+
+    settings = EngineSettings.model_validate({"provider": "tensorrt-rtx", "batch": BATCH})
+    result = build_engine(work / "int8.onnx", settings, work / "model.engine")
+    flops = result.details["requested_flops"]
+    return {
+        "bytes": result.details["bytes"],
+        "version": result.details["version"],
+        "precision": result.precision,
+        "int8_share": flops.get("int8", 0) / sum(flops.values()),
+        "gflops": sum(flops.values()) / 1e9,
+        "profiles": result.details["profiles"],
+    }
+
+
+def _write_table(results: dict[str, Any]) -> None:
+    lines = [
+        "| model | GFLOP per image, share asked for in int8 | ONNX fp32, int8 (MB) | engine (MB) | build (s) | peak "
+        "memory of the build (GB) | TensorRT-RTX |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in ROWS:
+        if name not in results:
+            continue
+        row = results[name]
+        engine = row["engine"]
+        lines.append(
+            f"| `{name}` | {engine['gflops']:.1f}, {engine['int8_share']:.1%} | {row['simplify']['bytes'] / 1e6:.0f}, "
+            f"{row['quantize']['bytes'] / 1e6:.0f} | {engine['bytes'] / 1e6:.0f} | {engine['seconds']:.1f} | "
+            f"{engine['peak_bytes'] / 1e9:.2f} | {engine['version']} |"
+        )
+    lines.append("")
+    lines.append(
+        f"Batches {BATCH} (one optimisation profile each), default targets, {platform.machine()}, no GPU present."
+    )
+    text = TABLE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(_START)
+    _, _, after = rest.partition(_END)
+    TABLE.write_text(f"{before}{_START}\n" + "\n".join(lines) + f"\n{_END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""On a GPU with a provider that accepts it. Each check is a process of its own, so that a crash is one failed test.
+
+None of these has run yet on the machines the project was developed on; docs/tensorrt.md says what ran where.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.model_rows import Row, row_named
+from tests.engine.models import Variants
+from vitexport.device.profiles import RTX_CAPABILITIES, precisions_of
+from vitexport.runtimes.cuda.probe import GpuInfo, probe_cuda
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _provider(gpu: GpuInfo) -> str | None:
+    """The provider that is installed and accepts this GPU; TensorRT first, as it is the one devices have."""
+    if importlib.util.find_spec("tensorrt") is not None:
+        return "tensorrt"
+    if importlib.util.find_spec("tensorrt_rtx") is not None and gpu.compute_capability in RTX_CAPABILITIES:
+        return "tensorrt-rtx"
+    return None
+
+
+@pytest.fixture(scope="module")
+def gpu() -> GpuInfo:
+    state = probe_cuda()
+    if state.problem:
+        pytest.skip(f"no GPU: {state.problem}")
+    return state.gpus[0]
+
+
+@pytest.fixture(scope="module")
+def provider(gpu: GpuInfo) -> str:
+    found = _provider(gpu)
+    if found is None:
+        pytest.skip(f"no installed provider accepts {gpu.name} (compute capability {gpu.compute_capability})")
+    if not any(importlib.util.find_spec(name) for name in ("cuda", "pycuda")):
+        pytest.skip("neither cuda-python nor pycuda is installed")
+    return found
+
+
+@pytest.fixture
+def model(shallow: Callable[[Row], Variants], provider: str) -> Variants:
+    return shallow(row_named("vit-b16-timm"))
+
+
+def _check(name: str, provider: str, model: Path, folder: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.engine.gpu_checks", name, provider, str(model), str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False)
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stderr[-4000:]}"
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_an_engine_built_here_opens_here(provider: str, model: Variants, tmp_path: Path) -> None:
+    found = _check("deserialize", provider, model["fp32"], tmp_path)
+    assert found["inputs"] == found["sidecar"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "relative", "cosine"), [("fp32", 1e-3, 0.99999), ("fp16", 1e-2, 0.9999), ("int8", 1.0, 0.9995)]
+)
+def test_engine_agrees_with_onnx_runtime(
+    precision: str, relative: float, cosine: float, provider: str, model: Variants, tmp_path: Path
+) -> None:
+    found = _check("parity", provider, model[precision], tmp_path)
+    assert found["relative"] <= relative
+    assert found["cosine"] >= cosine
+
+
+def test_real_deit_tiny_in_int8_agrees_with_onnx_runtime(provider: str, deit: Variants, tmp_path: Path) -> None:
+    assert _check("parity", provider, deit["int8"], tmp_path)["cosine"] >= 0.9995
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "fp8"])
+def test_the_audit_finds_what_was_asked(
+    precision: str, gpu: GpuInfo, provider: str, deit: Variants, tmp_path: Path
+) -> None:
+    if precision == "fp8" and "fp8" not in precisions_of(gpu.compute_capability):
+        pytest.skip(f"{gpu.name} has no FP8")
+    found = _check("audit", provider, deit[precision], tmp_path)
+    assert found["passed"], [gemm for gemm in found["gemms"] if gemm["found"] != gemm["asked"]]
+
+
+def test_a_cuda_graph_gives_the_same_bits(provider: str, model: Variants, tmp_path: Path) -> None:
+    assert _check("graph", provider, model["fp32"], tmp_path)["same"]
+
+
+def test_latency_is_measured(provider: str, deit: Variants, tmp_path: Path, record_property: Any) -> None:
+    found = _check("latency", provider, deit["int8"], tmp_path)
+    record_property("latency", found)
+    assert 0 < found["p50_ms_batch_1"] <= found["p50_ms_batch_8"] * 1.5
+
+
+def test_a_stripped_engine_is_complete_after_refit(provider: str, model: Variants, tmp_path: Path) -> None:
+    assert _check("refit", provider, model["fp32"], tmp_path)["relative"] <= 1e-3
+
+
+def test_two_threads_get_their_own_results(provider: str, model: Variants, tmp_path: Path) -> None:
+    assert _check("threads", provider, model["fp32"], tmp_path) == {"wrong": 0}
+
+
+def test_ten_thousand_runs_do_not_grow(provider: str, model: Variants, tmp_path: Path) -> None:
+    found = _check("growth", provider, model["int8"], tmp_path)
+    assert found["host_mib"] < 16
+    assert found["device_mib"] < 1
