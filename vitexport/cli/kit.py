@@ -1,0 +1,31 @@
+"""``vitexport kit``: everything a device needs in one archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["kit"]
+
+
+@click.command(epilog="Example: vitexport kit out/quickstart --device orin-nano")
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--device", required=True, help="Device profile, e.g. orin-nano, l4, arm-cpu.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Archive.  [default: NAME-DEVICE.tar.gz]"
+)
+@click.option("--rung", help="Model inside the bundle.  [default: the last one its checks accept]")
+@click.option("--jetpack", help="JetPack release on the device.  [default: the newest for it]")
+def kit(bundle: Path, device: str, output: Path | None, rung: str | None, jetpack: str | None) -> None:
+    """Pack model, recordings, labels, this package and a README for one device; refuse what cannot work there."""
+    from vitexport.bundle import Bundle
+    from vitexport.device.profiles import device_profile
+    from vitexport.kit import write_kit
+
+    profile = device_profile(device)
+    opened = Bundle.open(bundle, check_files=False)
+    out = output or Path(f"{opened.name}-{profile.name}.tar.gz")
+    artifact = write_kit(opened, profile, out, rung=rung, jetpack=jetpack)
+    size = out.stat().st_size / 2**20
+    click.echo(f"{out}: {artifact.name} for {profile.title}, {size:.1f} MiB; unpack it there and follow README.md")
