@@ -1,7 +1,7 @@
 """Checks that run on a GPU, each as a process of its own that prints one line of JSON.
 
-``python -m tests.engine.gpu_checks CHECK PROVIDER MODEL FOLDER``. They build the engine on this machine with the provider
-this GPU accepts, so they are the whole path: build, deserialize, run.
+``python -m tests.engine.gpu_checks CHECK PROVIDER MODEL FOLDER``. They build the engine here with the provider that
+accepts this GPU, so they are the whole path: build, deserialize, run.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 from vitexport.runtimes.tensorrt_api import load_api
 
 
-def parses_and_builds(model: Path) -> tuple[bool, str]:
+def parses_and_builds(model: Path, capability: str = "") -> tuple[bool, str]:
     """Parse and build with a batch profile where the batch is dynamic; return success and the first reason."""
     api = load_api("tensorrt-rtx")
     trt = api.module
@@ -18,6 +18,9 @@ def parses_and_builds(model: Path) -> tuple[bool, str]:
         if not parser.parse_from_file(str(model)):
             return False, parser.get_error(0).desc()
         config = builder.create_builder_config()
+        if capability:
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(api.member("ComputeCapability", f"SM{capability.replace('.', '')}"), 0)
         tensor = network.get_input(0)
         shape = tuple(tensor.shape)
         if shape[0] < 0 and all(size > 0 for size in shape[1:]):

@@ -164,7 +164,7 @@ def test_the_rtx_parser_refuses_the_broken_model_and_builds_the_right_one(case: 
 
 
 def test_every_rule_has_a_case() -> None:
-    with_own_test = {"external_weights", "weights_size", "device_precision"}
+    with_own_test = {"external_weights", "weights_size", "device_precision", "turing_float32"}
     names = {rule.__name__ for rule in RULES} - with_own_test
     by_function = {
         "operators": "operator",
@@ -193,6 +193,29 @@ def test_every_rule_has_a_case() -> None:
 def test_precision_the_device_lacks_is_an_error(device: str, kind: str, broken: bool, tmp_path: Path) -> None:
     findings = _lint(linear(activation=kind, kind=kind), tmp_path, "tensorrt", device)
     assert [finding.rule for finding in findings] == (["device-precision"] if broken else [])
+
+
+@pytest.mark.parametrize(
+    ("make", "device", "rule"),
+    [
+        (lambda: linear(activation="fp8", kind="fp8"), "rtx-30", "device-precision"),
+        (lambda: floating("bf16"), "rtx-20", "device-precision"),
+        (floating, "rtx-20", "turing-float32"),
+        (linear, "rtx-20", "turing-float32"),
+        (lambda: linear(activation="fp8", kind="fp8"), "rtx-40", None),
+        (lambda: floating("fp16"), "rtx-20", None),
+        (floating, "rtx-30", None),
+    ],
+)
+def test_the_rtx_compiler_agrees_about_devices(make: Make, device: str, rule: str | None, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    from tests.engine.rtx import parses_and_builds
+
+    path = save(make(), tmp_path / "model.onnx")
+    profile = device_profile(device)
+    findings = lint_model(path, parse_target("tensorrt:rtx", device=profile))
+    assert {finding.rule for finding in findings} == ({rule} if rule else set())
+    assert parses_and_builds(path, profile.compute_capability)[0] is (rule is None)
 
 
 def test_bfloat16_on_turing_is_an_error(tmp_path: Path) -> None:

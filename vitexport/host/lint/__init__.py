@@ -32,6 +32,7 @@ RULES: tuple[Rule, ...] = (
     rules_attention.attention_quantization,
     rules_attention.attention_operator,
     rules_device.device_precision,
+    rules_device.turing_float32,
 )
 
 

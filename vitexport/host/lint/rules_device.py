@@ -9,7 +9,7 @@ from onnx import TensorProto
 from vitexport.host.lint.findings import Finding, LintTarget
 from vitexport.host.lint.graph import LintGraph
 
-__all__ = ["device_precision"]
+__all__ = ["device_precision", "turing_float32"]
 
 _FP8 = (
     TensorProto.FLOAT8E4M3FN,
@@ -40,3 +40,19 @@ def device_precision(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
                     "Quantize with --precision int8, or convert with --precision fp16.",
                 )
                 break
+
+
+def turing_float32(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
+    """Float32 products for Turing, which TensorRT-RTX does not compile; int8 with float32 scales counts as such."""
+    if target.release != "rtx" or target.device is None or target.device.compute_capability != "7.5":
+        return
+    for node in graph.nodes("MatMul", "Gemm", "Attention"):
+        if graph.dtype(node.input[0]) == TensorProto.FLOAT:
+            yield Finding(
+                "turing-float32",
+                "error",
+                graph.name(node),
+                graph.module(node),
+                f"it multiplies in float32, which {target.title} does not compile for {target.device.title}",
+                "Convert the body with --precision fp16 (int8 layers then have fp16 scales).",
+            )
