@@ -55,6 +55,7 @@ class OnnxRuntime(Adapter):
         except ImportError as error:
             raise MissingDependencyError("onnxruntime", "ort", "Running ONNX models") from error
         provider = options.provider or ("cuda" if options.device.startswith("cuda") else "cpu")
+        chosen = _provider(ort, provider, options)
         session_options = ort.SessionOptions()
         session_options.log_severity_level = 3
         if options.threads is not None:
@@ -62,13 +63,20 @@ class OnnxRuntime(Adapter):
         if not options.optimize:
             session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            session = ort.InferenceSession(str(model), session_options, providers=[_provider(ort, provider)])
+            session = ort.InferenceSession(str(model), session_options, providers=[chosen])
         except vendor_errors() as error:
             raise RuntimeBackendError(
                 f"ONNX Runtime cannot open '{model}': {error}",
                 "Check that the file is a complete ONNX model, with its external data beside it; "
                 "`vitexport inspect` shows what it holds.",
             ) from error
+        if chosen[0] not in session.get_providers():
+            # ONNX Runtime logs that a provider cannot start (no GPU, another CUDA version) and goes on with the CPU.
+            raise RuntimeBackendError(
+                f"ONNX Runtime cannot use {chosen[0]} here; it fell back to {', '.join(session.get_providers())}.",
+                "Check the GPU, its driver and the CUDA and cuDNN versions onnxruntime-gpu asks for; see `vitexport "
+                "doctor`.",
+            )
         return cls(session, dict(session.get_modelmeta().custom_metadata_map))
 
     def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -83,7 +91,8 @@ class OnnxRuntime(Adapter):
         self._session = None
 
 
-def _provider(ort: Any, name: str) -> str:
+def _provider(ort: Any, name: str, options: RuntimeOptions) -> tuple[str, dict[str, str]]:
+    """Return a provider and its options; a GPU is chosen by ``cuda:N``."""
     if name not in _PROVIDERS:
         raise RuntimeBackendError(
             f"Expected an ONNX Runtime provider of {', '.join(_PROVIDERS)}, found '{name}'.", "Choose one of those."
@@ -94,7 +103,11 @@ def _provider(ort: Any, name: str) -> str:
             f"This ONNX Runtime has no {_PROVIDERS[name]}; it has {', '.join(available)}.",
             "Install the build that brings it (onnxruntime-gpu for CUDA and TensorRT).",
         )
-    return _PROVIDERS[name]
+    if name == "cpu":
+        return _PROVIDERS[name], {}
+    index = options.device.partition(":")[2] or "0"
+    graph = {"enable_cuda_graph": "1"} if options.cuda_graph and name == "cuda" else {}
+    return _PROVIDERS[name], {"device_id": index, **graph}
 
 
 def vendor_errors() -> tuple[type[Exception], ...]:
