@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from vitexport.host.diagnose.advice import Advice, advise, recipe_of
+from vitexport.host.diagnose.anatomy import Anatomy, examine
 from vitexport.host.diagnose.bisect import BisectReport, LayerError, bisect
 from vitexport.host.diagnose.ranges import QuantizedRange, measure_ranges
 
-__all__ = ["BisectReport", "LayerError", "QuantizedRange", "bisect", "measure_ranges"]
+__all__ = [
+    "Advice",
+    "Anatomy",
+    "BisectReport",
+    "LayerError",
+    "QuantizedRange",
+    "advise",
+    "bisect",
+    "examine",
+    "measure_ranges",
+    "recipe_of",
+]

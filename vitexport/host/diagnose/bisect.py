@@ -8,7 +8,7 @@ an error that is spread over many layers is seen as what it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from vitexport.errors import BundleError
 from vitexport.host.diagnose.coordinates import Affine
-from vitexport.host.diagnose.cuts import Cut, block_of, find_cuts
+from vitexport.host.diagnose.cuts import Cut, block_of, computed_in_float, find_cuts
 from vitexport.host.diagnose.difference import Difference
 from vitexport.host.diagnose.probe import Probe
 from vitexport.host.diagnose.transforms import find_transforms
+from vitexport.host.graph.layers import find_linears
 
 __all__ = ["BisectReport", "BlockError", "LayerError", "bisect"]
 
@@ -169,7 +170,8 @@ def bisect(
             per_block = blocks.run(own, given)
             for name in outputs.values():
                 block[name].add(expected[name], per_block[name])
-    layers = _score(shared, local, running)
+    untouched = {str(layer.output.name) for layer in find_linears(graphs[1]) if computed_in_float(layer)}
+    layers = _score(shared, local, running, untouched)
     finding, culprits = _blame(layers)
     return BisectReport(
         reference=names[0],
@@ -216,7 +218,7 @@ def _score(cuts: Sequence[Cut], local: dict[str, Difference], running: dict[str,
     for cut in cuts:
         own = local[cut.tensor]
         peers = [local[other.tensor] for other in cuts if other.role == cut.role and other.tensor != cut.tensor]
-        kind = peers if len(peers) >= 3 else everything
+        kind = [] if cut.tensor in untouched else peers if len(peers) >= 3 else everything
         usual, usual_peak = (
             max(_median([getattr(peer, what) for peer in kind]), _NEGLIGIBLE) for what in ("relative", "peak")
         )

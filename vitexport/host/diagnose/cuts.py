@@ -11,7 +11,7 @@ from vitexport.host.graph.constants import is_constant
 from vitexport.host.graph.layers import LinearLayer, find_attention, find_linears
 from vitexport.host.graph.scopes import module_of
 
-__all__ = ["Cut", "block_of", "find_cuts", "source_of"]
+__all__ = ["Cut", "block_of", "computed_in_float", "find_cuts", "source_of"]
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 _ACTIVATIONS = frozenset({"Gelu", "Relu", "Erf", "Sigmoid", "Tanh", "HardSwish", "Swish"})
@@ -26,7 +26,7 @@ class Cut:
         tensor: Its name.
         layer: Dotted path of the PyTorch module that made it.
         role: ``qkv``, ``proj``, ``fc1``, ``fc2``, ``patch``, ``head``, ``other`` for linear layers; ``norm``,
-            ``softmax``, ``context``, ``activation``, ``residual``.
+            ``softmax``, ``context``, ``activation``, ``residual`` (also the sum with position embeddings).
         position: Place in execution order.
     """
 
@@ -66,9 +66,19 @@ def _role(node: ir.Node, made_by: dict[ir.Node, LinearLayer], softmaxes: set[ir.
         return "norm"
     if node.op_type in _ACTIVATIONS:
         return "activation"
-    if node.op_type == "Add" and not any(is_constant(value) for value in node.inputs):
+    if node.op_type == "Add" and not any(_is_vector(value) for value in node.inputs):
         return "residual"
     return None
+
+
+def _is_vector(value: ir.Value | None) -> bool:
+    """Return whether a value is a constant of one axis: a bias. Position embeddings have more."""
+    return value is not None and is_constant(value) and (value.shape is None or len(value.shape) <= 1)
+
+
+def computed_in_float(layer: LinearLayer) -> bool:
+    """Return whether neither input nor weight of a linear layer passes through a lower precision."""
+    return all(source_of(value) is value for value in (layer.matmul.inputs[0], layer.weight))
 
 
 def source_of(value: ir.Value | None) -> ir.Value | None:

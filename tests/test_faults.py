@@ -1,0 +1,270 @@
+"""Fault injection: every fault is caught by the right rung or check, and named in the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from tests.host.diagnose.faults import FAULTS, perturb_one_weight, plant, scale_by_four, swap_two_channels
+from vitexport.bundle import Bundle
+from vitexport.host.preprocess_parity import compare_with_library
+from vitexport.host.sources import load_model
+from vitexport.ladder import Ladder
+from vitexport.localize import bisect_rung
+from vitexport.pipeline import run
+from vitexport.recipe import ModelSettings, Recipe, load_recipe, parse_recipe
+from vitexport.report import write_report
+from vitexport.verdict import bundle_recipe, judge, replay
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
+LAYER = "vit.layers.2.mlp.fc2"
+
+
+def tinted(source: Path, target: Path, count: int) -> dict[str, int]:
+    """Write colour versions of grey digits, so that swapped channels can be seen; returns file name to label."""
+    labels = {
+        Path(entry["file"]).name: entry["label"]
+        for entry in json.loads((ROOT / "calib" / "manifest.json").read_text())["images"]
+    }
+    random = np.random.default_rng(3)
+    target.mkdir()
+    chosen = sorted(source.rglob("*.png"))
+    for path in chosen[:: max(1, len(chosen) // count)][:count]:
+        grey = np.asarray(Image.open(path).convert("RGB"), dtype=np.float64)
+        tint = np.array([1.0, 0.85, 0.7]) * random.uniform(0.9, 1.0)
+        Image.fromarray((grey * tint).astype(np.uint8)).save(target / path.name)
+    return {path.name: labels[path.name] for path in target.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("colour")
+    labels = tinted(ROOT / "calib" / "holdout", folder / "verification", 64)
+    (folder / "labels.json").write_text(json.dumps(labels))
+    tinted(ROOT / "calib" / "calibration", folder / "calibration", 64)
+    content = load_recipe(QUICKSTART).model_dump(mode="json")
+    content["data"] = {
+        "calibration": {"images": str(folder / "calibration")},
+        "verification": {"images": str(folder / "verification"), "labels": str(folder / "labels.json")},
+    }
+    content["benchmark"]["seconds"] = 0.05
+    content["quantize"]["preset"] = "fast"
+    content["verify"]["quantized_tolerance"] = {"min_sqnr_db": 25, "min_agreement": 0.95}
+    content["gates"] = {}
+    return parse_recipe(content, where="test")
+
+
+@pytest.fixture(scope="module")
+def sound(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    result = run(recipe, tmp_path_factory.mktemp("sound"))
+    assert result.ladder is not None
+    assert result.ladder.passed, result.ladder.failures()
+    assert result.bundle is not None
+    return result.bundle.root
+
+
+@pytest.fixture
+def copy(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "bundle"))
+
+
+@dataclass(frozen=True)
+class Caught:
+    """What replaying a faulty bundle says."""
+
+    ladder: Ladder
+    html: str
+    markdown: str
+
+    def rungs(self) -> list[str]:
+        return [rung.name for rung in self.ladder.rungs if not rung.passed]
+
+
+def examine(root: Path) -> Caught:
+    bundle = Bundle.open(root, check_files=False)
+    recipe = bundle_recipe(bundle)
+    ladder = replay(bundle, recipe)
+    write_report(bundle, ladder, recipe)
+    return Caught(ladder, (root / "report.html").read_text(), (root / "report.md").read_text())
+
+
+def change_preprocessing(root: Path, **settings: object) -> None:
+    path = root / "bundle.json"
+    content = json.loads(path.read_text())
+    content["preprocess"].update(settings)
+    path.write_text(json.dumps(content))
+
+
+def edit(root: Path, rung: str, change: Callable[[onnx.ModelProto], None]) -> None:
+    path = root / "models" / f"{rung}.onnx"
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+
+
+def test_a_sound_bundle_passes_with_every_check_made(copy: Path) -> None:
+    caught = examine(copy)
+    assert caught.ladder.passed, caught.ladder.failures()
+    assert {check.passed for check in caught.ladder.checks} == {True}
+    assert len(caught.ladder.checks) == 3
+    assert "Accepted" in caught.html
+
+
+@pytest.mark.parametrize("rung", ["simplified", "int8"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_faulty_layer_fails_its_rung_only_and_bisect_names_it(copy: Path, rung: str, fault: Any) -> None:
+    model = copy / "models" / f"{rung}.onnx"
+    plant(model, model, LAYER, fault)
+    caught = examine(copy)
+    assert caught.rungs() == [rung]
+    assert not caught.ladder.passed
+    assert f"{rung}: output" in caught.html
+    assert "rejected" in caught.markdown
+    found = bisect_rung(Bundle.open(copy, check_files=False), rung, images=4)
+    assert found.finding == "single"
+    assert found.culprits[0].layer == LAYER
+    assert LAYER in found.describe()
+
+
+def test_wrong_mean_and_std_are_other_inputs_on_every_rung(copy: Path) -> None:
+    change_preprocessing(copy, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    caught = examine(copy)
+    assert caught.rungs() == ["onnx", "simplified", "int8"]
+    assert "the preprocessing differs" in caught.html
+
+
+def test_bgr_for_rgb_is_found_from_the_image_files_and_named(copy: Path) -> None:
+    change_preprocessing(copy, channel_order="bgr")
+    caught = examine(copy)
+    assert not caught.ladder.passed
+    assert "the channels are swapped, BGR here and RGB there" in caught.markdown
+
+
+def test_another_interpolation_is_found_from_the_image_files_and_named(copy: Path) -> None:
+    change_preprocessing(copy, interpolation="nearest")
+    caught = examine(copy)
+    assert not caught.ladder.passed
+    assert "the interpolation is nearest here and bilinear there" in caught.markdown
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"channel_order": "bgr"}, "the channels are swapped"),
+        ({"interpolation": "nearest"}, "the interpolation is nearest here and bilinear there"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, "(0.200, 0.200, 0.200) and (0.305, 0.305, 0.305) there"),
+    ],
+    ids=["bgr", "interpolation", "mean and std"],
+)
+def test_preprocessing_that_differs_from_the_library_is_named_when_a_model_is_loaded(
+    recipe: Recipe, settings: dict[str, Any], named: str
+) -> None:
+    source = ModelSettings(source=str(ROOT / "recipes" / "quickstart" / "model"))
+    loaded = load_model(source)
+    paths = sorted(recipe.data.verification.images.iterdir())[:4]
+    assert compare_with_library(loaded, source, paths)["passed"] is True
+    wrong = replace(loaded, preprocess=loaded.preprocess.model_copy(update=settings))
+    found = compare_with_library(wrong, source, paths)
+    assert found["passed"] is False
+    assert named in found["finding"]
+
+
+def test_a_disagreement_with_the_library_fails_the_run(copy: Path) -> None:
+    path = copy / "analysis" / "preprocessing.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "passed": False, "finding": "the channels are swapped"}))
+    bundle = Bundle.open(copy, check_files=False)
+    ladder = judge(bundle, bundle_recipe(bundle))
+    assert not ladder.passed
+    assert any("the channels are swapped" in line for line in ladder.failures())
+
+
+def test_a_renamed_output_is_missing_and_its_new_name_is_told(copy: Path) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.output[:] = ["scores" if name == "logits" else name for name in node.output]
+        model.graph.output[0].name = "scores"
+
+    edit(copy, "simplified", rename)
+    caught = examine(copy)
+    assert caught.rungs() == ["simplified"]
+    assert "output 'logits' is missing; found scores instead" in caught.markdown
+
+
+def test_nan_fails_its_rung_and_says_on_how_many_images(copy: Path) -> None:
+    def poison(model: onnx.ModelProto) -> None:
+        bias = next(tensor for tensor in model.graph.initializer if tensor.name == "classifier.bias")
+        values = numpy_helper.to_array(bias).copy()
+        values[0] = np.nan
+        bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+
+    edit(copy, "int8", poison)
+    caught = examine(copy)
+    assert caught.rungs() == ["int8"]
+    assert "holds NaN or infinity on 64 of 64 images" in caught.markdown
+
+
+def test_labels_shifted_by_one_are_told_from_a_bad_model(copy: Path) -> None:
+    path = copy / "bundle.json"
+    content = json.loads(path.read_text())
+    for artifact in content["artifacts"]:
+        if artifact["name"] == "recording/pytorch":
+            labels = artifact["details"]["image_labels"]
+            artifact["details"]["image_labels"] = [label + 1 for label in labels]
+    path.write_text(json.dumps(content))
+    bundle = Bundle.open(copy)
+    recipe = bundle_recipe(bundle)
+    ladder = judge(bundle, recipe)
+    assert [rung.name for rung in ladder.rungs if not rung.passed] == []  # the rungs are right: it is the labels
+    assert not ladder.passed
+    write_report(bundle, ladder, recipe)
+    report = (copy / "report.md").read_text()
+    assert "outside the model's 10 classes" in report or "the labels are shifted by one" in report
+
+
+def test_an_fp16_overflow_is_found_at_the_layer_that_overflows(copy: Path) -> None:
+    # A rung that computes one layer in float16 at a hundred thousand times its size: exact, if float16 could hold it.
+    half = onnx.load(copy / "models" / "simplified.onnx")
+    layer, factor = "vit.layers.1.mlp.fc1", np.float32(1e5)
+    for tensor in half.graph.initializer:
+        if tensor.name in (f"{layer}.weight", f"{layer}.bias"):
+            grown = numpy_helper.to_array(tensor) * factor
+            tensor.CopyFrom(numpy_helper.from_array(grown, tensor.name))
+    half.graph.initializer.append(numpy_helper.from_array(np.float32(1 / factor), "shrink"))
+    add = next(node for node in half.graph.node if node.name == f"{layer}/Add")
+    at = list(half.graph.node).index(add)
+    add.output[0] = "huge"
+    make = onnx.helper.make_node
+    steps = [
+        make("Cast", ["huge"], ["huge_half"], name="to_half", to=onnx.TensorProto.FLOAT16),
+        make("Cast", ["huge_half"], ["huge_again"], name="to_float", to=onnx.TensorProto.FLOAT),
+        make("Mul", ["huge_again", "shrink"], [f"{layer}/Add"], name="back"),
+    ]
+    for offset, node in enumerate(steps, start=1):
+        half.graph.node.insert(at + offset, node)
+    onnx.save(half, copy / "models" / "int8.onnx")
+    caught = examine(copy)
+    assert caught.rungs() == ["int8"]
+    assert "holds NaN or infinity" in caught.html
+    found = bisect_rung(Bundle.open(copy, check_files=False), "int8", images=2)
+    assert found.finding == "overflow"
+    assert found.culprits[0].layer.startswith("vit.layers.1.mlp")
+    assert "overflow" in found.describe()
+
+
+def test_the_three_kinds_of_planted_fault_really_differ() -> None:
+    weight = np.arange(12, dtype=np.float32).reshape(3, 4)
+    results = [fault("weight", weight.copy()) for fault in (scale_by_four, swap_two_channels, perturb_one_weight)]
+    assert not any(np.array_equal(result, weight) for result in results)
+    assert not np.array_equal(results[0], results[1])
