@@ -1,0 +1,126 @@
+"""How much of the bare model's speed survives HTTP: /predict under load against the model alone.
+
+    python benchmarks/serve_load.py MODEL|BUNDLE IMAGES [--clients 32] [--seconds 60] [--batch 8] [--json FILE]
+
+The model alone is what ``vitexport bench`` measures: runs of one full batch, no decoding, no preprocessing, with the
+runtime's own choice of threads. It is measured before and after the load, on the same machine. The load client shares
+the cores with the server; its CPU time is reported. All traffic stays on 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from http_load import HOST, LoadResult, hammer, image_request
+
+from vitexport.images import list_images
+from vitexport.serve.predictor import Predictor
+
+_START = "from vitexport.cli.serve import serve; serve()"
+_BARE = "import sys; from serve_load import bare; print(bare(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))"
+
+
+def bare(model: str, batch: int, seconds: float) -> float:
+    """Return images per second of the model alone, from the median time of a run of one batch."""
+    with Predictor.open(Path(model)) as predictor:
+        shape = [axis if isinstance(axis, int) else batch for axis in predictor.tensor.shape]
+        feed = np.random.default_rng(0).normal(size=shape).astype(predictor.tensor.dtype)
+        times = []
+        end = time.perf_counter() + seconds
+        while len(times) < 8 or time.perf_counter() < end:
+            start = time.perf_counter()
+            predictor.answer(feed)
+            times.append(time.perf_counter() - start)
+    return shape[0] / float(np.median(times[3:]))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lanes", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    requests = [image_request(path.read_bytes()) for path in list_images(options.images, limit=128)]
+    before = _bare_in_process(options.model, options.batch)
+    command = [sys.executable, "-c", _START, options.model, "--port", "0", "--max-batch", str(options.batch)]
+    with subprocess.Popen([*command, "--lanes", str(options.lanes)], stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        line = next(line for line in server.stderr if "on http://" in line)
+        port = int(re.findall(r":(\d+);", line)[0])
+        asyncio.run(hammer(port, requests, clients=options.clients, seconds=10))  # warm-up, allocators included
+        memory = [_metric(port, "process_resident_memory_bytes")]
+        cpu = [_metric(port, "process_cpu_seconds_total")]
+        client_cpu = _cpu()
+        load = asyncio.run(hammer(port, requests, clients=options.clients, seconds=options.seconds))
+        client_cpu = _cpu() - client_cpu
+        memory.append(_metric(port, "process_resident_memory_bytes"))
+        cpu.append(_metric(port, "process_cpu_seconds_total"))
+
+        async def stop_under_load() -> LoadResult:
+            task = asyncio.create_task(hammer(port, requests, clients=options.clients, seconds=15))
+            await asyncio.sleep(3)
+            server.send_signal(signal.SIGTERM)
+            return await task
+
+        stopped = asyncio.run(stop_under_load())
+        code = server.wait()
+    after = _bare_in_process(options.model, options.batch)
+    rate = len(load.seconds) / load.wall
+    reference = (before + after) / 2
+    result = {
+        "clients": options.clients,
+        "seconds": round(load.wall, 1),
+        "batch": options.batch,
+        "answers": dict(load.statuses),
+        "lost": load.lost,
+        "images_per_second": round(rate, 1),
+        "bare_images_per_second": [round(before, 1), round(after, 1)],
+        "ratio": round(rate / reference, 3),
+        "p50_ms": round(load.percentile_ms(50), 1),
+        "p99_ms": round(load.percentile_ms(99), 1),
+        "server_cpu_seconds": round(cpu[1] - cpu[0], 1),
+        "client_cpu_seconds": round(client_cpu, 1),
+        "memory_mib": [round(value / 2**20, 1) for value in memory],
+        "sigterm": {"lost": stopped.lost, "answered": dict(stopped.statuses), "exit_code": code},
+    }
+    print(json.dumps(result, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _bare_in_process(model: str, batch: int) -> float:
+    command = [sys.executable, "-c", _BARE, model, str(batch), "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    return float(done.stdout)
+
+
+def _metric(port: int, name: str) -> float:
+    with urllib.request.urlopen(f"http://{HOST}:{port}/metrics") as response:
+        text = response.read().decode()
+    return float(re.findall(rf"^{name} (\S+)$", text, re.MULTILINE)[0])
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    main()
