@@ -9,12 +9,16 @@ of a release that builds only on its own GPU, unless ``ahead_of_time`` is set.
 from __future__ import annotations
 
 import enum
-import weakref
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from tests.engine.fake_base import Crash
+from tests.engine.fake_builder import builder_classes
+from tests.engine.fake_cuda import cuda_runtime
+from tests.engine.fake_runtime import runtime_classes
 
 Surface = Mapping[str, Any]
 
@@ -32,10 +36,6 @@ _ENUMS: dict[str, tuple[str, ...]] = {
     "DataType": ("FLOAT", "HALF", "BF16", "INT8", "INT32"),
     "ComputeCapability": ("NONE", "CURRENT", "SM75", "SM86", "SM89", "SM120"),
 }
-
-
-class Crash(AssertionError):
-    """What would be a segfault."""
 
 
 class Machine:
@@ -63,7 +63,7 @@ class Machine:
         self.failing: set[str] = set()
         self._next = 0x1000
         self.tensorrt = _tensorrt(self, version)
-        self.cudart = _cudart(self)
+        self.cudart = cuda_runtime(self)
 
     def address(self) -> int:
         self._next += 0x1000
@@ -111,7 +111,6 @@ def _tensorrt(machine: Machine, version: str) -> Any:
         made = _enum(machine, name)
         if made is not None:
             setattr(module, name, made)
-    script = machine.script
 
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -122,338 +121,9 @@ def _tensorrt(machine: Machine, version: str) -> Any:
         def log(self, severity: int, message: str) -> None:
             raise Crash("the logger must be overridden")
 
-    class Tracked:
-        _label = ""
-
-        def _born(self, label: str) -> None:
-            self._label = label
-            machine.events.append(f"create {label}")
-
-        def __del__(self) -> None:
-            machine.events.append(f"delete {self._label}")
-
-    class Tensor:
-        def __init__(self, name: str, shape: tuple[int, ...]) -> None:
-            self.name = name
-            self.shape = shape
-            self.dtype = module.DataType.FLOAT
-
-        def get_dimension_name(self, axis: int) -> str:
-            return "batch" if axis == 0 else ""
-
-    class INetworkDefinition(Tracked):
-        num_inputs = 1
-        num_outputs = 1
-        num_layers = 1
-
-        def __init__(self, flags: int) -> None:
-            self._born("network")
-            self._parser: weakref.ref[Any] | None = None
-            machine.events.append(f"flags {flags}")
-
-        def get_input(self, index: int) -> Tensor:
-            return Tensor("x", (-1, 4))
-
-        def get_output(self, index: int) -> Tensor:
-            return Tensor("y", (-1, 2))
-
-        def get_layer(self, index: int) -> Any:
-            return Layer()
-
-    class Layer:
-        name = "fc"
-        metadata = "[ONNX Layer: fc]"
-        num_inputs = 2
-        num_outputs = 1
-        op0 = module.MatrixOperation.NONE
-
-        def __init__(self) -> None:
-            self.type = module.LayerType.MATRIX_MULTIPLY
-
-        def get_input(self, index: int) -> Tensor:
-            return Tensor(f"in{index}", (-1, 4) if index == 0 else (4, 2))
-
-        def get_output(self, index: int) -> Tensor:
-            return Tensor("out", (-1, 2))
-
-    class IOptimizationProfile(Tracked):
-        def __init__(self) -> None:
-            self._born("profile")
-
-        def set_shape(self, name: str, low: Any, best: Any, high: Any) -> None:
-            machine.events.append(f"profile {name} {low} {best} {high}")
-
-    class ITimingCache:
-        def serialize(self) -> bytes:
-            return b"timings"
-
-    class IBuilderConfig(Tracked):
-        def __init__(self) -> None:
-            self._born("config")
-            self._profiles = 0
-            self._cache: Any = None
-            self.profiling_verbosity: Any = None
-            self.builder_optimization_level = 3
-            self.hardware_compatibility_level: Any = None
-            self.progress_monitor: Any = None
-            if _has(machine, "IBuilderConfig", "num_compute_capabilities"):
-                self.num_compute_capabilities = 0
-
-        def set_flag(self, flag: Any) -> None:
-            machine.events.append(f"set {flag.name}")
-
-        def clear_flag(self, flag: Any) -> None:
-            machine.events.append(f"clear {flag.name}")
-
-        def set_memory_pool_limit(self, pool: Any, size: int) -> None:
-            machine.events.append(f"pool {pool.name} {size}")
-
-        def add_optimization_profile(self, profile: Any) -> int:
-            self._profiles += 1
-            return -1 if script.get("bad_profile") else self._profiles - 1
-
-        def create_timing_cache(self, data: bytes) -> Any:
-            machine.events.append(f"timing cache {len(data)}")
-            return ITimingCache()
-
-        def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-            self._cache = cache
-            return not script.get("stale_cache") or machine.count("timing cache") > 1
-
-        def get_timing_cache(self) -> Any:
-            return self._cache
-
-        def set_compute_capability(self, capability: Any, index: int) -> bool:
-            machine.events.append(f"target {capability.name} {index}")
-            return True
-
-    class Builder(Tracked):
-        def __init__(self, logger: Any) -> None:
-            if script.get("no_builder"):
-                raise TypeError("pybind11::init(): factory function returned nullptr")
-            self._born("builder")
-            self._logger = logger
-
-        def create_network(self, flags: int) -> Any:
-            return module.INetworkDefinition(flags)
-
-        def create_builder_config(self) -> Any:
-            return module.IBuilderConfig()
-
-        def create_optimization_profile(self) -> Any:
-            return module.IOptimizationProfile()
-
-        def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
-            parser = network._parser and network._parser()
-            if parser is None:
-                raise Crash("the parser, which owns the weights, is gone")
-            machine.events.append("build")
-            monitor = config.progress_monitor
-            if monitor is not None:
-                monitor.phase_start("Building", None, 2)
-                monitor.phase_start("Timing", "Building", 1)
-                going = monitor.step_complete("Timing", 0)
-                monitor.phase_finish("Timing")
-                monitor.phase_finish("Building")
-                if not going:
-                    return None
-            if script["plan"] is None:
-                self._logger.log(ILogger.ERROR, "no tactic found")
-            plan = script["plan"]
-            return None if plan is None else bytes(plan)
-
-    class ParserError:
-        def code(self) -> Any:
-            return SimpleNamespace(name="INVALID_NODE")
-
-        def desc(self) -> str:
-            return "Assertion failed: zero point"
-
-        def node(self) -> int:
-            return 3
-
-        def node_name(self) -> str:
-            return "DQ7"
-
-        def node_operator(self) -> str:
-            return "DequantizeLinear"
-
-    class OnnxParser(Tracked):
-        num_errors = 1
-
-        def __init__(self, network: Any, logger: Any) -> None:
-            self._born("parser")
-            self._network = weakref.ref(network)
-            network._parser = weakref.ref(self)
-
-        def parse_from_file(self, path: str) -> bool:
-            machine.events.append("parse")
-            return bool(script["parse"])
-
-        def get_error(self, index: int) -> Any:
-            return ParserError()
-
-        def __del__(self) -> None:
-            if self._network() is None:
-                raise Crash("the network is gone before its parser")
-            super().__del__()
-
-    class EngineInspector(Tracked):
-        def __init__(self, engine: Any) -> None:
-            self._born("inspector")
-            self._engine = weakref.ref(engine)
-
-        def get_engine_information(self, form: Any) -> str:
-            return str(script["inspector"])
-
-        def __del__(self) -> None:
-            if self._engine() is None:
-                raise Crash("the engine is gone before its inspector")
-            super().__del__()
-
-    class ISerializationConfig:
-        def set_flag(self, flag: Any) -> bool:
-            machine.events.append(f"serialize with {flag.name}")
-            return True
-
-        def clear_flag(self, flag: Any) -> bool:
-            machine.events.append(f"serialize without {flag.name}")
-            return True
-
-    class ICudaEngine(Tracked):
-        num_io_tensors = 2
-
-        def __init__(self) -> None:
-            self._born("engine")
-            self.num_optimization_profiles = len(script["profiles"])
-            self.streamable_weights_size = script["streamable"]
-            self.weight_streaming_budget_v2 = 0
-
-        def get_weight_streaming_automatic_budget(self) -> int:
-            return 77
-
-        def get_tensor_name(self, index: int) -> str:
-            return ("x", "y")[index]
-
-        def get_tensor_dtype(self, name: str) -> Any:
-            return module.DataType[script.get("io_dtype", "FLOAT")]
-
-        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return (-1, 4) if name == "x" else (-1, 2)
-
-        def get_tensor_mode(self, name: str) -> Any:
-            return module.TensorIOMode.INPUT if name == "x" else module.TensorIOMode.OUTPUT
-
-        def get_tensor_profile_shape(self, name: str, profile: int) -> Any:
-            return script["profiles"][profile]
-
-        def create_execution_context(self) -> Any:
-            machine.events.append(f"budget {self.weight_streaming_budget_v2}")
-            return module.IExecutionContext(self) if script["context"] else None
-
-        def create_engine_inspector(self) -> Any:
-            return module.EngineInspector(self)
-
-        def create_serialization_config(self) -> Any:
-            return module.ISerializationConfig()
-
-        def serialize_with_config(self, config: Any) -> bytes:
-            return b"complete plan"
-
-    class IExecutionContext(Tracked):
-        def __init__(self, engine: Any) -> None:
-            self._born("context")
-            self._engine = weakref.ref(engine)
-            self._shapes: dict[str, tuple[int, ...]] = {}
-            self._addresses: dict[str, int] = {}
-
-        def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
-            machine.events.append(f"use profile {profile} on {stream}")
-            return not script.get("refuse_profile")
-
-        def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-            self._shapes[name] = tuple(shape)
-            machine.events.append(f"shape {name} {tuple(shape)}")
-            return not script.get("refuse_shape")
-
-        def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return script.get("output_shape") or (self._shapes["x"][0], 2)
-
-        def set_tensor_address(self, name: str, address: int) -> bool:
-            machine.check(address)
-            self._addresses[name] = address
-            machine.events.append(f"address {name}")
-            return not script.get("refuse_address")
-
-        def execute_async_v3(self, stream: int) -> bool:
-            machine.events.append("execute")
-            if not script["execute"] or (machine.capturing is not None and script.get("fail_in_capture")):
-                return False
-            batch = self._shapes["x"][0]
-            source, target = self._addresses["x"], self._addresses["y"]
-
-            def compute() -> None:
-                if self._engine() is None:
-                    raise Crash("the engine is gone while its context executes")
-                values = np.frombuffer(machine.memory[source], np.float32, batch * 4).reshape(batch, 4)
-                result = np.stack([values.sum(1), values.max(1)], axis=1).astype(np.float32)
-                machine.memory[target][: result.nbytes] = result.tobytes()
-
-            machine.enqueue(compute, {source, target})
-            return True
-
-        def __del__(self) -> None:
-            if self._engine() is None:
-                raise Crash("the engine is gone before its context")
-            super().__del__()
-
-    class Runtime(Tracked):
-        def __init__(self, logger: Any) -> None:
-            self._born("runtime")
-            self._logger = logger
-            self.engine_host_code_allowed = False
-
-        def deserialize_cuda_engine(self, plan: bytes) -> Any:
-            if not script["engine"]:
-                self._logger.log(ILogger.ERROR, "the plan was made for another GPU")
-                return None
-            return module.ICudaEngine()
-
-    class Refitter(Tracked):
-        def __init__(self, engine: Any, logger: Any) -> None:
-            self._born("refitter")
-
-        def refit_cuda_engine(self) -> bool:
-            machine.events.append("refit")
-            return True
-
-        def get_missing_weights(self) -> list[str]:
-            return list(script["missing_weights"])
-
-    class OnnxParserRefitter:
-        def __init__(self, refitter: Any, logger: Any) -> None:
-            machine.events.append("create parser refitter")
-
-        def refit_from_file(self, path: str) -> bool:
-            machine.events.append("refit from file")
-            return not script.get("refuse_weights")
-
-    class IProgressMonitor:
-        def __init__(self) -> None:
-            machine.events.append("monitor")
-
-    for made in (
-        ILogger, INetworkDefinition, IOptimizationProfile, IBuilderConfig, Builder, OnnxParser, EngineInspector,
-        ISerializationConfig, ICudaEngine, IExecutionContext, Runtime, Refitter, OnnxParserRefitter, IProgressMonitor,
-    ):  # fmt: skip
+    for made in (ILogger, *builder_classes(machine, module), *runtime_classes(machine, module)):
         setattr(module, made.__name__, _restricted(machine, made))
-    for name, base in (("IMatrixMultiplyLayer", Layer), ("IConvolutionLayer", Layer)):
-        setattr(module, name, type(name, (base,), {}))
     return module
-
-
-def _has(machine: Machine, owner: str, name: str) -> bool:
-    return machine.surface is None or name in machine.surface["classes"].get(owner, ())
 
 
 def _restricted(machine: Machine, made: type) -> type:
@@ -474,89 +144,3 @@ def _restricted(machine: Machine, made: type) -> type:
 
     made.__setattr__ = assign  # type: ignore[method-assign,assignment]
     return made
-
-
-def _cudart(machine: Machine) -> Any:
-    """``cuda.bindings.runtime``: every function returns a tuple that starts with the error."""
-
-    class Error(enum.IntEnum):
-        cudaSuccess = 0
-        cudaErrorMemoryAllocation = 2
-
-    def function(name: str, work: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
-        def call(*arguments: Any) -> tuple[Any, ...]:
-            if name in machine.failing:
-                return (Error.cudaErrorMemoryAllocation, None)
-            machine.events.append(name)
-            result = work(*arguments)
-            if isinstance(result, tuple):
-                return (Error.cudaSuccess, *result)
-            return (Error.cudaSuccess,) if result is None else (Error.cudaSuccess, result)
-
-        return call
-
-    def malloc(nbytes: int) -> int:
-        address = machine.address()
-        machine.memory[address] = bytearray(nbytes)
-        return address
-
-    def free(address: int) -> None:
-        if any(address in uses for _, uses in machine.queue):
-            raise Crash("device memory freed while queued work uses it")
-        del machine.memory[address]
-
-    def host_alloc(nbytes: int, flags: int) -> int:
-        array = np.zeros(nbytes, np.uint8)
-        machine.pinned[array.ctypes.data] = array
-        return int(array.ctypes.data)
-
-    def host_free(address: int) -> None:
-        if any(address in uses for _, uses in machine.queue):
-            raise Crash("host memory freed while queued work uses it")
-        del machine.pinned[address]
-
-    def copy(target: int, source: int, nbytes: int, kind: str, stream: int) -> None:
-        def work() -> None:
-            if kind == "up":
-                machine.memory[target][:nbytes] = machine.pinned[source][:nbytes].tobytes()
-            else:
-                machine.pinned[target][:nbytes] = np.frombuffer(machine.memory[source], np.uint8, nbytes)
-
-        machine.enqueue(work, {target, source})
-
-    def begin(stream: int, mode: str) -> None:
-        machine.capturing = []
-
-    def end(stream: int) -> Any:
-        graph, machine.capturing = machine.capturing, None
-        return graph
-
-    def launch(graph: Any, stream: int) -> None:
-        for work, uses in graph:
-            machine.enqueue(work, uses)
-
-    functions: dict[str, Callable[..., Any]] = {
-        "cudaSetDevice": lambda device: None,
-        "cudaStreamCreateWithFlags": lambda flags: 42,
-        "cudaStreamDestroy": lambda stream: None,
-        "cudaStreamSynchronize": lambda stream: machine.drain(),
-        "cudaMalloc": malloc,
-        "cudaFree": free,
-        "cudaHostAlloc": host_alloc,
-        "cudaFreeHost": host_free,
-        "cudaMemcpyAsync": copy,
-        "cudaStreamBeginCapture": begin,
-        "cudaStreamEndCapture": end,
-        "cudaGraphInstantiate": lambda graph, flags: graph,
-        "cudaGraphDestroy": lambda graph: None,
-        "cudaGraphLaunch": launch,
-        "cudaGraphExecDestroy": lambda graph: None,
-        "cudaMemGetInfo": lambda: (machine.live_bytes, 8 << 30),
-    }
-    return SimpleNamespace(
-        cudaStreamNonBlocking=1,
-        cudaHostAllocDefault=0,
-        cudaMemcpyKind=SimpleNamespace(cudaMemcpyHostToDevice="up", cudaMemcpyDeviceToHost="down"),
-        cudaStreamCaptureMode=SimpleNamespace(cudaStreamCaptureModeThreadLocal="thread"),
-        **{name: function(name, work) for name, work in functions.items()},
-    )
