@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from tests.serve.linear_model import CLASSES, PREPROCESS, random_pixels, save_image, write_model
 from tests.serve.running import Running, running
+from vitexport.images import load_image
 from vitexport.preprocess import preprocess
 from vitexport.runtimes import open_runtime
 from vitexport.serve.predictor import Predictor
@@ -182,6 +185,20 @@ def test_docs_and_openapi_name_every_route(server: Running) -> None:
             assert server.ask("GET", path).status == 200
     assert {"/score", "/predict", "/v2/models/linear/infer", "/metrics"} <= set(description["paths"])
     json.dumps(description)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("path", ["/score", "/predict"])
+def test_documented_command_works_as_written(server: Running, bundle_dir: Path, tmp_path: Path, path: str) -> None:
+    save_image(tmp_path / "photo.jpg", 2, height=600, width=800)
+    example = server.ask("GET", "/openapi.json").json()["paths"][path]["post"]["x-example"]
+    command = example.replace("localhost:8000", f"127.0.0.1:{server.port}").replace("curl", "curl -sS")
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    with Predictor.open(bundle_dir) as predictor:
+        (expected,) = predictor.predict([load_image(tmp_path / "photo.jpg")])
+    answer = json.loads(done.stdout)
+    (found,) = answer if path == "/score" else answer["results"]
+    _check(found, [(prediction.label, prediction.score) for prediction in expected])
 
 
 def test_page_runs_its_own_script_and_nothing_else(server: Running) -> None:

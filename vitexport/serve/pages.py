@@ -86,7 +86,9 @@ def _describe(service: Service) -> dict[str, Any]:
                 results,
                 body={"application/json": {"schema": score_body}},
                 parameters=[top],
-                example='curl -d "{\\"input_data\\": [\\"$(base64 -w0 photo.jpg)\\"]}" localhost:8000/score',
+                # curl -d drops the line breaks of base64, which JSON would not allow.
+                example="(printf '{\"input_data\":[\"'; base64 photo.jpg; printf '\"]}')"
+                " | curl -d @- localhost:8000/score",
             )
         },
         "/predict": {
