@@ -37,19 +37,23 @@ class Resize(BaseModel):
     Attributes:
         mode: ``squash`` to exactly ``size`` (aspect ratio lost), ``shortest_edge`` or ``longest_edge`` so that that
             edge has ``size[0]`` pixels (aspect ratio kept; the other edge is truncated to an integer, as Hugging Face
-            and torchvision do).
+            and torchvision do), or ``cover`` so that the image just covers ``size`` (aspect ratio kept, edges rounded:
+            timm's resize before a crop that is not square).
         size: (height, width) in pixels; the edge modes use equal values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mode: Literal["squash", "shortest_edge", "longest_edge"] = "squash"
+    mode: Literal["squash", "shortest_edge", "longest_edge", "cover"] = "squash"
     size: tuple[int, int]
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) after resizing an image of ``height`` x ``width`` pixels."""
         if self.mode == "squash":
             return self.size
+        if self.mode == "cover":
+            ratio = min(height / self.size[0], width / self.size[1])
+            return round(height / ratio), round(width / ratio)
         edge = self.size[0]
         height_leads = (height <= width) == (self.mode == "shortest_edge")
         if height_leads:

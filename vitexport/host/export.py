@@ -52,9 +52,14 @@ def export_onnx(loaded: LoadedModel, settings: ExportSettings, out: Path) -> Sta
     model.metadata_props.clear()
     model.metadata_props.update(card.to_metadata())
     ModuleNames()(model)
-    companions = write_onnx(model, out)
-    details = _check_written(out, spec)
-    return StageResult(out, "float32", companions, {**details, "seconds": round(time.perf_counter() - started, 2)})
+    companions = write_onnx(model, out, lambda written: _check_written(written, spec))
+    operators = Counter(node.op_type for node in model.graph)
+    details = {
+        "nodes": sum(operators.values()),
+        "operators": dict(operators.most_common()),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    return StageResult(out, "float32", companions, details)
 
 
 def _with_batch(spec: ModelSpec, settings: ExportSettings) -> ModelSpec:
@@ -194,7 +199,7 @@ def _take_pixels(model: ir.Model, spec: ModelSpec, loaded: LoadedModel) -> Model
     """Make the graph take uint8 pixels, and return its spec."""
     try:
         PixelInput(loaded.preprocess)(model)
-    except ir.passes.PassError as error:
+    except (ir.passes.PassError, ir.passes.InvariantError) as error:
         raise ExportError(
             f"'{spec.id}' cannot take uint8 pixels: {error}", "Export it with `input: float32`."
         ) from error
@@ -207,7 +212,7 @@ def _history(settings: ExportSettings) -> dict[str, str]:
     return {"stage": "export", "settings": settings.model_dump_json(), **tools}
 
 
-def _check_written(path: Path, spec: ModelSpec) -> dict[str, object]:
+def _check_written(path: Path, spec: ModelSpec) -> None:
     """Read the file again and compare it with what was asked for.
 
     Raises:
@@ -229,8 +234,6 @@ def _check_written(path: Path, spec: ModelSpec) -> dict[str, object]:
                 "Export the model with a fixed batch, or report it.",
             )
     ModelCard.from_metadata(model.metadata_props, where=path.name)
-    operators = Counter(node.op_type for node in model.graph)
-    return {"nodes": sum(operators.values()), "operators": dict(operators.most_common())}
 
 
 def _dtype(value: ir.Value) -> str:

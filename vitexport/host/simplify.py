@@ -51,23 +51,22 @@ def simplify_onnx(model: Path, settings: SimplifySettings, out: Path) -> StageRe
         graph = simplify_structure(graph)
     try:
         changed = canonicalize(graph)
-    except ir.passes.PassError as error:
+    except (ir.passes.PassError, ir.passes.InvariantError) as error:
         raise SimplifyError(
             f"Simplifying '{model.name}' failed: {error}", "Report the model; the exported file itself can be used."
         ) from error
     if [(v.name, str(v.shape), v.dtype) for v in (*graph.graph.inputs, *graph.graph.outputs)] != interface:
         raise SimplifyError(f"Simplifying '{model.name}' changed its inputs or outputs.", "Report the model.")
     _record_history(graph, settings, model.name)
-    companions = write_onnx(graph, out)
-    del graph
-    difference = _check_same(model, out)
-    after = Counter(node.op_type for node in read_onnx(out).graph)
+    differences: list[float] = []
+    companions = write_onnx(graph, out, lambda written: differences.append(_check_same(model, written)))
+    after = Counter(node.op_type for node in graph.graph)
     details = {
         "nodes_before": sum(before.values()),
         "nodes": sum(after.values()),
         "operators": dict(after.most_common()),
         "passes": list(changed),
-        "self_check": difference,
+        "self_check": differences[0],
         "seconds": round(time.perf_counter() - started, 2),
     }
     return StageResult(out, "float32", companions, details)

@@ -39,6 +39,9 @@ def test_huggingface_positions_are_what_the_library_computes(
         torch.testing.assert_close(value, wanted[key], rtol=0, atol=0)
 
 
+# timm's own code, called here directly, resamples BEiT's table with indexing that torch warns about.
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")
+@pytest.mark.filterwarnings("ignore:torch.searchsorted:UserWarning")
 @pytest.mark.parametrize("size", _SIZES)
 @pytest.mark.parametrize("name", ["vit-b16-timm", "beit_base_patch16_224.in22k_ft_in22k_in1k", "eva02-timm"])
 def test_timm_positions_are_what_the_library_computes(

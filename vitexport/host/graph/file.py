@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -42,8 +43,13 @@ def companions_of(path: Path) -> tuple[Path, ...]:
     return (data,) if data.is_file() else ()
 
 
-def write_onnx(model: ir.Model, out: Path) -> tuple[Path, ...]:
+def write_onnx(model: ir.Model, out: Path, check: Callable[[Path], None] | None = None) -> tuple[Path, ...]:
     """Write a model in one step; weights above :data:`EXTERNAL_DATA_BYTES` go to ``OUT.data``.
+
+    Args:
+        model: The model.
+        out: Where it goes.
+        check: Called with the complete file under a temporary name; if it raises, nothing is left under ``out``.
 
     Returns:
         The companions: nothing, or the external data file.
@@ -52,6 +58,8 @@ def write_onnx(model: ir.Model, out: Path) -> tuple[Path, ...]:
     data = out.with_name(f"{out.name}.data")
     with atomic_path(out) as temporary:
         ir.save(model, temporary, external_data=data.name if external else None)
+        if check is not None:
+            check(temporary)
     if not external:
         data.unlink(missing_ok=True)
     return (data,) if external else ()

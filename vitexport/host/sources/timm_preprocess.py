@@ -31,10 +31,10 @@ def resolve_preprocess(config: Mapping[str, Any], image_size: tuple[int, int] | 
     fraction = float(config.get("crop_pct") or 0.875)
     scaled = (math.floor(height / fraction), math.floor(width / fraction))
     mode = config.get("crop_mode") or "center"
-    if mode == "squash" or (mode == "center" and scaled[0] != scaled[1]):
+    if mode == "squash":
         resize = Resize(mode="squash", size=scaled)
     elif mode == "center":
-        resize = Resize(mode="shortest_edge", size=scaled)
+        resize = Resize(mode="shortest_edge" if scaled[0] == scaled[1] else "cover", size=scaled)
     else:
         raise ModelSourceError(
             f"Expected the timm crop mode 'center' or 'squash', found '{mode}'.",
