@@ -33,7 +33,7 @@ HEAVY = {
     "onnx": ("host",),
     "onnx_ir": ("host",),
     "onnxsim": ("host",),
-    "onnxruntime": ("host", "runtimes/onnxruntime.py"),
+    "onnxruntime": ("host", "runtimes/onnxruntime.py", "runtimes/executed.py"),
     "tensorrt": ("engine", "runtimes"),
     "tensorrt_rtx": ("engine", "runtimes"),
     "pycuda": ("engine", "runtimes"),
