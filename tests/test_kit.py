@@ -100,6 +100,8 @@ def test_what_cannot_work_on_the_device_is_refused_before_anything_is_written(bu
     fp8 = bundle.with_artifact(model.model_copy(update={"precision": "fp8"}))
     with pytest.raises(EngineBuildError, match="Orin Nano.*has no FP8"):
         write_kit(fp8, device_profile("orin-nano"), archive)
+    with pytest.raises(EngineBuildError, match="ARM processor does not compute fp8"):
+        write_kit(fp8, device_profile("arm-cpu"), archive)
     with pytest.raises(EngineBuildError, match="TensorRT 8.5.2 and Python 3.8"):
         write_kit(bundle, device_profile("xavier-nx"), archive)
     with pytest.raises(EngineBuildError, match=r"JetPack 7.0 does not run"):

@@ -28,6 +28,9 @@ from vitexport.verdict import recording_name
 
 __all__ = ["build_wheel", "write_kit"]
 
+# ONNX Runtime's CPU provider has no kernels for these; float16 it computes in float32.
+_NOT_ON_CPU = frozenset({"fp8", "fp4", "int4", "bfloat16"})
+
 
 def write_kit(
     bundle: Bundle, profile: DeviceProfile, out: Path, *, rung: str | None = None, jetpack: str | None = None
@@ -81,6 +84,11 @@ def _check(bundle: Bundle, artifact: Artifact, profile: DeviceProfile, jetpack: 
             )
     elif profile.compute_capability:
         preflight(profile, provider="tensorrt", precision=artifact.precision or None, jetpack=jetpack)
+    elif artifact.precision in _NOT_ON_CPU:
+        raise EngineBuildError(
+            f"{profile.title} does not compute {artifact.precision}; it computes {', '.join(profile.precisions)}.",
+            "Choose another model of the bundle with --rung.",
+        )
 
 
 def _copy_bundle(bundle: Bundle, kept: list[Artifact], root: Path) -> None:
