@@ -21,6 +21,7 @@ from vitexport.host.graph.constants import shape_of
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.graph.pixel_input import PixelInput
 from vitexport.host.graph.scopes import MODULE_KEY, ModuleNames, module_from_exporter, module_of
+from vitexport.host.sources.families import generic_note, is_known
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.model import ModelCard, ModelSpec
 from vitexport.recipe import ExportSettings
@@ -58,6 +59,7 @@ def export_onnx(loaded: LoadedModel, settings: ExportSettings, out: Path) -> Sta
         "nodes": sum(operators.values()),
         "operators": dict(operators.most_common()),
         "seconds": round(time.perf_counter() - started, 2),
+        **({} if is_known(spec.family) else {"note": generic_note(spec)}),
     }
     return StageResult(out, "float32", companions, details)
 

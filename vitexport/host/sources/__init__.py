@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from typing import TYPE_CHECKING, Protocol, cast
 
 from vitexport.errors import MissingDependencyError
+from vitexport.host.sources.families import generic_note, is_known
 from vitexport.host.sources.loaded import LoadedModel
 
 if TYPE_CHECKING:
     from vitexport.recipe import ModelSettings
 
 __all__ = ["LoadedModel", "load_model"]
+
+_LOG = logging.getLogger(__name__)
 
 # prefix of the source -> (module with `load`, the package it needs); the empty prefix is the fallback
 _SOURCES = {
@@ -48,4 +52,7 @@ def load_model(settings: ModelSettings, *, image_size: tuple[int, int] | None = 
     missing = next((name for name in ("torch", package) if importlib.util.find_spec(name) is None), None)
     if missing is not None:
         raise MissingDependencyError(missing, "host", f"Loading '{settings.source}'")
-    return cast(_Source, importlib.import_module(path)).load(settings, image_size)
+    loaded = cast(_Source, importlib.import_module(path)).load(settings, image_size)
+    if not is_known(loaded.spec.family):
+        _LOG.warning("%s", generic_note(loaded.spec))
+    return loaded

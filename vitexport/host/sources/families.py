@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+if TYPE_CHECKING:
+    from vitexport.model import ModelSpec
+
+__all__ = ["FAMILIES", "Family", "family_of", "generic_note", "is_known"]
 
 
 @dataclass(frozen=True)
@@ -78,3 +82,16 @@ def family_of(name: str, *, source: str) -> str | None:
         if source == "timm" and family.timm and re.match(family.timm, name):
             return family.name
     return None
+
+
+def is_known(family: str) -> bool:
+    """Return whether a family is in the list; others are exported without knowledge of their architecture."""
+    return any(known.name == family for known in FAMILIES)
+
+
+def generic_note(spec: ModelSpec) -> str:
+    """Return what is said about a model of an unlisted family."""
+    return (
+        f"'{spec.id}' is of the family '{spec.family}', which is not in the list of `vitexport models`: it is exported "
+        "generically. Trust it as far as `vitexport verify` does."
+    )
