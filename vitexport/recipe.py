@@ -141,8 +141,6 @@ class QuantizeSettings(_Settings):
         method: How activation ranges are found; ``auto`` chooses per tensor by measured layer-output error.
         margin: Fraction added to every activation range; None lets the method decide.
         rounding: ``learned`` compensates each weight's rounding error in later weights (GPTQ); ``nearest`` does not.
-        after_gelu: What precedes the Q after GELU: ``shift`` subtracts a constant where zero points must be 0, ``scale`` also
-            multiplies each channel, for accuracy where one more elementwise operation is cheap.
         batch_size: Calibration images decoded at a time; changes memory, never a result.
         budget: Search for layers to keep in float until this holds.
     """
@@ -154,7 +152,6 @@ class QuantizeSettings(_Settings):
     method: Literal["auto", "max", "percentile", "entropy", "mse"] = "auto"
     margin: float | None = Field(default=None, ge=0, le=1)
     rounding: Literal["learned", "nearest"] = "learned"
-    after_gelu: Literal["scale", "shift"] = "shift"
     batch_size: int = Field(default=8, ge=1)
     budget: Budget | None = None
 

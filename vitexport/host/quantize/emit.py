@@ -39,7 +39,8 @@ def emit_activation(graph: ir.Graph, value: ir.Value, grid: Grid, readers: Seque
     zero = add_initializer(graph, f"{name}.zero_point", zero_point_array(grid.dtype, np.asarray(grid.zero_point)))
     quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}.quantize")
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{name}.dequantize")
-    quantize.outputs[0].name = f"{name}.quantized"
+    integers = quantize.outputs[0]
+    integers.name, integers.shape, integers.type = f"{name}.quantized", value.shape, zero.type
     result = dequantize.outputs[0]
     result.name, result.shape, result.type = f"{name}.dequantized", value.shape, value.type
     producer = value.producer()

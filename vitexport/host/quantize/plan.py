@@ -22,12 +22,11 @@ from vitexport.host.quantize.transforms import (
     apply_to_source,
     find_absorber,
     fold_into_consumers,
-    set_bias,
 )
 from vitexport.host.quantize.weights import quantize_weight
 from vitexport.recipe import QuantizeSettings
 
-__all__ = ["TensorPlan", "plan_tensors", "plan_weights"]
+__all__ = ["LayerPlan", "TensorPlan", "plan_layers", "plan_tensors"]
 
 Floats = NDArray[np.float32]
 
@@ -63,7 +62,7 @@ def plan_tensors(
     form: Form,
     class_token: bool,
 ) -> tuple[TensorPlan, ...]:
-    """Choose transform and grid of every input tensor and apply the transforms to the graph, which stays equal in float.
+    """Choose transform and grid of every input tensor, and apply the transforms to the graph.
 
     Args:
         model: The float graph; changed in place.
@@ -125,20 +124,7 @@ def _choose(
         low, high = max(low, -reach), min(high, reach)
     shifts = absorber.kind == "gelu" and form.shift_after_gelu
     candidates = [(ratio, *_one_sided(low, high, ratio * margin, shifts=shifts, form=form)) for ratio in ratios]
-    scale = _coverage(stats) if absorber.kind == "gelu" and settings.after_gelu == "scale" else None
-    return search_fixed(rows, counts, readers, candidates, scale)
-
-
-def _coverage(stats: TensorStatistics) -> Floats:
-    """Return how far each channel's range reaches, as a fraction of the tensor's.
-
-    A channel covers a fifth more than calibration saw of it, what the class token reached in any channel (its large
-    channels differ from class to class), and 0.4 of the tensor's range at least.
-    """
-    high = float(stats.maximum.max())
-    reach = np.maximum(np.maximum(stats.maximum, stats.class_token_peak) * 1.2, 0.4 * high)
-    fraction: Floats = np.clip(reach / max(high, 1e-6), 0.4, 1.0).astype(np.float32)
-    return fraction
+    return search_fixed(rows, counts, readers, candidates)
 
 
 def _magnitudes(stats: TensorStatistics) -> NDArray[np.int64]:
@@ -161,7 +147,7 @@ def _limit(method: Method, counts: Floats) -> Callable[[Floats], float]:
 
 
 def _one_sided(low: float, high: float, ratio: float, *, shifts: bool, form: Form) -> tuple[float, Grid]:
-    """Return (shift, grid) over ``[low, high * ratio]``; the shift is a multiple of the step so that zero is on the grid."""
+    """Return (shift, grid) over ``[low, high * ratio]``; a multiple of the step keeps zero on the grid."""
     if abs(low) > abs(high):
         low *= ratio
     else:
@@ -187,19 +173,29 @@ def _apply(graph: ir.Graph, absorber: Absorber, group: Sequence[Site], choice: I
     return apply_explicitly(graph, value, choice.scale, choice.shift, readers)
 
 
-def plan_weights(
-    model: ir.Model, plans: Sequence[TensorPlan], settings: QuantizeSettings, form: Form
-) -> dict[str, QuantizedWeight]:
-    """Quantize every weight for the inputs it will really see, and correct the biases for the mean error that is left.
+@dataclass(frozen=True)
+class LayerPlan:
+    """What a quantized layer gets.
+
+    Attributes:
+        weight: Its quantized weight.
+        correction: float32 ``[N]`` added to its bias: the mean error that quantizing its input and weight causes.
+    """
+
+    weight: QuantizedWeight
+    correction: Floats
+
+
+def plan_layers(plans: Sequence[TensorPlan], settings: QuantizeSettings, form: Form) -> dict[str, LayerPlan]:
+    """Quantize every weight for the inputs it will really see; the graph stays as it is.
 
     Args:
-        model: The transformed float graph; biases are changed in place.
         plans: All tensor plans; every transform must have been applied.
         settings: The preset decides how much is searched.
         form: What the target computes.
 
     Returns:
-        Quantized weights by site name.
+        Layer plans by site name.
     """
     done = {}
     for plan in plans:
@@ -214,7 +210,6 @@ def plan_weights(
         for site in plan.sites:
             weight = site.weight()
             quantized = quantize_weight(weight, form.weight, energy=energy, gram=gram, pairs=form.pair_limit)
-            done[site.name] = quantized
             lost = (plan.counts @ plan.rows) @ weight - mean @ quantized.dequantized()
-            set_bias(model.graph, site, site.bias() + lost.astype(np.float32))
+            done[site.name] = LayerPlan(quantized, lost.astype(np.float32))
     return done

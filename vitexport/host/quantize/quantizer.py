@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,20 @@ import onnx_ir as ir
 
 from vitexport.errors import QuantizeError
 from vitexport.host.graph.file import read_onnx, write_onnx
+from vitexport.host.graph.layers import find_attention
+from vitexport.host.quantize.attention import AttentionPlan, attention_tensors, plan_attention
+from vitexport.host.quantize.build import build_quantized
 from vitexport.host.quantize.calibrate import ImageFeeds, Progress, collect_statistics
 from vitexport.host.quantize.checks import check_images, check_model
-from vitexport.host.quantize.emit import emit_activation, emit_weight
+from vitexport.host.quantize.half import HalfReport, float_ranges, to_half
 from vitexport.host.quantize.importance import reads_class_token
-from vitexport.host.quantize.plan import plan_tensors, plan_weights
-from vitexport.host.quantize.sites import choose_sites, sites_by_input
+from vitexport.host.quantize.mixed import MixedReport, search_mixed
+from vitexport.host.quantize.plan import LayerPlan, TensorPlan, plan_layers, plan_tensors
+from vitexport.host.quantize.postconditions import check
+from vitexport.host.quantize.sites import Site, choose_sites, sites_by_input
+from vitexport.host.quantize.statistics import TensorStatistics
 from vitexport.host.quantize.statistics_file import load_statistics, save_statistics, statistics_key
-from vitexport.host.quantize.targets import form_of
+from vitexport.host.quantize.targets import Form, form_of
 from vitexport.host.quantize.transforms import ensure_biases, zero_key_biases
 from vitexport.model import ModelCard
 from vitexport.recipe import QuantizeSettings
@@ -29,6 +35,9 @@ __all__ = ["SAMPLE_ROWS", "quantize_onnx"]
 
 SAMPLE_ROWS = 1024
 """Rows of each activation kept for measuring layer-output errors."""
+
+_RANGE_IMAGES = 16
+"""Images over which every tensor's range is taken for a 16-bit body."""
 
 
 def quantize_onnx(
@@ -54,48 +63,147 @@ def quantize_onnx(
 
     Raises:
         CalibrationError: The images cannot be used, or activations are not finite.
-        QuantizeError: The model is quantized already, has nothing to quantize, or a postcondition fails.
+        QuantizeError: The model is quantized already, has nothing to quantize, the target cannot run the precision, the
+            budget cannot be met, or a postcondition fails.
         ImageError: An image cannot be read.
         BundleError: The file carries no model card.
     """
+    report = progress or _silent
+    form = form_of(settings)
     source = _read(model)
     check_model(source, str(model))
     card = ModelCard.from_metadata(source.metadata_props, where=str(model))
-    form = form_of(settings)
-    sites = choose_sites(source, where=str(model))
-    if ensure_biases(source, sites):
-        sites = choose_sites(source, where=str(model))
     hashes = check_images(images, verification)
-    names = list(sites_by_input(sites))
-    key = statistics_key(model, hashes, SAMPLE_ROWS)
-    collected = load_statistics(statistics, key, names) if statistics is not None and statistics.is_file() else None
-    if collected is None:
-        with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
-            feeds = ImageFeeds(
-                images, card.preprocess, card.model.inputs[0], Path(folder), batch_size=settings.batch_size
-            )
-            collected = collect_statistics(source, names, feeds, sample_rows=SAMPLE_ROWS, progress=progress)
-        if statistics is not None:
-            save_statistics(statistics, key, collected)
-    class_token = reads_class_token(source)
-    zero_key_biases(source)
-    plans = plan_tensors(source, sites, collected, settings, form, class_token)
-    weights = plan_weights(source, plans, settings, form)
-    for plan in plans:
-        emit_activation(source.graph, plan.value, plan.choice.grid, [site.layer.matmul for site in plan.sites])
-        for site in plan.sites:
-            emit_weight(source.graph, site, weights[site.name])
+    with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
+        feeds = ImageFeeds(images, card.preprocess, card.model.inputs[0], Path(folder), batch_size=settings.batch_size)
+        if settings.precision in ("fp16", "bf16"):
+            result, details = source, dict[str, Any]()
+        else:
+            work = _Work(source, settings, form, str(model))
+            key = statistics_key(model, hashes, SAMPLE_ROWS)
+            collected = work.statistics(feeds, statistics, key, report)
+            result, details = work.quantize(collected, feeds, report)
+        if form.body != "float32":
+            report("converting", 0.0)
+            half = _convert(result, source, form, feeds)
+            details = {**details, "body": form.body, "kept_float32": dict(half.kept)}
     entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
-    source.metadata_props.update(replace(card, history=(*card.history, entry)).to_metadata())
-    companions = write_onnx(source, out)
+    result.metadata_props.update(replace(card, history=(*card.history, entry)).to_metadata())
+    companions = write_onnx(result, out)
+    if statistics is not None and details.get("quantized"):
+        companions = (*companions, statistics)
+    report("done", 1.0)
+    precision = {"fp16": "float16", "bf16": "bfloat16"}.get(settings.precision, settings.precision)
+    return StageResult(out, precision, companions, details)
+
+
+class _Work:
+    """One graph on its way from float to quantized."""
+
+    def __init__(self, model: ir.Model, settings: QuantizeSettings, form: Form, where: str) -> None:
+        self.model = model
+        self._settings = settings
+        self._form = form
+        self._sites = choose_sites(model, where=where)
+        if ensure_biases(model, self._sites):
+            self._sites = choose_sites(model, where=where)
+        self._attention = attention_tensors(model) if settings.attention == "int8" else {}
+        if settings.attention == "int8" and not self._attention:
+            raise QuantizeError(
+                f"Expected attentions whose query, key and value can be quantized in '{where}', found none.",
+                "Leave out `attention: int8`.",
+            )
+
+    def statistics(
+        self, feeds: ImageFeeds, path: Path | None, key: str, report: Progress
+    ) -> dict[str, TensorStatistics]:
+        """Read statistics that fit, or run every image and save them."""
+        names = list(sites_by_input(self._sites))
+        names += [name for tensors in self._attention.values() for name in tensors]
+        if path is not None and path.is_file():
+            found = load_statistics(path, key, names)
+            if found is not None:
+                return found
+        collected = collect_statistics(self.model, names, feeds, sample_rows=SAMPLE_ROWS, progress=report)
+        if path is not None:
+            save_statistics(path, key, collected)
+        return collected
+
+    def quantize(
+        self, collected: Mapping[str, TensorStatistics], feeds: ImageFeeds, report: Progress
+    ) -> tuple[ir.Model, dict[str, Any]]:
+        """Return the quantized graph, checked, and what there is to say about it."""
+        class_token = reads_class_token(self.model)
+        if not self._attention:
+            zero_key_biases(self.model)
+        report("ranges", 0.0)
+        plans = plan_tensors(self.model, self._sites, collected, self._settings, self._form, class_token)
+        attention = self._plan_attention(plans, collected)
+        report("weights", 0.0)
+        layers = plan_layers(plans, self._settings, self._form)
+
+        def build(keep_float: Collection[str]) -> ir.Model:
+            return build_quantized(self.model, plans, layers, attention, keep_float)
+
+        mixed = None
+        if self._settings.budget is not None:
+            report("mixed precision", 0.0)
+            groups = list(dict.fromkeys(site.group for site in self._sites))
+            mixed = search_mixed(self.model, build, groups, feeds, self._settings.budget)
+        kept = () if mixed is None else mixed.kept_float
+        result = build(kept)
+        names = [site.name for site in self._sites if site.group not in kept]
+        symmetric = self._form.activation != "uint8"
+        check(result, layers=names, symmetric=symmetric, attention=[plan.name for plan in attention])
+        return result, _details(self._sites, plans, layers, attention, mixed, kept)
+
+    def _plan_attention(
+        self, plans: Sequence[TensorPlan], collected: Mapping[str, TensorStatistics]
+    ) -> tuple[AttentionPlan, ...]:
+        after = {plan.sites[0].layer.block: plan.choice for plan in plans if plan.kind == "value"}
+        blocks = {one.name: one.block for one in find_attention(self.model)}
+        chosen = {tensors[2]: after.get(blocks[name]) for name, tensors in self._attention.items()}
+        values = {name: (choice.scale, choice.shift) for name, choice in chosen.items() if choice is not None}
+        return plan_attention(self.model, self._attention, collected, values, self._form)
+
+
+def _convert(result: ir.Model, floating: ir.Model, form: Form, feeds: ImageFeeds) -> HalfReport:
+    """Give ``result`` a 16-bit body; ranges come from the float graph it was made from."""
+    count = min(feeds.count, _RANGE_IMAGES)
+    ranges = float_ranges(floating, feeds, [index * feeds.count // count for index in range(count)])
+    return to_half(result, form.body, ranges)
+
+
+def _details(
+    sites: Sequence[Site],
+    plans: Sequence[TensorPlan],
+    layers: Mapping[str, LayerPlan],
+    attention: Sequence[AttentionPlan],
+    mixed: MixedReport | None,
+    kept: Collection[str],
+) -> dict[str, Any]:
     details: dict[str, Any] = {
-        "quantized": [site.name for site in sites],
+        "quantized": [site.name for site in sites if site.group not in kept],
+        "kept_float": [site.name for site in sites if site.group in kept],
+        "attention": [plan.name for plan in attention],
         "ranges": [
-            (plan.sites[0].name, plan.kind, plan.choice.strength, plan.choice.ratio, plan.choice.error)
+            {
+                "tensor": str(plan.value.name),
+                "layers": [site.name for site in plan.sites],
+                "absorbed_by": plan.kind,
+                "step": plan.choice.grid.step,
+                "zero_point": plan.choice.grid.zero_point,
+                "strength": plan.choice.strength,
+                "ratio": plan.choice.ratio,
+                "layer_error": plan.choice.error,
+            }
             for plan in plans
         ],
+        "weights_bytes": sum(plan.weight.values.nbytes for plan in layers.values()),
     }
-    return StageResult(out, settings.precision, companions, details)
+    if mixed is not None:
+        details["mixed_precision"] = asdict(mixed)
+    return details
 
 
 def _read(path: Path) -> ir.Model:
@@ -105,3 +213,7 @@ def _read(path: Path) -> ir.Model:
         raise QuantizeError(
             f"Expected an ONNX model at '{path}': {error}", "Give a file written by `vitexport export`."
         ) from error
+
+
+def _silent(step: str, fraction: float) -> None:
+    """Report nothing."""

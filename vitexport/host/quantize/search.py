@@ -157,7 +157,11 @@ def search_absorbed(
 
 
 def search_fixed(
-    rows: Floats, counts: Floats, readers: Sequence[Reader], candidates: Sequence[tuple[float, float, Grid]], scale: Floats | None = None
+    rows: Floats,
+    counts: Floats,
+    readers: Sequence[Reader],
+    candidates: Sequence[tuple[float, float | Floats, Grid]],
+    scale: Floats | None = None,
 ) -> InputPlan:
     """Choose the range of a tensor that can only be changed by explicit operations.
 
@@ -171,9 +175,9 @@ def search_fixed(
     divisor = np.ones(rows.shape[1], dtype=np.float32) if scale is None else scale
     best: InputPlan | None = None
     for ratio, shift, grid in candidates:
-        moved = rows / divisor - np.float32(shift)
+        moved = (rows / divisor - shift).astype(np.float32)
         error = output_error(moved, counts, grid.apply(moved), readers, divisor)
         if best is None or error < best.error:
-            best = InputPlan(divisor, shift * divisor, grid, error, None, ratio)
+            best = InputPlan(divisor, (shift * divisor).astype(np.float32), grid, error, None, ratio)
     assert best is not None
     return best

@@ -16,7 +16,7 @@ from vitexport.errors import QuantizeError
 from vitexport.host.graph.constants import array_of, is_constant
 from vitexport.host.graph.layers import LinearLayer, find_linears
 
-__all__ = ["SMALLEST", "Site", "choose_sites", "sites_by_input"]
+__all__ = ["SMALLEST", "Site", "choose_sites", "is_transposed", "sites_by_input"]
 
 SMALLEST = 16
 """K or N below this is not worth quantizing: vendors' int8 kernels want multiples of 16."""
@@ -90,7 +90,8 @@ def _matrix(layer: LinearLayer) -> NDArray[np.generic]:
     return array
 
 
-def _is_transposed(node: ir.Node) -> bool:
+def is_transposed(node: ir.Node) -> bool:
+    """Return whether a Gemm stores its weight as ``[N, K]``."""
     attribute = node.attributes.get("transB")
     return node.op_type == "Gemm" and attribute is not None and attribute.as_int() == 1
 
@@ -111,7 +112,7 @@ def choose_sites(model: ir.Model, *, where: str) -> tuple[Site, ...]:
     """
     layers = find_linears(model)
     plain = [layer for layer in layers if layer.role not in _FLOAT_ROLES and _is_plain(layer.matmul)]
-    sites = [Site(layer, _is_transposed(layer.matmul)) for layer in plain if array_of(layer.weight) is not None]
+    sites = [Site(layer, is_transposed(layer.matmul)) for layer in plain if array_of(layer.weight) is not None]
     kept = [site for site in sites if min(site.shape) >= SMALLEST]
     whole = {site.layer.block for site in kept if site.layer.role == "fc2"}
     kept = [site for site in kept if site.layer.role != "fc1" or site.layer.block in whole]

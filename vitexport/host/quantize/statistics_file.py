@@ -19,9 +19,7 @@ from vitexport.host.quantize.statistics import TensorStatistics
 __all__ = ["load_statistics", "save_statistics", "statistics_key"]
 
 _VERSION = 1
-_ARRAYS = tuple(
-    field.name for field in fields(TensorStatistics) if field.name not in ("name", "rows", "bound")
-)
+_ARRAYS = tuple(field.name for field in fields(TensorStatistics) if field.name not in ("name", "rows", "bound"))
 
 
 def statistics_key(model: Path, image_hashes: Sequence[str], sample_rows: int) -> str:

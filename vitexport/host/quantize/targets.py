@@ -36,6 +36,8 @@ def form_of(settings: QuantizeSettings) -> Form:
     Raises:
         QuantizeError: The target cannot run that precision.
     """
+    if settings.precision in ("fp16", "bf16"):
+        return Form(body="float16" if settings.precision == "fp16" else "bfloat16")
     if settings.precision == "fp8":
         body = "float16" if settings.target == "tensorrt" else "float32"
         return Form("float8_e4m3fn", "float8_e4m3fn", body == "float16", body, shift_after_gelu=False)

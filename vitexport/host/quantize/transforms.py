@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.host.graph.constants import add_initializer, array_of, is_constant
-from vitexport.host.graph.layers import LinearLayer, find_attention, linear_at, origins_of
+from vitexport.host.graph.layers import LinearLayer, find_attention, origins_of
 from vitexport.host.graph.scopes import inherit_module
 from vitexport.host.quantize.sites import Site
 
@@ -26,6 +26,8 @@ __all__ = [
     "ensure_biases",
     "find_absorber",
     "fold_into_consumers",
+    "projection_columns",
+    "scale_projection",
     "replace_constant",
     "apply_explicitly",
     "zero_key_biases",
@@ -77,26 +79,12 @@ def _value_projection(value: ir.Value, channels: int) -> Absorber | None:
     probabilities = context.inputs[0].producer() if context.inputs[0] is not None else None
     if probabilities is None or probabilities.op_type != "Softmax":
         return None
-    split = _back(context.inputs[1], ("Transpose", "Reshape"))
-    if split is None:
+    found = projection_columns(context.inputs[1])
+    if found is None or _back(context.inputs[1], ("Transpose", "Reshape")) is None:
         return None
-    part = _split_part(context.inputs[1])
-    if split.op_type == "Split" and part is not None:
-        sizes = array_of(split.inputs[1]) if len(split.inputs) > 1 else None
-        axis = split.attributes["axis"].as_int() if "axis" in split.attributes else 0
-        if sizes is None or axis not in (-1, 2) or int(sizes.reshape(-1)[part]) != channels:
-            return None
-        start = int(sizes.reshape(-1)[:part].sum())
-        source = split.inputs[0].producer() if split.inputs[0] is not None else None
-    else:
-        start, source = 0, split
-    if source is None:
-        return None
-    matmul = source if linear_at(source) is not None else next(iter(origins_of(source.outputs[0])), None)
-    parts = None if matmul is None else linear_at(matmul)
-    if matmul is None or parts is None or matmul.op_type != "MatMul" or parts[1] is None or parts[1] is not source:
-        return None
-    return Absorber("value", matmul, slice(start, start + channels))
+    layer, columns = found
+    width = len(range(*columns.indices(_float64(layer.bias).size)))
+    return Absorber("value", layer.matmul, columns) if width == channels else None
 
 
 def _back(value: ir.Value | None, through: tuple[str, str]) -> ir.Node | None:
@@ -111,14 +99,6 @@ def _back(value: ir.Value | None, through: tuple[str, str]) -> ir.Node | None:
     if value is None or len(value.uses()) != 1:
         return None
     return value.producer()
-
-
-def _split_part(value: ir.Value | None) -> int | None:
-    """Return which output of the Split two steps back ``value`` comes from."""
-    for _ in range(2):
-        node = None if value is None else value.producer()
-        value = None if node is None else node.inputs[0]
-    return None if value is None else value.index()
 
 
 def apply_to_source(graph: ir.Graph, absorber: Absorber, scale: Floats, shift: Floats) -> None:
@@ -136,16 +116,11 @@ def apply_to_source(graph: ir.Graph, absorber: Absorber, scale: Floats, shift: F
         replace_constant(graph, absorber.node, 1, (gamma / scale).astype(np.float32))
         replace_constant(graph, absorber.node, 2, ((beta - shift) / scale).astype(np.float32))
         return
-    parts = linear_at(absorber.node)
-    assert parts is not None
-    weight, add, bias = parts
-    assert add is not None
-    assert bias is not None
-    columns, row = _float64(weight), _float64(bias)
-    columns[:, absorber.columns] /= scale
-    row[absorber.columns] = (row[absorber.columns] - shift) / scale
-    replace_constant(graph, absorber.node, 1, columns.astype(np.float32))
-    replace_constant(graph, add, _index_of(add, bias), row.astype(np.float32))
+    layer = LinearLayer.of(absorber.node)
+    assert layer is not None
+    scale_projection(
+        graph, layer, absorber.columns, (1 / scale).astype(np.float32), (-shift / scale).astype(np.float32)
+    )
 
 
 def fold_into_consumers(graph: ir.Graph, sites: Sequence[Site], scale: Floats, shift: Floats) -> None:
@@ -213,21 +188,20 @@ def zero_key_biases(model: ir.Model) -> int:
     changed = 0
     for attention in find_attention(model):
         key = attention.scores.inputs[1]
-        found = _key_columns(key)
+        found = projection_columns(key)
         if found is None:
             continue
-        add, bias, columns = found
-        row = _float64(bias)
-        if row[columns].any():
-            row[columns] = 0
-            replace_constant(model.graph, add, _index_of(add, bias), row.astype(np.float32))
+        layer, columns = found
+        row = _float64(layer.bias)[columns]
+        if row.any():
+            scale_projection(model.graph, layer, columns, np.ones_like(row, dtype=np.float32), -row.astype(np.float32))
             changed += 1
     return changed
 
 
-def _key_columns(key: ir.Value | None) -> tuple[ir.Node, ir.Value, slice] | None:
-    """Return the bias Add, the bias and its columns that make a key which reaches the scores by views only."""
-    value = key
+def projection_columns(value: ir.Value | None) -> tuple[LinearLayer, slice] | None:
+    """Return the linear layer and its columns that make ``value`` through views and a Split only, read by nothing else."""
+    columns = slice(None)
     while value is not None and (node := value.producer()) is not None and len(value.uses()) == 1:
         if node.op_type in ("Reshape", "Transpose"):
             value = node.inputs[0]
@@ -235,21 +209,28 @@ def _key_columns(key: ir.Value | None) -> tuple[ir.Node, ir.Value, slice] | None
         if node.op_type == "Split":
             sizes = array_of(node.inputs[1]) if len(node.inputs) > 1 else None
             index = value.index()
-            above = node.inputs[0]
-            if sizes is None or index is None or above is None or node.attributes["axis"].as_int() not in (-1, 2):
+            if sizes is None or index is None or node.attributes["axis"].as_int() not in (-1, 2):
                 return None
             start = int(sizes.reshape(-1)[:index].sum())
-            return _bias_add(above, slice(start, start + int(sizes.reshape(-1)[index])))
-        return _bias_add(value, slice(None))
+            columns = slice(start, start + int(sizes.reshape(-1)[index]))
+            value = node.inputs[0]
+        origins = () if value is None else origins_of(value)
+        layer = LinearLayer.of(origins[0]) if len(origins) == 1 else None
+        if layer is None or layer.add is None or layer.bias is None or layer.output is not value:
+            return None
+        return (layer, columns) if layer.matmul.op_type == "MatMul" else None
     return None
 
 
-def _bias_add(value: ir.Value, columns: slice) -> tuple[ir.Node, ir.Value, slice] | None:
-    origins = origins_of(value)
-    layer = LinearLayer.of(origins[0]) if len(origins) == 1 else None
-    if layer is None or layer.add is None or layer.bias is None or layer.output is not value:
-        return None
-    return layer.add, layer.bias, columns
+def scale_projection(graph: ir.Graph, layer: LinearLayer, columns: slice, factor: Floats, offset: Floats) -> None:
+    """Turn output columns ``y`` of a linear layer into ``y * factor + offset``."""
+    assert layer.add is not None
+    bias = next(v for v in layer.add.inputs if is_constant(v))
+    weight, row = _float64(layer.matmul.inputs[1]), _float64(bias)
+    weight[:, columns] *= factor
+    row[columns] = row[columns] * factor + offset
+    replace_constant(graph, layer.matmul, 1, weight.astype(np.float32))
+    replace_constant(graph, layer.add, _index_of(layer.add, bias), row.astype(np.float32))
 
 
 def set_weight(graph: ir.Graph, site: Site, weight: Floats) -> None:
@@ -278,7 +259,7 @@ def replace_constant(graph: ir.Graph, node: ir.Node, index: int, array: Floats) 
         node.replace_input_with(index, add_initializer(graph, name, array))
 
 
-def _index_of(node: ir.Node, value: ir.Value) -> int:
+def _index_of(node: ir.Node, value: ir.Value | None) -> int:
     return next(index for index, used in enumerate(node.inputs) if used is value)
 
 
