@@ -2,4 +2,5 @@
 
 from vitexport.cli import main
 
-main(prog_name="vitexport")
+if __name__ == "__main__":
+    main(prog_name="vitexport")
