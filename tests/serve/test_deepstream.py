@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.serve.linear_model import CLASSES, PREPROCESS, SIZE, random_pixels, save_image, write_bundle
-from vitexport.bundle import Bundle
+from vitexport.bundle import Bundle, FileRecord
 from vitexport.cli.deepstream import deepstream
 from vitexport.errors import VitexportError
 from vitexport.preprocess import pixels
@@ -89,7 +90,39 @@ def test_altered_configuration_is_noticed(conv_bundle: Path, tmp_path: Path) -> 
         NvinferConfig.read(config)
 
 
-def test_model_without_a_foldable_first_layer_is_refused(bundle_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(VitexportError, match="pixel planes"):
-        write_deepstream(Bundle.open(bundle_dir), tmp_path / "out")
-    assert not (tmp_path / "out" / "model.onnx").exists()
+def test_quantized_model_answers_bit_for_bit_the_same(tmp_path: Path) -> None:
+    """A step function of the input shows every last bit that differs."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    root = write_bundle(tmp_path / "bundle", conv=True)
+    path = root / "models" / "simplified.onnx"
+    model = onnx.load(path)
+    model.graph.node[0].input[0] = "rounded"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.01, dtype=np.float32), "step"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, dtype=np.int8), "zero"))
+    model.graph.node.insert(0, helper.make_node("QuantizeLinear", ["pixel_values", "step", "zero"], ["q"]))
+    model.graph.node.insert(1, helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["rounded"]))
+    onnx.save(model, path)
+    bundle = Bundle.open(root, check_files=False)
+    artifact = bundle.models[0]
+    bundle = bundle.with_artifact(artifact.model_copy(update={"file": FileRecord.of(path, root)}))
+    bundle.save()
+    config = write_deepstream(bundle, tmp_path / "out")
+    images = [Image.fromarray(random_pixels(seed)) for seed in range(8)]
+    assert measure_parity(bundle, config, images).same_pixels < 1e-6
+
+
+def test_features_model_is_refused(tmp_path: Path) -> None:
+    root = write_bundle(tmp_path / "bundle")
+    bundle = Bundle.open(root)
+    features = Bundle(
+        root,
+        name="f",
+        model=replace(bundle.model, task="features"),
+        preprocess=bundle.preprocess,
+        artifacts=bundle.artifacts,
+    )
+    with pytest.raises(VitexportError, match="Expected a classifier"):
+        write_deepstream(features, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

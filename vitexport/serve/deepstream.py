@@ -2,8 +2,8 @@
 
 ``nvinfer`` stretches a frame to the network's size, then computes ``y = net-scale-factor * (x - offsets[channel])`` and
 hands float planes to the engine: one scale for all channels, no division per channel (DeepStream Developer Guide,
-"Gst-nvinfer"). So the graph written here takes raw pixels, with the normalization folded into its first layer; the
-configuration then has scale 1 and no offsets, and is exact for any mean and std.
+"Gst-nvinfer"). So the graph written here takes raw pixels and normalizes them itself; the configuration then has
+scale 1 and no offsets, and is exact for any mean and std.
 
 What no configuration can express is reported as a measured difference: the resize filter (bilinear without
 antialiasing here, as the video hardware does) and a centre crop.
