@@ -87,7 +87,12 @@ def _latency_at(rungs: Sequence[Mapping[str, Any]], size: int, *, several: bool)
 
 def _blocks(document: Document) -> list[Figure]:
     """Draw the relative error after every block, one line per rung."""
-    rungs = {name: data["blocks"] for name, data in document["errors"].items() if data.get("blocks")}
+    # A rung without any error has no place on a logarithmic axis.
+    rungs = {
+        name: data["blocks"]
+        for name, data in document["errors"].items()
+        if any(block["accumulated"] for block in data.get("blocks", []))
+    }
     if not rungs:
         return []
     order = [rung["name"] for rung in document["rungs"]]

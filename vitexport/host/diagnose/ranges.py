@@ -34,7 +34,7 @@ class QuantizedRange:
         max: Largest value seen.
         low: Smallest value the grid holds.
         high: Largest value the grid holds.
-        clipped: Share of values outside of the grid.
+        clipped: Share of values more than half a step outside of the grid: what clipping, not rounding, changes.
     """
 
     tensor: str
@@ -67,20 +67,20 @@ def measure_ranges(model: Path, feeds: Sequence[NDArray[np.generic]]) -> tuple[Q
         for feed in feeds:
             for name, tensor in probe.run(feed).items():
                 values = tensor.astype(np.float64)
-                _, low, high = grids[name]
+                _, low, high, step = grids[name]
                 lowest[name] = min(lowest[name], float(values.min()))
                 highest[name] = max(highest[name], float(values.max()))
-                outside[name] += int(((values < low) | (values > high)).sum())
+                outside[name] += int(((values < low - step / 2) | (values > high + step / 2)).sum())
                 count[name] += values.size
     return tuple(
         QuantizedRange(name, layer, lowest[name], highest[name], low, high, outside[name] / max(1, count[name]))
-        for name, (layer, low, high) in grids.items()
+        for name, (layer, low, high, _) in grids.items()
     )
 
 
-def _grids(model: ir.Model) -> dict[str, tuple[str, float, float]]:
-    """Return tensor name to (layer, lowest, highest value of its grid)."""
-    found: dict[str, tuple[str, float, float]] = {}
+def _grids(model: ir.Model) -> dict[str, tuple[str, float, float, float]]:
+    """Return tensor name to (layer, lowest, highest value, step of its grid)."""
+    found: dict[str, tuple[str, float, float, float]] = {}
     for node in model.graph:
         source = node.inputs[0] if node.inputs else None
         if node.op_type != "QuantizeLinear" or source is None or is_constant(source) or source.is_graph_input():
@@ -94,7 +94,7 @@ def _grids(model: ir.Model) -> dict[str, tuple[str, float, float]]:
         smallest = 0.0 if largest == 255 else -largest - (1 if largest == 127 else 0)
         producer = source.producer()
         layer = module_of(producer) if producer is not None else ""
-        found[str(source.name)] = (layer, (smallest - offset) * step, (largest - offset) * step)
+        found[str(source.name)] = (layer, (smallest - offset) * step, (largest - offset) * step, step)
     return found
 
 
