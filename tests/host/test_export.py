@@ -69,7 +69,7 @@ def test_a_fixed_batch_is_fixed_and_canonical(loaded_vit: LoadedModel, tmp_path:
     _agree(loaded_vit, tmp_path / "s.onnx", images)
 
 
-@pytest.mark.parametrize("opset", [18, 20, 21, 23])
+@pytest.mark.parametrize("opset", [18, 20, 23])
 def test_every_opset_gives_a_canonical_graph(loaded_vit: LoadedModel, tmp_path: Path, opset: int) -> None:
     export_onnx(loaded_vit, ExportSettings(opset=opset), tmp_path / "m.onnx")
     result = simplify_onnx(tmp_path / "m.onnx", SimplifySettings(), tmp_path / "s.onnx")

@@ -26,19 +26,17 @@ from vitexport.runtimes.pytorch import PyTorchRuntime
 
 
 def _distinct(rows: tuple[Row, ...]) -> list[Row]:
-    """Leave out Hugging Face rows whose shallow configuration is that of another row (ViT-L cut down is ViT-B cut
-    down).
-    """
+    """Leave out rows whose shallow variant is that of another row: ViT-L cut down is ViT-B cut down."""
     seen: set[str] = set()
     kept = []
     for row in rows:
-        settings = {**row.config, **row.shallow} if row.library == "huggingface" else row.name
-        key = json.dumps(
-            [row.library, row.model, row.task, row.image_size, settings, row.processor, row.processing], default=dict
-        )
-        if key not in seen:
+        model = row.model.replace("vit_large", "vit_base")
+        settings = {**row.config, **row.shallow}
+        key = [row.library, model, row.task, row.image_size, settings, row.processor, dict(row.processing)]
+        text = json.dumps(key, sort_keys=True)
+        if text not in seen:
             kept.append(row)
-        seen.add(key)
+        seen.add(text)
     return kept
 
 
