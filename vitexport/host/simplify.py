@@ -51,7 +51,7 @@ def simplify_onnx(model: Path, settings: SimplifySettings, out: Path) -> StageRe
         graph = simplify_structure(graph)
     try:
         changed = canonicalize(graph)
-    except (ir.passes.PassError, ir.passes.InvariantError) as error:
+    except (ir.passes.PassError, ir.passes.InvariantError, RuntimeBackendError) as error:
         raise SimplifyError(
             f"Simplifying '{model.name}' failed: {error}", "Report the model; the exported file itself can be used."
         ) from error

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 
 from vitexport.host.graph.constants import SMALL, add_initializer, add_lazy_initializer, is_constant, sizes_of
+from vitexport.runtimes import RuntimeOptions, open_runtime
+from vitexport.tensors import Array
 
 __all__ = ["FoldConstants"]
 
@@ -113,9 +118,7 @@ def _fold_rest(model: ir.Model) -> bool:
     return True
 
 
-def _evaluate(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> list[np.ndarray]:
-    import onnxruntime as ort
-
+def _evaluate(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> list[Array]:
     inputs = {v for node in nodes for v in node.inputs if v is not None and is_constant(v)}
     large = [v for v in inputs if v.const_value is not None and v.const_value.nbytes > SMALL]
     view = ir.GraphView([], wanted, nodes=nodes, initializers=sorted(inputs, key=lambda v: str(v.name)))
@@ -129,8 +132,9 @@ def _evaluate(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> 
         feeds[name] = moved.const_value.numpy()
         moved.const_value = None
         part.graph.inputs.append(moved)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(ir.to_proto(part).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(array) for array in session.run([str(v.name) for v in wanted], feeds)]
+    with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
+        path = Path(folder) / "constants.onnx"
+        ir.save(part, path)
+        with open_runtime(path, "onnxruntime", RuntimeOptions(optimize=False)) as runtime:
+            results = runtime.run(feeds)
+    return [results[str(value.name)] for value in wanted]
