@@ -12,6 +12,7 @@ from rich.table import Table
 from vitexport.bundle import Bundle
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import BundleError
+from vitexport.files import write_atomic
 
 __all__ = ["inspect"]
 
@@ -19,15 +20,19 @@ __all__ = ["inspect"]
 @click.command()
 @click.argument("target", metavar="FILE|BUNDLE", type=click.Path(path_type=Path))
 @click.option("--ranges", is_flag=True, help="Show activation ranges and where a quantized model loses accuracy.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write an engine's audit as a page.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def inspect(target: Path, ranges: bool, as_json: bool) -> None:
-    """Show what an ONNX file or a bundle holds: identity, inputs, outputs, preprocessing, operators.
+def inspect(target: Path, ranges: bool, html: Path | None, as_json: bool) -> None:
+    """Show what an ONNX file, a bundle or an engine holds: identity, inputs, outputs, preprocessing, operators.
 
     Example: vitexport inspect out/quickstart/models/int8.onnx
     """
     if not target.exists():
         raise BundleError(f"Expected a model file or bundle at '{target}', found nothing.", "Check the path.")
-    content = _bundle(target) if target.is_dir() else _onnx(target)
+    if target.suffix in (".engine", ".plan"):
+        content = _engine(target, html)
+    else:
+        content = _bundle(target) if target.is_dir() else _onnx(target)
     if as_json:
         print_json(content)
         return
@@ -87,6 +92,18 @@ def _onnx(path: Path) -> dict[str, Any]:
             "history": [dict(entry) for entry in card.history],
         }
     return content
+
+
+def _engine(path: Path, html: Path | None) -> dict[str, Any]:
+    from vitexport.engine.audit import engine_facts
+    from vitexport.engine.audit_html import render_html
+
+    facts = engine_facts(path)
+    if html is not None:
+        write_atomic(html, render_html(facts))
+        click.echo(f"wrote {html}", err=True)
+    audit = facts.audit.to_dict() if facts.audit is not None else f"not made: {facts.why_no_audit}"
+    return {"engine": str(path), "MB": round(path.stat().st_size / 1e6, 3), **facts.summary, "audit": audit}
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
