@@ -107,7 +107,7 @@ def main() -> None:
 
 def _bare_in_process(model: str, batch: int) -> float:
     command = [sys.executable, "-c", _BARE, model, str(batch), "8"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent)
     return float(done.stdout)
 
 
