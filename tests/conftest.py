@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from vitexport.pipeline import run
+from vitexport.recipe import Recipe, load_recipe, parse_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,3 +37,48 @@ def photo() -> Image.Image:
     rows, columns = np.mgrid[0:40, 0:60]
     planes = np.stack([rows * 6, columns * 4, (rows * columns) % 251], axis=-1)
     return Image.fromarray(planes.astype(np.uint8))
+
+
+def _tinted(source: Path, target: Path, count: int) -> dict[str, int]:
+    """Write colour versions of grey digits, so that swapped channels can be seen; returns file name to label."""
+    labels = {
+        Path(entry["file"]).name: entry["label"]
+        for entry in json.loads((ROOT / "calib" / "manifest.json").read_text())["images"]
+    }
+    random = np.random.default_rng(3)
+    target.mkdir()
+    chosen = sorted(source.rglob("*.png"))
+    for path in chosen[:: max(1, len(chosen) // count)][:count]:
+        grey = np.asarray(Image.open(path).convert("RGB"), dtype=np.float64)
+        tint = np.array([1.0, 0.85, 0.7]) * random.uniform(0.9, 1.0)
+        Image.fromarray((grey * tint).astype(np.uint8)).save(target / path.name)
+    return {path.name: labels[path.name] for path in target.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def coloured_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A short run of the quickstart on colour images."""
+    folder = tmp_path_factory.mktemp("colour")
+    labels = _tinted(ROOT / "calib" / "holdout", folder / "verification", 64)
+    (folder / "labels.json").write_text(json.dumps(labels))
+    _tinted(ROOT / "calib" / "calibration", folder / "calibration", 64)
+    content = load_recipe(ROOT / "recipes" / "quickstart.yaml").model_dump(mode="json")
+    content["data"] = {
+        "calibration": {"images": str(folder / "calibration")},
+        "verification": {"images": str(folder / "verification"), "labels": str(folder / "labels.json")},
+    }
+    content["benchmark"]["seconds"] = 0.05
+    content["quantize"]["preset"] = "fast"
+    content["verify"]["quantized_tolerance"] = {"min_sqnr_db": 25, "min_agreement": 0.95}
+    content["gates"] = {}
+    return parse_recipe(content, where="test")
+
+
+@pytest.fixture(scope="session")
+def coloured_bundle(coloured_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of that run; tests that change it copy it first."""
+    result = run(coloured_recipe, tmp_path_factory.mktemp("sound"))
+    assert result.ladder is not None
+    assert result.ladder.passed, result.ladder.failures()
+    assert result.bundle is not None
+    return result.bundle.root

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from PIL import Image
 
 from tests.host.diagnose.faults import FAULTS, perturb_one_weight, plant, scale_by_four, swap_two_channels
 from vitexport.bundle import Bundle
@@ -21,62 +20,18 @@ from vitexport.host.preprocess_parity import compare_with_library
 from vitexport.host.sources import load_model
 from vitexport.ladder import Ladder
 from vitexport.localize import bisect_rung
-from vitexport.pipeline import run
-from vitexport.recipe import ModelSettings, Recipe, load_recipe, parse_recipe
+from vitexport.recipe import ModelSettings, Recipe
 from vitexport.report import write_report
 from vitexport.verdict import bundle_recipe, judge, replay
 
 ROOT = Path(__file__).parent.parent
-QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
 LAYER = "vit.layers.2.mlp.fc2"
 
 
-def tinted(source: Path, target: Path, count: int) -> dict[str, int]:
-    """Write colour versions of grey digits, so that swapped channels can be seen; returns file name to label."""
-    labels = {
-        Path(entry["file"]).name: entry["label"]
-        for entry in json.loads((ROOT / "calib" / "manifest.json").read_text())["images"]
-    }
-    random = np.random.default_rng(3)
-    target.mkdir()
-    chosen = sorted(source.rglob("*.png"))
-    for path in chosen[:: max(1, len(chosen) // count)][:count]:
-        grey = np.asarray(Image.open(path).convert("RGB"), dtype=np.float64)
-        tint = np.array([1.0, 0.85, 0.7]) * random.uniform(0.9, 1.0)
-        Image.fromarray((grey * tint).astype(np.uint8)).save(target / path.name)
-    return {path.name: labels[path.name] for path in target.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    folder = tmp_path_factory.mktemp("colour")
-    labels = tinted(ROOT / "calib" / "holdout", folder / "verification", 64)
-    (folder / "labels.json").write_text(json.dumps(labels))
-    tinted(ROOT / "calib" / "calibration", folder / "calibration", 64)
-    content = load_recipe(QUICKSTART).model_dump(mode="json")
-    content["data"] = {
-        "calibration": {"images": str(folder / "calibration")},
-        "verification": {"images": str(folder / "verification"), "labels": str(folder / "labels.json")},
-    }
-    content["benchmark"]["seconds"] = 0.05
-    content["quantize"]["preset"] = "fast"
-    content["verify"]["quantized_tolerance"] = {"min_sqnr_db": 25, "min_agreement": 0.95}
-    content["gates"] = {}
-    return parse_recipe(content, where="test")
-
-
-@pytest.fixture(scope="module")
-def sound(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    result = run(recipe, tmp_path_factory.mktemp("sound"))
-    assert result.ladder is not None
-    assert result.ladder.passed, result.ladder.failures()
-    assert result.bundle is not None
-    return result.bundle.root
-
-
 @pytest.fixture
-def copy(sound: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sound, tmp_path / "bundle"))
+def copy(coloured_bundle: Path, tmp_path: Path) -> Path:
+    """A sound bundle that a test may damage."""
+    return Path(shutil.copytree(coloured_bundle, tmp_path / "bundle"))
 
 
 @dataclass(frozen=True)
@@ -168,11 +123,11 @@ def test_another_interpolation_is_found_from_the_image_files_and_named(copy: Pat
     ids=["bgr", "interpolation", "mean and std"],
 )
 def test_preprocessing_that_differs_from_the_library_is_named_when_a_model_is_loaded(
-    recipe: Recipe, settings: dict[str, Any], named: str
+    coloured_recipe: Recipe, settings: dict[str, Any], named: str
 ) -> None:
     source = ModelSettings(source=str(ROOT / "recipes" / "quickstart" / "model"))
     loaded = load_model(source)
-    paths = sorted(recipe.data.verification.images.iterdir())[:4]
+    paths = sorted(coloured_recipe.data.verification.images.iterdir())[:4]
     assert compare_with_library(loaded, source, paths)["passed"] is True
     wrong = replace(loaded, preprocess=loaded.preprocess.model_copy(update=settings))
     found = compare_with_library(wrong, source, paths)

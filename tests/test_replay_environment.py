@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from vitexport.pipeline import run
-from vitexport.recipe import load_recipe, parse_recipe
-
 ROOT = Path(__file__).parent.parent
 ABSENT = ("torch", "torchvision", "timm", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxsim", "ml_dtypes")
 
@@ -30,15 +27,10 @@ main()
 """
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    content = load_recipe(ROOT / "recipes" / "quickstart.yaml").model_dump(mode="json")
-    content["benchmark"]["seconds"] = 0.05
-    content["quantize"]["preset"] = "fast"
-    content["data"]["verification"]["limit"] = 80
-    root = tmp_path_factory.mktemp("made elsewhere")
-    run(parse_recipe(content, where="test"), root / "bundle")
-    return Path(shutil.move(root / "bundle", root / "moved"))  # nothing may depend on where it was made
+@pytest.fixture
+def bundle(coloured_bundle: Path, tmp_path: Path) -> Path:
+    """The bundle at another place: nothing may depend on where it was made."""
+    return Path(shutil.copytree(coloured_bundle, tmp_path / "moved"))
 
 
 def verify(command: list[str], bundle: Path, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -260,6 +260,7 @@ def _blame(layers: Sequence[LayerError]) -> tuple[str, tuple[LayerError, ...]]:
         if layer.score >= OUTLIER and (layer.local >= 0.5 * usual or layer.peak >= OUTLIER * usual)
     ]
     if outliers:
-        return "single", tuple(sorted(outliers, key=lambda layer: -layer.score))
+        # Neither the largest error (some kinds always err more) nor the largest ratio (some never err at all) alone.
+        return "single", tuple(sorted(outliers, key=lambda layer: -layer.score * max(layer.local, layer.peak)))
     linear = [layer for layer in noticed if layer.role in LINEAR] or noticed
     return "spread", tuple(sorted(linear, key=lambda layer: -layer.local)[:8])

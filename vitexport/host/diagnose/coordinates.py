@@ -20,7 +20,7 @@ __all__ = ["Affine", "linear_parameters", "match_channels"]
 
 Floats = NDArray[np.float64]
 
-_CLOSE = 0.25
+_CLOSE = 0.05
 """How far the weights may be from the exact inverse of a channel's scale; int8 rounding stays well below it."""
 
 
@@ -57,21 +57,52 @@ def match_channels(
     Returns:
         None where the tensor is meant to be unchanged.
     """
-    scale, shift = _fit(reference, candidate)
-    before, after = weights
-    energy = (before**2).sum(axis=1)
-    # Least squares per row: after[k] = inverse[k] * before[k].
-    inverse = np.where(energy > 0, (before * after).sum(axis=1) / np.where(energy > 0, energy, 1), 1.0)
-    undone = (np.abs(scale * inverse - 1) < _CLOSE) & (np.abs(scale) > 1e-6)
-    moved = np.abs(scale - 1) > 0.02
-    agreed = np.where(undone & moved, scale, 1.0)
-    mean, found = reference.mean(axis=0), candidate.mean(axis=0)
-    offset = np.where(undone, found - agreed * mean, 0.0)
+    scale, _ = _fit(reference, candidate)
+    before, _ = weights
+    inverse = _row_factors(*weights)
+    agreed, from_tensor = _agree(np.where(scale > 1e-6, scale, 1.0), 1 / np.where(inverse > 1e-6, inverse, 1.0))
+    offset = np.where(from_tensor, candidate.mean(axis=0) - agreed * reference.mean(axis=0), 0.0)
     if biases is None or not _shift_undone(offset / agreed, before, biases):
         offset = np.zeros_like(offset)
-    if np.all(agreed == 1.0) and not offset.any():
+    if np.all(np.abs(agreed - 1) < 1e-6) and not offset.any():
         return None
     return Affine(agreed, offset)
+
+
+def _agree(tensor: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Settle on one scale per channel between what the tensor shows and what the weights that read it undo.
+
+    Where the two differ one of them is at fault, and the one further from no change is taken to be it: as a whole when
+    they differ by one factor everywhere (a layer scaled by 4), otherwise channel by channel.
+
+    Returns:
+        The scales, and where they are the tensor's.
+    """
+    ratio = tensor / weights
+    same = np.abs(ratio - 1) < _CLOSE
+    middle = float(np.median(ratio))
+    if abs(middle - 1) >= _CLOSE and np.mean(np.abs(ratio / middle - 1) < _CLOSE) > 0.6:
+        distance = [abs(float(np.median(np.log(scale)))) for scale in (tensor, weights)]
+        from_tensor = np.full(tensor.shape, distance[0] <= distance[1])
+    else:
+        from_tensor = same | (np.abs(np.log(tensor)) <= np.abs(np.log(weights)))
+    return np.where(from_tensor, tensor, weights), from_tensor
+
+
+def _row_factors(before: Floats, after: Floats) -> Floats:
+    """Return, for every row, the factor that ``after`` has over ``before``, by least squares.
+
+    Columns that no row factor explains (exchanged or perturbed outputs) are left out of the second fit.
+    """
+    columns = np.ones(before.shape[1], dtype=bool)
+    factors = np.ones(len(before))
+    for _ in range(2):
+        energy = (before[:, columns] ** 2).sum(axis=1)
+        known = np.where(energy > 0, energy, 1)
+        factors = np.where(energy > 0, (before[:, columns] * after[:, columns]).sum(axis=1) / known, 1.0)
+        residual = ((after - factors[:, None] * before) ** 2).sum(axis=0)
+        columns = residual <= max(4 * float(np.median(residual)), 1e-12)
+    return factors
 
 
 def _fit(reference: Floats, candidate: Floats) -> tuple[Floats, Floats]:

@@ -1,0 +1,178 @@
+"""Bisect and diagnose on the quickstart's model, and bisect on every layer of DeiT-Tiny."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper
+
+from tests.host.diagnose.faults import FAULTS, plant, weighted_layers
+from vitexport.bundle import Bundle
+from vitexport.cli import main
+from vitexport.errors import BundleError
+from vitexport.host.diagnose import advise, bisect, examine, measure_ranges, recipe_of
+from vitexport.host.export import export_onnx
+from vitexport.host.quantize import quantize_onnx
+from vitexport.host.simplify import simplify_onnx
+from vitexport.host.sources import load_model
+from vitexport.images import batches, list_images
+from vitexport.localize import bisect_rung
+from vitexport.recipe import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
+from vitexport.tensors import Array
+from vitexport.verdict import replay_inputs
+
+
+@pytest.fixture(scope="module")
+def bundle(coloured_bundle: Path) -> Bundle:
+    return Bundle.open(coloured_bundle)
+
+
+@pytest.fixture(scope="module")
+def feeds(bundle: Bundle) -> list[Array]:
+    from vitexport.preprocess import normalize
+
+    return [normalize(row, bundle.preprocess)[None] for row in replay_inputs(bundle).pixels[:4]]
+
+
+def test_a_model_against_itself_is_exact(bundle: Bundle, feeds: list[Array]) -> None:
+    model = bundle.path(bundle.artifact("simplified"))
+    report = bisect(model, model, [(feed, feed) for feed in feeds])
+    assert report.finding == "exact"
+    assert report.culprits == ()
+    assert {layer.local for layer in report.layers} == {0.0}
+
+
+def test_sound_int8_is_spread_over_all_quantized_layers(bundle: Bundle) -> None:
+    report = bisect_rung(bundle, "int8")
+    assert report.finding == "spread"
+    roles = {layer.role for layer in report.layers if layer.local > 1e-3}
+    assert roles <= {"qkv", "proj", "fc1", "fc2"}  # nothing else is quantized, so nothing else may err
+    assert len(report.blocks) == 4
+    assert all(block.accumulated > 0 for block in report.blocks)
+    drift = [block.accumulated for block in report.blocks]
+    assert drift[-1] > drift[0]
+
+
+def test_every_layer_of_the_small_model_is_found_when_it_is_at_fault(
+    bundle: Bundle, feeds: list[Array], tmp_path: Path
+) -> None:
+    exact, int8 = (bundle.path(bundle.artifact(name)) for name in ("simplified", "int8"))
+    found: dict[str, str] = {}
+    layers = weighted_layers(int8)
+    for index, layer in enumerate(layers):
+        faulty = tmp_path / "faulty.onnx"
+        plant(int8, faulty, layer, FAULTS[index % len(FAULTS)])
+        report = bisect(exact, faulty, [(feed, feed) for feed in feeds[:2]])
+        found[layer] = report.culprits[0].layer if report.culprits else report.finding
+    missed = {layer: blamed for layer, blamed in found.items() if layer != blamed}
+    assert len(layers) >= 25
+    assert len(missed) <= len(layers) // 10, missed
+
+
+def test_wrong_questions_get_an_answer(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="first rung"):
+        bisect_rung(bundle, "onnx")
+    with pytest.raises(BundleError, match="int16"):
+        bisect_rung(bundle, "int16")
+    with pytest.raises(BundleError, match="Expected an ONNX rung"):
+        bisect_rung(bundle, "recording/int8", against="simplified")
+
+
+def test_ranges_of_a_quantized_model_fit_its_grid_and_a_float_model_has_none(
+    bundle: Bundle, feeds: list[Array]
+) -> None:
+    ranges = measure_ranges(bundle.path(bundle.artifact("int8")), feeds)
+    assert len(ranges) == 16  # four inputs in each of four blocks
+    assert all(entry.low < entry.high and entry.min < entry.max for entry in ranges)
+    assert max(entry.clipped for entry in ranges) < 0.05
+    assert measure_ranges(bundle.path(bundle.artifact("simplified")), feeds) == ()
+
+
+def test_anatomy_agrees_with_what_pytorch_computes(bundle: Bundle, feeds: list[Array], coloured_recipe: object) -> None:
+    import torch
+
+    root = Path(__file__).parents[3]
+    loaded = load_model(ModelSettings(source=str(root / "recipes" / "quickstart" / "model")))
+    seen: list[Array] = []
+    norm = dict(loaded.module.named_modules())["model.vit.layers.2.layernorm_after"]
+    norm.register_forward_hook(lambda _module, _inputs, output: seen.append(output.numpy()))
+    with torch.no_grad():
+        for feed in feeds:
+            loaded.module(torch.from_numpy(feed))
+    anatomy = examine(bundle.path(bundle.artifact("simplified")), feeds)
+    facts = next(entry for entry in anatomy.tensors if entry.layer == "vit.layers.2.layernorm_after")
+    values = np.concatenate(seen)
+    np.testing.assert_allclose([facts.low, facts.high], [values.min(), values.max()], rtol=1e-4)
+    np.testing.assert_allclose(facts.rms, np.sqrt((values**2).mean()), rtol=1e-4)
+    assert {(shape.heads * shape.head_size) for shape in anatomy.attentions} == {values.shape[-1]}
+
+
+def test_advice_warns_of_fp16_overflow_and_outlier_channels_and_gives_settings_that_parse(
+    bundle: Bundle, feeds: list[Array], tmp_path: Path
+) -> None:
+    source = bundle.path(bundle.artifact("simplified"))
+    sound = advise(examine(source, feeds))
+    assert not [entry for entry in sound if entry.topic == "fp16" and entry.level != "ok"]
+    model = onnx.load(source)
+    for tensor in model.graph.initializer:
+        if tensor.name == "vit.layers.1.layernorm_before.weight":
+            values = numpy_helper.to_array(tensor).copy()
+            values[5] *= 1e6
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, tmp_path / "hard.onnx")
+    hard = {entry.topic: entry for entry in advise(examine(tmp_path / "hard.onnx", feeds))}
+    assert hard["fp16"].level == "warning"
+    assert "infinite" in hard["fp16"].why
+    assert hard["LayerNorm outliers"].level == "warning"
+    assert "vit.layers.1.layernorm_before (channel 5" in hard["LayerNorm outliers"].finding
+    import yaml
+
+    settings = yaml.safe_load(recipe_of(tuple(hard.values())))
+    assert QuantizeSettings.model_validate(settings["quantize"]).precision == "bf16"
+    assert settings["gates"]["on_failure"] == "ladder"
+
+
+def test_the_commands_print_json_and_nothing_else(coloured_bundle: Path) -> None:
+    runner = CliRunner()
+    found = runner.invoke(main, ["bisect", str(coloured_bundle), "--rung", "int8", "--images", "1", "--json"])
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["finding"] == "spread"
+    advice = runner.invoke(main, ["diagnose", str(coloured_bundle), "--limit", "1", "--json"])
+    assert advice.exit_code == 0, advice.output
+    assert {entry["topic"] for entry in json.loads(advice.stdout)["advice"]} >= {"fp16", "attention fusion"}
+    scores = runner.invoke(
+        main, ["evaluate", str(coloured_bundle), "--images", "calib/holdout", "--limit", "40", "--json"]
+    )
+    assert scores.exit_code == 0, scores.output
+    assert [row["model"] for row in json.loads(scores.stdout)["results"]] == ["onnx", "simplified", "int8"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_nine_of_ten_faults_in_deit_tiny_are_found_in_the_layer_they_are_in(shared: Path, tmp_path: Path) -> None:
+    images = list_images(shared / "data" / "imagenet-1k-sample" / "calib")
+    loaded = load_model(ModelSettings(source=str(shared / "models" / "deit-tiny-hf")))
+    exported, exact, int8 = (tmp_path / f"{name}.onnx" for name in ("exported", "exact", "int8"))
+    export_onnx(loaded, ExportSettings(), exported)
+    simplify_onnx(exported, SimplifySettings(), exact)
+    quantize_onnx(exact, images[:64], QuantizeSettings(preset="fast"), int8)
+    paths = list_images(shared / "data" / "imagenet-1k-sample" / "dev", limit=2)
+    spec = replace(loaded.spec.inputs[0])
+    pairs = [(feed, feed) for feed in batches(paths, loaded.preprocess, spec, 1)]
+    outcomes: list[tuple[str, str, str]] = []
+    for source in (int8, exact):
+        for index, layer in enumerate(weighted_layers(source)):
+            fault = FAULTS[(index + (source is exact)) % len(FAULTS)]
+            faulty = tmp_path / "faulty.onnx"
+            plant(source, faulty, layer, fault)
+            report = bisect(exact, faulty, pairs)
+            outcomes.append((layer, fault.__name__, report.culprits[0].layer if report.culprits else report.finding))
+    missed = [outcome for outcome in outcomes if outcome[0] != outcome[2]]
+    assert len(outcomes) >= 150
+    assert len(missed) <= len(outcomes) // 10, missed
