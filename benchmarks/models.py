@@ -44,6 +44,7 @@ def main() -> int:
         "--shallow", action="store_true", help="two narrow blocks per model: a quick check of this script"
     )
     parser.add_argument("--no-table", action="store_true", help="leave docs/models.md as it is")
+    parser.add_argument("--table", action="store_true", help="only rewrite the table from kept measurements")
     parser.add_argument("--list", action="store_true", help="print the row names and stop")
     parser.add_argument("--step", choices=["build", *STEPS], help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help="directory for checkpoints and models (deleted row by row)")
@@ -57,6 +58,9 @@ def main() -> int:
             build(row, arguments.work / "checkpoint", shallow=arguments.shallow)
         else:
             print(json.dumps(STEPS[arguments.step](row, arguments.work, arguments.images)))
+        return 0
+    if arguments.table:
+        _write_table(json.loads(arguments.results.read_text()))
         return 0
     results: dict[str, Any] = json.loads(arguments.results.read_text()) if arguments.results.is_file() else {}
     failed = []
