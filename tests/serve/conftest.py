@@ -22,3 +22,8 @@ def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def image_file(tmp_path: Path) -> Path:
     return save_image(tmp_path / "image.png", 3)
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return save_image(tmp_path_factory.mktemp("photo") / "a.png", 0).read_bytes()

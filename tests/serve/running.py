@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -84,3 +85,16 @@ def running(model: Path, *options: str) -> Iterator[Running]:
 def wait_until_ready(server: Running) -> None:
     """The socket listens before the application runs, so the first request simply waits."""
     assert server.ask("GET", "/v2/health/ready", timeout=60).status == 200
+
+
+def message(answer: Answer) -> str:
+    """Check that an error has the form of its protocol and return what it says."""
+    error = answer.json()["error"]
+    if isinstance(error, str):
+        return error
+    assert set(error) == {"code", "message"}
+    return str(error["message"])
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

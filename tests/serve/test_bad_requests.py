@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import json
 import struct
 import threading
-import time
 import zlib
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.serve.linear_model import save_image
-from tests.serve.running import Answer, Running, running
+from tests.serve.running import Running, b64, message, running
 
 INFER = "/v2/models/linear/infer"
 
@@ -27,11 +22,6 @@ INFER = "/v2/models/linear/infer"
 def shared(bundle_dir: Path) -> Iterator[Running]:
     with running(bundle_dir, "--max-body-mb", "4") as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return save_image(tmp_path_factory.mktemp("photo") / "a.png", 0).read_bytes()
 
 
 @pytest.fixture
@@ -51,19 +41,6 @@ def bomb(width: int, height: int) -> bytes:
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = zlib.compress(b"\0" * 100_000, 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def message(answer: Answer) -> str:
-    """Check that an error has the form of its protocol and return what it says."""
-    error = answer.json()["error"]
-    if isinstance(error, str):
-        return error
-    assert set(error) == {"code", "message"}
-    return str(error["message"])
-
-
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 @pytest.mark.parametrize(
@@ -308,95 +285,3 @@ def test_no_path_reaches_the_file_system(server: Running, method: str, path: str
     assert answer.status == status
     assert message(answer)
     assert b"root:" not in answer.body
-
-
-@pytest.mark.parametrize("start", [b"", b"GET / HT", b"POST /predict HTTP/1.1\r\nHost: x\r\nX-Slow: "])
-def test_slow_head_is_cut_off(short_deadlines: Running, start: bytes) -> None:
-    with short_deadlines.raw() as sock:
-        sock.sendall(start)
-        began = time.monotonic()
-        assert sock.recv(1000) == b""
-        assert time.monotonic() - began < 4
-
-
-def test_slow_body_is_answered_408_and_cut_off(short_deadlines: Running) -> None:
-    with short_deadlines.raw() as sock:
-        sock.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
-        stop = threading.Event()
-
-        def drip() -> None:
-            with contextlib.suppress(OSError):  # the server closes first
-                while not stop.wait(0.2):
-                    sock.sendall(b"x")
-
-        thread = threading.Thread(target=drip)
-        thread.start()
-        answer = b""
-        while piece := sock.recv(1000):
-            answer += piece
-        stop.set()
-        thread.join()
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert b"did not arrive within 1 seconds" in answer
-
-
-@pytest.fixture(scope="module")
-def short_deadlines(bundle_dir: Path) -> Iterator[Running]:
-    with running(bundle_dir, "--head-timeout", "1", "--body-timeout", "1") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def image_host(photo: bytes) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/moved":
-                self.send_response(302)
-                self.send_header("Location", "/a.png")
-                self.end_headers()
-                return
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(photo if self.path == "/a.png" else bytes(8 << 20))
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    host = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=host.serve_forever)
-    thread.start()
-    yield f"localhost:{host.server_port}"
-    host.shutdown()
-    thread.join()
-    host.server_close()
-
-
-def test_urls_are_fetched_from_allowed_hosts_only(bundle_dir: Path, photo: bytes, image_host: str) -> None:
-    with running(bundle_dir, "--url-host", image_host, "--url-private-network", "--max-body-mb", "4") as server:
-
-        def score(url: str) -> Answer:
-            return server.ask("POST", "/score", {"input_data": [url]})
-
-        direct = server.ask("POST", "/score", {"input_data": [b64(photo)]})
-        assert score(f"http://{image_host}/a.png").json() == direct.json()
-        refused = {
-            f"http://{image_host}/moved": "redirects are not followed",
-            f"http://{image_host}/large": "larger than 4,194,304 bytes",
-            "http://localhost:1/a.png": "found host 'localhost:1'",
-            f"http://user@{image_host}/a.png": "Expected an http(s) URL",
-            f"http://{image_host}@evil.example/a.png": "Expected an http(s) URL",
-            f"ftp://{image_host}/a.png": "Expected an http(s) URL",
-            f"http://{image_host}/a\r\nX: y": "plain ASCII",
-            "http://[::1": "cannot be parsed",
-        }
-        for url, says in refused.items():
-            answer = score(url)
-            assert answer.status == 400, url
-            assert says in message(answer)
-
-
-def test_allowed_host_inside_the_private_network_is_refused(bundle_dir: Path, image_host: str) -> None:
-    with running(bundle_dir, "--url-host", image_host) as server:
-        answer = server.ask("POST", "/score", {"input_data": [f"http://{image_host}/a.png"]})
-    assert answer.status == 400
-    assert "not public" in message(answer)
