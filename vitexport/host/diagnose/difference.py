@@ -16,7 +16,7 @@ class Difference:
     """
 
     def __init__(self) -> None:
-        self._signal = 0.0
+        self._signals: NDArray[np.float64] = np.zeros(1)
         self._noise: NDArray[np.float64] = np.zeros(1)
         self.not_finite = 0
 
@@ -31,7 +31,7 @@ class Difference:
         self.not_finite += int((~fine & np.isfinite(expected)).sum())
         noise = np.where(fine, found - expected, 0.0) ** 2
         self._noise = self._noise + noise.sum(axis=0)
-        self._signal += float((expected**2).sum())
+        self._signals = self._signals + (expected**2).sum(axis=0)
 
     @property
     def relative(self) -> float:
@@ -44,11 +44,24 @@ class Difference:
         return self._ratio(float(self._noise.max()) * self._noise.size)
 
     @property
+    def channel(self) -> float:
+        """RMS of the error over RMS of the signal in the channel where that is largest.
+
+        A channel that hardly carries anything counts with a tenth of the mean energy, so that silence is not a fault.
+        """
+        floor = 0.1 * float(self._signals.mean())
+        carried = np.maximum(self._signals, floor)
+        if floor == 0:
+            return 0.0 if not self._noise.any() else float("inf")
+        return float(np.sqrt((self._noise / carried).max()))
+
+    @property
     def sqnr_db(self) -> float:
         """Signal-to-noise ratio in dB; infinite when equal."""
         return float("inf") if self.relative == 0 else -20 * float(np.log10(self.relative))
 
     def _ratio(self, noise: float) -> float:
-        if self._signal == 0:
+        signal = float(self._signals.sum())
+        if signal == 0:
             return 0.0 if noise == 0 else float("inf")
-        return float(np.sqrt(noise / self._signal))
+        return float(np.sqrt(noise / signal))
