@@ -1,0 +1,187 @@
+"""The quantizer on the quickstart's trained model: exactness, determinism, placement, and what bad input gets."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from vitexport.errors import CalibrationError, ImageError, QuantizeError
+from vitexport.host.export import export_onnx
+from vitexport.host.graph.layers import find_linears
+from vitexport.host.quantize import quantize_onnx
+from vitexport.host.quantize.checks import CalibrationWarning
+from vitexport.host.quantize.postconditions import breaches
+from vitexport.host.simplify import simplify_onnx
+from vitexport.host.sources import load_model
+from vitexport.images import batches, list_images
+from vitexport.model import ModelCard
+from vitexport.parity import measure
+from vitexport.recipe import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
+from vitexport.runtimes import RuntimeOptions, open_runtime
+from vitexport.tensors import Array
+
+ROOT = Path(__file__).parent.parent.parent.parent
+IMAGES = list_images(ROOT / "calib" / "calibration")
+HELD_OUT = list_images(ROOT / "calib" / "holdout", limit=120)
+BODY = ("qkv", "proj", "fc1", "fc2")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("float")
+    loaded = load_model(ModelSettings(source=str(ROOT / "recipes" / "quickstart" / "model")))
+    exported = export_onnx(loaded, ExportSettings(), folder / "exported.onnx")
+    return simplify_onnx(exported.path, SimplifySettings(), folder / "model.onnx").path
+
+
+@pytest.fixture(scope="module")
+def int8(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = QuantizeSettings(target="tensorrt", preset="fast")
+    return quantize_onnx(model, IMAGES, settings, tmp_path_factory.mktemp("int8") / "int8.onnx").path
+
+
+def logits(path: Path, *, optimize: bool = True) -> Array:
+    with open_runtime(path, options=RuntimeOptions(optimize=optimize)) as runtime:
+        spec = ModelCard.from_metadata(runtime.metadata, where=str(path)).preprocess
+        tensor = runtime.inputs[0]
+        rows = [runtime.run({tensor.name: feed})["logits"] for feed in batches(HELD_OUT, spec, tensor, 40)]
+    return np.concatenate(rows).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sqnr_db"),
+    [
+        ({"target": "tensorrt"}, 24),
+        ({"target": "portable"}, 24),
+        ({"target": "ort-x86"}, 24),
+        ({"target": "ort-arm64", "preset": "fast"}, 20),
+        ({"target": "tensorrt", "preset": "fast", "attention": "int8"}, 15),
+        ({"target": "tensorrt", "preset": "fast", "precision": "fp8"}, 15),
+        ({"target": "tensorrt", "precision": "fp16"}, 50),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_every_form_stays_close_to_float_on_images_it_never_saw(
+    model: Path, tmp_path: Path, settings: dict[str, str], sqnr_db: float
+) -> None:
+    result = quantize_onnx(model, IMAGES, QuantizeSettings.model_validate(settings), tmp_path / "q.onnx")
+    found = measure("logits", logits(model), logits(result.path, optimize=False))
+    assert found.sqnr_db >= sqnr_db
+    assert found.agreement is not None and found.agreement >= 0.96
+    assert result.path.stat().st_size < 0.6 * model.stat().st_size
+
+
+def test_x86_form_means_the_same_with_and_without_the_runtimes_optimisations(model: Path, tmp_path: Path) -> None:
+    path = quantize_onnx(model, IMAGES, QuantizeSettings(target="ort-x86"), tmp_path / "q.onnx").path
+    reference = logits(model)
+    optimised = measure("logits", reference, logits(path)).sqnr_db
+    as_written = measure("logits", reference, logits(path, optimize=False)).sqnr_db
+    assert abs(optimised - as_written) <= 0.5
+
+
+@pytest.mark.filterwarnings("ignore:Calibrating on 48 images")  # few, and enough to compare
+def test_the_batch_size_of_calibration_changes_no_byte(model: Path, tmp_path: Path) -> None:
+    made = []
+    for size in (1, 7, 32):
+        settings = QuantizeSettings(target="tensorrt", preset="fast", batch_size=size)
+        made.append(quantize_onnx(model, IMAGES[:48], settings, tmp_path / f"{size}.onnx").path.read_bytes())
+    assert made[0] == made[1] == made[2]
+
+
+def test_saved_statistics_give_the_same_file_as_a_new_pass(model: Path, tmp_path: Path) -> None:
+    settings = QuantizeSettings(target="tensorrt", preset="fast")
+    statistics = tmp_path / "statistics.npz"
+    first = quantize_onnx(model, IMAGES, settings, tmp_path / "a.onnx", statistics=statistics)
+    written = statistics.stat().st_mtime_ns
+    second = quantize_onnx(model, IMAGES, settings, tmp_path / "b.onnx", statistics=statistics)
+    assert statistics.stat().st_mtime_ns == written
+    assert first.path.read_bytes() == second.path.read_bytes()
+    assert statistics in second.companions
+
+
+def test_exactly_the_body_is_quantized_and_tensorrt_gets_what_it_accepts(int8: Path) -> None:
+    graph = ir.load(int8)
+    linears = find_linears(graph)
+    body = [layer.name for layer in linears if layer.role in BODY]
+    assert len(body) == 4 * len({layer.block for layer in linears if layer.block is not None})
+    assert list(breaches(graph, layers=body, symmetric=True)) == []
+    types = {t.data_type for t in onnx.load(str(int8)).graph.initializer}
+    assert onnx.TensorProto.UINT8 not in types and onnx.TensorProto.INT8 in types
+
+
+def broken(path: Path, change: str) -> ir.Model:
+    """Return the quantized graph with one postcondition broken."""
+    proto = onnx.load(str(path))
+    graph = proto.graph
+    by_name = {tensor.name: tensor for tensor in graph.initializer}
+    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    weights = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in by_name]
+    if change == "zero point":
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(3, np.int8), "three"))
+        for node in graph.node:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[1] == quantizers[0].input[1]:
+                del node.input[2:]
+                node.input.append("three")
+    elif change == "axis":
+        next(a for a in weights[0].attribute if a.name == "axis").i = 0
+    elif change == "dangling":
+        extra = onnx.helper.make_node(
+            "QuantizeLinear", list(quantizers[0].input), ["nobody"], name="extra/QuantizeLinear"
+        )
+        graph.node.insert(list(graph.node).index(quantizers[0]) + 1, extra)
+    elif change == "scale":
+        tensor = by_name[quantizers[0].input[1]]
+        tensor.CopyFrom(onnx.numpy_helper.from_array(0 * onnx.numpy_helper.to_array(tensor), tensor.name))
+    return ir.from_proto(proto)
+
+
+@pytest.mark.parametrize("change", ["zero point", "axis", "dangling", "scale"])
+def test_each_postcondition_notices_a_graph_that_breaks_it(int8: Path, change: str) -> None:
+    body = [layer.name for layer in find_linears(ir.load(int8)) if layer.role in BODY]
+    assert list(breaches(broken(int8, change), layers=body, symmetric=True)), change
+
+
+def test_a_layer_too_few_or_too_many_is_a_breach(int8: Path) -> None:
+    graph = ir.load(int8)
+    linears = find_linears(graph)
+    body = [layer.name for layer in linears if layer.role in BODY]
+    head = [layer.name for layer in linears if layer.role == "head"]
+    for asked in (body[1:], [*body, *head]):
+        assert "layers" in {breach.rule for breach in breaches(graph, layers=asked, symmetric=True)}
+
+
+def test_bad_calibration_images_are_refused_with_the_reason(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "q.onnx"
+    settings = QuantizeSettings(preset="fast")
+    with pytest.raises(CalibrationError, match="at least 16 calibration images, found 0"):
+        quantize_onnx(model, [], settings, out)
+    copies = [Path(shutil.copy(IMAGES[0], tmp_path / f"{index}.png")) for index in range(20)]
+    with pytest.raises(CalibrationError, match="found 1 among 20 files"):
+        quantize_onnx(model, copies, settings, out)
+    with pytest.raises(CalibrationError, match=f"found 1: {IMAGES[5].name}"):
+        quantize_onnx(model, IMAGES, settings, out, verification=[*HELD_OUT, IMAGES[5]])
+    copies[3].write_bytes(b"not an image")
+    with pytest.raises(ImageError, match=r"3\.png"):
+        quantize_onnx(model, [*IMAGES, copies[3]], settings, out)
+    with pytest.warns(CalibrationWarning, match="Calibrating on 20 images"):
+        quantize_onnx(model, IMAGES[:20], settings, out)
+
+
+def test_a_model_that_cannot_be_quantized_is_refused(model: Path, int8: Path, tmp_path: Path) -> None:
+    out = tmp_path / "q.onnx"
+    with pytest.raises(QuantizeError, match="Expected a float model"):
+        quantize_onnx(int8, IMAGES, QuantizeSettings(preset="fast"), out)
+    proto = onnx.load(str(model))
+    weight = next(t for t in proto.graph.initializer if len(t.dims) == 2 and min(t.dims) > 16)
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[0, 0] = np.nan
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(proto, str(tmp_path / "nan.onnx"))
+    with pytest.raises(CalibrationError):
+        quantize_onnx(tmp_path / "nan.onnx", IMAGES, QuantizeSettings(preset="fast"), out)
+    assert not out.exists()
