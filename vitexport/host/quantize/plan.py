@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from vitexport.host.quantize.grid import Grid, QuantizedWeight, between, symmetric
 from vitexport.host.quantize.importance import column_importance
 from vitexport.host.quantize.ranges import Method, magnitude_range
-from vitexport.host.quantize.search import RATIOS, STRENGTHS, InputPlan, Reader, search_absorbed, search_fixed
+from vitexport.host.quantize.search import (
+    ONE_SIDED_RATIOS,
+    RATIOS,
+    STRENGTHS,
+    InputPlan,
+    Reader,
+    search_absorbed,
+    search_fixed,
+)
 from vitexport.host.quantize.sites import Site, sites_by_input
 from vitexport.host.quantize.statistics import TensorStatistics
 from vitexport.host.quantize.targets import Form
@@ -103,7 +111,7 @@ def _choose(
         # Floating point keeps its relative precision everywhere: neither a shift nor a clipped range gains anything.
         return search_fixed(rows, counts, readers, [(1.0, 0.0, grid_up_to(stats.amax))])
     method: Method = "max" if settings.method == "auto" else settings.method
-    ratios = (0.9,) if fast and settings.method == "auto" else RATIOS if settings.method == "auto" else (1.0,)
+    searched = settings.method == "auto"
     if absorber.kind in ("norm", "value"):
         limit = None if method == "max" else _limit(method, counts)
         return search_absorbed(
@@ -113,8 +121,8 @@ def _choose(
             stats.maximum,
             readers,
             grid_up_to,
-            strengths=(0.8,) if fast else STRENGTHS,
-            ratios=ratios,
+            strengths=(0.7,) if fast else STRENGTHS,
+            ratios=RATIOS if searched and not fast else (1.0,),
             limit=limit,
             try_plain=not fast,
         )
@@ -122,6 +130,7 @@ def _choose(
     if method != "max":
         reach = magnitude_range(_magnitudes(stats), stats.bound, stats.amax, method)
         low, high = max(low, -reach), min(high, reach)
+    ratios = (0.7,) if searched and fast else ONE_SIDED_RATIOS if searched else (1.0,)
     shifts = absorber.kind == "gelu" and form.shift_after_gelu
     candidates = [(ratio, *_one_sided(low, high, ratio * margin, shifts=shifts, form=form)) for ratio in ratios]
     return search_fixed(rows, counts, readers, candidates)

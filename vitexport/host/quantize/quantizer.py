@@ -13,7 +13,13 @@ import onnx_ir as ir
 from vitexport.errors import QuantizeError
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.graph.layers import find_attention
-from vitexport.host.quantize.attention import AttentionPlan, attention_tensors, plan_attention
+from vitexport.host.quantize.attention import (
+    AttentionPlan,
+    attention_tensors,
+    centre_values,
+    fit_probabilities,
+    plan_attention,
+)
 from vitexport.host.quantize.build import build_quantized
 from vitexport.host.quantize.calibrate import ImageFeeds, Progress, collect_statistics
 from vitexport.host.quantize.checks import check_images, check_model
@@ -137,8 +143,11 @@ class _Work:
         if not self._attention:
             zero_key_biases(self.model)
         report("ranges", 0.0)
-        plans = plan_tensors(self.model, self._sites, collected, self._settings, self._form, class_token)
+        centred = centre_values(self._attention, collected, self._contexts())
+        plans = plan_tensors(self.model, self._sites, {**collected, **centred}, self._settings, self._form, class_token)
         attention = self._plan_attention(plans, collected)
+        if attention and self._form.activation != "float8_e4m3fn":
+            attention = fit_probabilities(self.model, attention, feeds, class_token)
         report("weights", 0.0)
         layers = plan_layers(plans, self._settings, self._form)
 
@@ -156,6 +165,11 @@ class _Work:
         symmetric = self._form.activation != "uint8"
         check(result, layers=names, symmetric=symmetric, attention=[plan.name for plan in attention])
         return result, _details(self._sites, plans, layers, attention, mixed, kept)
+
+    def _contexts(self) -> dict[str, str]:
+        """Return the tensor that reads each attention's output, by attention name."""
+        inputs = {site.layer.block: site.input_name for site in self._sites if site.layer.role == "proj"}
+        return {one.name: inputs[one.block] for one in find_attention(self.model) if one.block in inputs}
 
     def _plan_attention(
         self, plans: Sequence[TensorPlan], collected: Mapping[str, TensorStatistics]

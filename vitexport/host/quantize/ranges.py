@@ -31,8 +31,9 @@ def magnitude_range(counts: NDArray[np.generic], bound: float, amax: float, meth
         counts: Histogram of magnitudes over ``[0, bound)``.
         bound: Upper edge of the last bin.
         amax: Largest magnitude seen.
-        method: ``max``; ``percentile``; ``entropy``, the threshold whose 128-level histogram is nearest to the original in KL
-            divergence (as in NVIDIA's "8-bit inference with TensorRT", GTC 2017); ``mse``, the least expected squared error.
+        method: ``max``; ``percentile``; ``entropy``, the threshold whose 128-level histogram is nearest to the original
+            in KL divergence (as in NVIDIA's "8-bit inference with TensorRT", GTC 2017); ``mse``, the least expected
+            squared error.
     """
     density = np.asarray(counts, dtype=np.float64)
     width = bound / len(density)

@@ -11,15 +11,21 @@ from numpy.typing import NDArray
 from vitexport.host.quantize.grid import Grid
 from vitexport.host.quantize.weights import round_to_nearest
 
-__all__ = ["InputPlan", "Reader", "balance", "output_error", "search_absorbed", "search_fixed"]
+__all__ = ["InputPlan", "OutputError", "Reader", "balance", "search_absorbed", "search_fixed"]
 
 Floats = NDArray[np.float32]
 
-STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9)
+STRENGTHS = (0.5, 0.6, 0.7, 0.8)
 """SmoothQuant strengths tried: the exponent of the activation range against that of the weight range."""
 
-RATIOS = (1.1, 1.0, 0.9, 0.8, 0.7)
-"""Ranges tried, as fractions of the largest magnitude seen."""
+RATIOS = (1.2, 1.1, 1.0)
+"""Ranges tried for tensors whose channels were scaled alike, as fractions of the largest magnitude seen. Every channel
+reaches the end of such a range, so cutting into it clips them all on images unlike those of calibration."""
+
+ONE_SIDED_RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Ranges tried after an activation function, where few channels of few tokens reach far."""
+
+_WIDER, _NARROWEST = 1.1, 0.15
 
 
 @dataclass(frozen=True)
@@ -61,41 +67,51 @@ class InputPlan:
         return out
 
 
-def balance(minimum: Floats, maximum: Floats, readers: Sequence[Reader], strength: float) -> Floats:
+def balance(half: Floats, readers: Sequence[Reader], strength: float) -> Floats:
     """Return SmoothQuant's channel scales (arXiv:2211.10438, equation 4) with a geometric mean of 1.
 
     Args:
-        minimum: Smallest value per channel, ``[K]``.
-        maximum: Largest value per channel, ``[K]``.
+        half: Half the range of each channel, ``[K]``, positive.
         readers: The layers whose weights take the scales.
         strength: 0 leaves the activations, 1 makes every channel's range equal.
     """
-    half = np.maximum((maximum - minimum) / 2, 1e-5 * max(float((maximum - minimum).max()), 1e-6))
     rows = np.max([np.abs(reader.weight).max(axis=1) for reader in readers], axis=0)
     rows = np.maximum(rows, 1e-5 * max(float(rows.max()), 1e-6))
-    logs = strength * np.log(half) - (1 - strength) * np.log(rows)
+    logs = strength * np.log(np.maximum(half, 1e-8)) - (1 - strength) * np.log(rows)
     scales: Floats = np.exp(logs - logs.mean()).astype(np.float32)
     return scales
 
 
-def output_error(rows: Floats, counts: Floats, rounded: Floats, readers: Sequence[Reader], scale: Floats) -> float:
-    """Return the relative squared error of the layer outputs, means removed (bias correction restores them).
+class OutputError:
+    """Measures what quantizing an input loses in the outputs of its readers.
 
     Args:
-        rows: Float transformed input, ``[R, K]``.
+        rows: Sampled float rows, ``[R, K]``, before any transform.
         counts: What each row counts for, ``[R]``; they sum to 1.
-        rounded: The rows after quantization.
-        readers: The layers.
-        scale: ``[K]`` factor of the weights' rows.
+        readers: The layers that read the tensor.
     """
-    error = reference = 0.0
-    for reader in readers:
-        weight = reader.weight * scale[:, None]
-        exact = rows @ weight
-        left = rounded @ round_to_nearest(weight).dequantized() - exact
-        error += float(_variance(left, counts) @ reader.importance)
-        reference += float(_variance(exact, counts) @ reader.importance)
-    return error / max(reference, 1e-30)
+
+    def __init__(self, rows: Floats, counts: Floats, readers: Sequence[Reader]) -> None:
+        self._counts = counts
+        self._readers = readers
+        self._exact = [rows @ reader.weight for reader in readers]
+        energies = (
+            _variance(exact, counts) @ reader.importance for exact, reader in zip(self._exact, readers, strict=True)
+        )
+        self._energy = max(float(sum(energies)), 1e-30)
+
+    def of(self, rounded: Floats, scale: Floats) -> float:
+        """Return the relative squared error of the outputs, means removed (bias correction restores them).
+
+        Args:
+            rounded: The transformed rows after quantization.
+            scale: ``[K]`` factor of the weights' rows that undoes the transform.
+        """
+        error = 0.0
+        for reader, exact in zip(self._readers, self._exact, strict=True):
+            weight = round_to_nearest(reader.weight * scale[:, None]).dequantized()
+            error += float(_variance(rounded @ weight - exact, self._counts) @ reader.importance)
+        return error / self._energy
 
 
 def _variance(values: Floats, counts: Floats) -> Floats:
@@ -132,16 +148,18 @@ def search_absorbed(
         try_plain: Also try no scaling at all.
     """
     middle = ((maximum + minimum) / 2).astype(np.float32)
-    half = (maximum - minimum) / 2
+    # A channel's extremes on other images lie further out, most of all where calibration saw next to nothing in it.
+    half = np.maximum((maximum - minimum) / 2 * _WIDER, _NARROWEST * (maximum - minimum).max() / 2)
+    measure = OutputError(rows, counts, readers)
     best: InputPlan | None = None
 
     def consider(strength: float | None, ratio: float) -> None:
         nonlocal best
-        scale = np.ones_like(middle) if strength is None else balance(minimum, maximum, readers, strength)
+        scale = np.ones_like(middle) if strength is None else balance(half, readers, strength)
         moved = (rows - middle) / scale
         amax = float((half / scale).max()) if limit is None else limit(moved)
         grid = make_grid(amax * ratio)
-        error = output_error(moved, counts, grid.apply(moved), readers, scale)
+        error = measure.of(grid.apply(moved), scale)
         if best is None or error < best.error:
             best = InputPlan(scale, middle, grid, error, strength, ratio)
 
@@ -157,27 +175,22 @@ def search_absorbed(
 
 
 def search_fixed(
-    rows: Floats,
-    counts: Floats,
-    readers: Sequence[Reader],
-    candidates: Sequence[tuple[float, float | Floats, Grid]],
-    scale: Floats | None = None,
+    rows: Floats, counts: Floats, readers: Sequence[Reader], candidates: Sequence[tuple[float, float, Grid]]
 ) -> InputPlan:
-    """Choose the range of a tensor that can only be changed by explicit operations.
+    """Choose the range of a tensor that can only be shifted as a whole.
 
     Args:
         rows: Sampled rows, ``[R, K]``.
         counts: What each row counts for, ``[R]``.
         readers: The layers that read the tensor.
         candidates: (ratio, shift, grid) to try; the shift is a multiple of the step, so that zero stays on the grid.
-        scale: ``[K]`` divisor of each channel, or None for none.
     """
-    divisor = np.ones(rows.shape[1], dtype=np.float32) if scale is None else scale
+    ones = np.ones(rows.shape[1], dtype=np.float32)
+    measure = OutputError(rows, counts, readers)
     best: InputPlan | None = None
     for ratio, shift, grid in candidates:
-        moved = (rows / divisor - shift).astype(np.float32)
-        error = output_error(moved, counts, grid.apply(moved), readers, divisor)
+        error = measure.of(grid.apply(rows - np.float32(shift)), ones)
         if best is None or error < best.error:
-            best = InputPlan(divisor, (shift * divisor).astype(np.float32), grid, error, None, ratio)
+            best = InputPlan(ones, np.full_like(ones, shift), grid, error, None, ratio)
     assert best is not None
     return best

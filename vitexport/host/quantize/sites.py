@@ -104,7 +104,7 @@ def _is_plain(node: ir.Node) -> bool:
 
 
 def choose_sites(model: ir.Model, *, where: str) -> tuple[Site, ...]:
-    """Return the layers to quantize: neither head nor patch embedding, none with fewer than 16 input or output channels,
+    """Return the layers to quantize: not the head, the patch embedding, nor any with under 16 input or output channels,
     fc1 only together with fc2 of its block.
 
     Raises:
@@ -118,7 +118,8 @@ def choose_sites(model: ir.Model, *, where: str) -> tuple[Site, ...]:
     kept = [site for site in kept if site.layer.role != "fc1" or site.layer.block in whole]
     if not kept:
         raise QuantizeError(
-            f"Expected weighted MatMuls to quantize in '{where}', found {len(layers)} linear layers and none that qualifies.",
+            f"Expected weighted MatMuls to quantize in '{where}', found {len(layers)} linear layers, none that "
+            "qualifies.",
             "Give a transformer exported by `vitexport export`; its head and patch embedding always stay float.",
         )
     return tuple(kept)

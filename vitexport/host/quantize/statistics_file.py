@@ -1,4 +1,4 @@
-"""Keeping calibration statistics in a file, so that another setting costs seconds and not another pass over the images."""
+"""Keeping calibration statistics in a file, so that another setting costs no other pass over the images."""
 
 from __future__ import annotations
 

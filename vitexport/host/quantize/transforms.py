@@ -135,7 +135,7 @@ def fold_into_consumers(graph: ir.Graph, sites: Sequence[Site], scale: Floats, s
 def apply_explicitly(
     graph: ir.Graph, value: ir.Value, scale: Floats, shift: Floats, readers: Sequence[ir.Node]
 ) -> ir.Value:
-    """Insert ``value * (1 / scale) - shift / scale`` for ``readers``, as few nodes as it takes, and return the result."""
+    """Insert ``value * (1 / scale) - shift / scale`` for ``readers`` in as few nodes as it takes; return the result."""
     last = value.producer()
     result = value
     steps = [("Mul", 1 / scale, "scaled"), ("Sub", shift / scale, "shifted")]
@@ -200,7 +200,7 @@ def zero_key_biases(model: ir.Model) -> int:
 
 
 def projection_columns(value: ir.Value | None) -> tuple[LinearLayer, slice] | None:
-    """Return the linear layer and its columns that make ``value`` through views and a Split only, read by nothing else."""
+    """Return the linear layer and its columns that make ``value`` through views and a Split only, and all they feed."""
     columns = slice(None)
     while value is not None and (node := value.producer()) is not None and len(value.uses()) == 1:
         if node.op_type in ("Reshape", "Transpose"):

@@ -1,4 +1,4 @@
-"""Rounding weights to 8 bits, one scale per output channel: clipping search, learned rounding, kernels that saturate."""
+"""Rounding weights to 8 bits, a scale per output channel: clipping search, learned rounding, kernels that saturate."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def quantize_weight(
     Args:
         weight: float32 ``[K, N]``.
         dtype: ``int8`` or ``float8_e4m3fn``.
-        energy: Variance of each input channel, ``[K]``; given, every channel's range is chosen by the output error it predicts.
+        energy: Variance of each input channel, ``[K]``; given, every channel's range is chosen by its output error.
         gram: Covariance of the inputs, ``[K, K]``; given, rounding errors are compensated by later weights (GPTQ).
         pairs: Keep neighbouring weights of one sign below :data:`PAIR_LIMIT` together.
     """
