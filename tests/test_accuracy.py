@@ -71,3 +71,12 @@ def test_labels_that_miss_an_image_or_cannot_be_read_are_an_error(tmp_path: Path
         file.write_text(content)
         with pytest.raises(ImageError, match="Expected labels in"):
             find_labels(tmp_path, [tmp_path / "a.png"], file)
+
+
+def test_files_of_one_name_in_several_folders_keep_their_own_labels(tmp_path: Path) -> None:
+    entries = [{"file": "hold/cat/1.png", "label": 4}, {"file": "hold/dog/1.png", "label": 9}]
+    (tmp_path / "manifest.json").write_text(json.dumps({"images": entries}))
+    folder = tmp_path / "hold"
+    assert find_labels(folder, [folder / "dog" / "1.png", folder / "cat" / "1.png"]) == (9, 4)
+    with pytest.raises(ImageError, match="Expected a label for 'bird/1.png'"):
+        find_labels(folder, [folder / "bird" / "1.png"])

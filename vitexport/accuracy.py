@@ -131,7 +131,7 @@ def _read_labels(path: Path) -> Mapping[str, int]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if "images" in data:
-            return {Path(entry["file"]).name: int(entry["label"]) for entry in data["images"]}
+            return _with_bare_names({str(entry["file"]): int(entry["label"]) for entry in data["images"]})
         return {key: _index(value) for key, value in data.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ImageError(
@@ -140,13 +140,22 @@ def _read_labels(path: Path) -> Mapping[str, int]:
         ) from error
 
 
+def _with_bare_names(labels: Mapping[str, int]) -> dict[str, int]:
+    """Add every file's bare name, unless files of that name in several folders have different labels."""
+    by_name: dict[str, set[int]] = {}
+    for file, label in labels.items():
+        by_name.setdefault(Path(file).name, set()).add(label)
+    return {name: found.pop() for name, found in by_name.items() if len(found) == 1} | dict(labels)
+
+
 def _index(value: Any) -> int:
     return int(value["index"] if isinstance(value, Mapping) else value)
 
 
 def _label_of(path: Path, folder: Path, labels_file: Path, lookup: Mapping[str, int]) -> int:
     relative = path.relative_to(folder)
-    for key in (relative.as_posix(), path.name, path.stem, path.name.partition("_")[0], *relative.parts[:-1]):
+    inside = f"{folder.name}/{relative.as_posix()}"
+    for key in (relative.as_posix(), inside, path.name, path.stem, path.name.partition("_")[0], *relative.parts[:-1]):
         if key in lookup:
             return lookup[key]
     raise ImageError(

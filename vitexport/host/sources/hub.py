@@ -27,9 +27,8 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple
     Raises:
         ModelSourceError: The repository does not exist, is not accessible, or is not cached while offline.
     """
-    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     def download(patterns: list[str]) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
@@ -38,7 +37,7 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple
         folder = download([*_DESCRIPTION, *_SAFE])
         if allow_pickle and not any(folder.glob("*.safetensors")):
             folder = download([*_DESCRIPTION, *_PICKLES])
-    except (HfHubHTTPError, HFValidationError, OSError, httpx.HTTPError) as error:
+    except (HFValidationError, OSError, *_http_errors()) as error:
         at = f" --revision {revision}" if revision else ""
         raise ModelSourceError(
             f"'{repository}' is neither in the local cache nor can it be fetched from the Hugging Face hub: "
@@ -47,6 +46,13 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple
             "directory here and give the path.",
         ) from error
     return folder, folder.name
+
+
+def _http_errors() -> tuple[type[Exception], ...]:
+    """Return the root of the HTTP client's errors, whichever client this huggingface_hub uses (httpx, httpx2)."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
 
 
 def _first_line(error: Exception) -> str:
