@@ -104,6 +104,8 @@ def search_mixed(
     while left and not after.meets(budget):
         count = 1 if kept else _predicted(before, budget, [noise[group] for group in left], sum(noise.values()))
         for group in left[:count]:
+            if group in kept:
+                continue
             reasons[group] = f"quantized alone it leaves {cost[group]:.1f} dB"
             kept.append(group)
             partner = group.replace(".fc2", ".fc1")

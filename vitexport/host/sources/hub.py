@@ -28,7 +28,6 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple
         ModelSourceError: The repository does not exist, is not accessible, or is not cached while offline.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
 
     def download(patterns: list[str]) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
@@ -37,7 +36,7 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple
         folder = download([*_DESCRIPTION, *_SAFE])
         if allow_pickle and not any(folder.glob("*.safetensors")):
             folder = download([*_DESCRIPTION, *_PICKLES])
-    except (HFValidationError, OSError, *_http_errors()) as error:
+    except _hub_errors() as error:
         at = f" --revision {revision}" if revision else ""
         raise ModelSourceError(
             f"'{repository}' is neither in the local cache nor can it be fetched from the Hugging Face hub: "
@@ -48,11 +47,12 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple
     return folder, folder.name
 
 
-def _http_errors() -> tuple[type[Exception], ...]:
-    """Return the root of the HTTP client's errors, whichever client this huggingface_hub uses (httpx, httpx2)."""
-    from huggingface_hub.errors import HfHubHTTPError
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """Return what a download raises; the HTTP client's own root depends on huggingface_hub (httpx, httpx2)."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    return tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
+    clients = [base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)]
+    return (HFValidationError, OSError, *clients)
 
 
 def _first_line(error: Exception) -> str:
