@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from vitexport.bundle import Bundle
+from vitexport.cli import main
 from vitexport.errors import CalibrationError, ImageError, ModelSourceError
 from vitexport.pipeline import RunResult, run
 from vitexport.recipe import Recipe, load_recipe, parse_recipe
@@ -173,3 +175,13 @@ def test_verification_images_must_not_be_calibration_images(recipe: Recipe, tmp_
     shutil.copy(held_out, calibration / "renamed.png")
     with pytest.raises(CalibrationError, match="renamed.png"):
         run(with_settings(recipe, data={"calibration": {"images": str(calibration)}}), tmp_path / "out")
+
+
+def test_inspect_shows_the_ranges_of_every_quantized_layer_worst_first(finished: RunResult) -> None:
+    assert finished.bundle is not None
+    result = CliRunner().invoke(main, ["inspect", str(finished.bundle.root), "--ranges", "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["int8: activation ranges"]
+    errors = [float(row["layer error"]) for row in rows]
+    assert errors == sorted(errors, reverse=True) and len(rows) == 16  # 4 blocks x qkv, proj, fc1, fc2
+    assert CliRunner().invoke(main, ["inspect", __file__, "--ranges"]).exit_code == 1

@@ -19,7 +19,7 @@ __all__ = ["inspect"]
 
 @click.command()
 @click.argument("target", metavar="FILE|BUNDLE", type=click.Path(path_type=Path))
-@click.option("--ranges", is_flag=True, help="Show activation ranges and where a quantized model loses accuracy.")
+@click.option("--ranges", is_flag=True, help="Show a bundle's activation ranges, worst layer error first.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write an engine's audit as a page.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def inspect(target: Path, ranges: bool, html: Path | None, as_json: bool) -> None:
@@ -29,7 +29,9 @@ def inspect(target: Path, ranges: bool, html: Path | None, as_json: bool) -> Non
     """
     if not target.exists():
         raise BundleError(f"Expected a model file or bundle at '{target}', found nothing.", "Check the path.")
-    if target.suffix in (".engine", ".plan"):
+    if ranges:
+        content = _ranges(target)
+    elif target.suffix in (".engine", ".plan"):
         content = _engine(target, html)
     else:
         content = _bundle(target) if target.is_dir() else _onnx(target)
@@ -66,6 +68,28 @@ def _bundle(root: Path) -> dict[str, Any]:
             }
             for artifact in bundle.artifacts
         ],
+    }
+
+
+def _ranges(root: Path) -> dict[str, Any]:
+    """Return what the quantizer recorded of every activation range."""
+    if not root.is_dir():
+        raise BundleError(f"Expected a bundle, found the file '{root}'.", "Ranges are recorded in bundles only.")
+    bundle = Bundle.open(root)
+    recorded = {a.name: a.details["ranges"] for a in bundle.artifacts if a.details.get("ranges")}
+    if not recorded:
+        raise BundleError(f"Expected a quantized model in '{root}', found none.", "Run a recipe that quantizes.")
+    return {
+        f"{name}: activation ranges": [
+            {
+                "layers": ", ".join(entry["layers"]),
+                "step": f"{entry['step']:.3g}",
+                "zero point": entry["zero_point"],
+                "layer error": f"{entry['layer_error']:.3g}",
+            }
+            for entry in sorted(entries, key=lambda entry: -entry["layer_error"])
+        ]
+        for name, entries in recorded.items()
     }
 
 
