@@ -60,7 +60,9 @@ def shallow(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
             folder = root / row.name.replace("/", "_")
             build(row, folder / "checkpoint", shallow=True, classes=10)
             source = source_of(row, folder / "checkpoint")
-            made[row.name] = Variants(folder, lambda into: simplified(source, into, task=row.task), digits)
+            made[row.name] = Variants(
+                folder, lambda into: simplified(source, into, task=row.task, image_size=row.image_size), digits
+            )
         return made[row.name]
 
     return make

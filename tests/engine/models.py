@@ -10,6 +10,7 @@ from vitexport.host.quantize import quantize_onnx
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import load_model
 from vitexport.images import list_images
+from vitexport.model import Task
 from vitexport.recipe import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
 
 __all__ = ["PRECISIONS", "Variants", "simplified"]
@@ -21,10 +22,12 @@ PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": 
 _IMAGES = 64
 
 
-def simplified(source: str, folder: Path, **model: object) -> Path:
+def simplified(
+    source: str, folder: Path, *, task: Task | None = None, image_size: tuple[int, int] | None = None
+) -> Path:
     """Export and simplify a checkpoint."""
-    settings = ModelSettings.model_validate({"source": source, **model})
-    export_onnx(load_model(settings), ExportSettings(), folder / "exported.onnx")
+    loaded = load_model(ModelSettings(source=source, task=task), image_size=image_size)
+    export_onnx(loaded, ExportSettings(image_size=image_size), folder / "exported.onnx")
     return simplify_onnx(folder / "exported.onnx", SimplifySettings(), folder / "fp32.onnx").path
 
 
