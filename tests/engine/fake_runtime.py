@@ -111,9 +111,10 @@ def runtime_classes(machine: Machine, module: Any) -> tuple[type, ...]:
                 return False
             batch = self._shapes["x"][0]
             source, target = self._addresses["x"], self._addresses["y"]
+            engine = self._engine  # queued work holds no context, as a CUDA graph holds none
 
             def compute() -> None:
-                if self._engine() is None:
+                if engine() is None:
                     raise Crash("the engine is gone while its context executes")
                 values = np.frombuffer(machine.memory[source], np.float32, batch * 4).reshape(batch, 4)
                 result = np.stack([values.sum(1), values.max(1)], axis=1).astype(np.float32)

@@ -120,14 +120,55 @@ def _layer(**values: Any) -> EngineLayer:
         ("sm89_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n", (), None, "fp8"),
         ("ampere_h16816gemm_128x128_ldg8_stages_32x5_tn", (), None, "float16"),
         ("turing_fp16_s1688gemm_fp16_128x128", (), None, "float16"),
+        ("sm90_xmma_gemm_i8i32_i8i32_i32_tn_n_tilesize256x128x128_warpgroupsize2x1x1", (), None, "int8"),
+        ("sm90_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize128x128x32", (), None, "float32"),
+        ("sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs", (), None, "int8"),
+        ("sm89_xmma_gemm_f16e4m3_f16f32_f32_tn_n", (), None, "float16"),
+        ("cutlass3x_sm100_tensorop_s128x128x32gemm_f8_f8_f32_f16_f16_128x128x128", (), None, "fp8"),
+        ("cutlass3x_sm90_tensorop_s64x128x32gemm_e4m3_e4m3_f32_bf16_bf16", (), None, "fp8"),
+        ("cutlass3x_sm100_tensorop_i128x256x32gemm_s8_s8_s32_f16_f16", (), None, "int8"),
+        ("cutlass3x_sm100_tensorop_s64x128x16gemm_f16_f16_f32_f16_f16_64x128x64", ("int8",), None, "float16"),
+        ("cutlass3x_sm100_tensorop_s128x128x16gemm_bf16_bf16_f32_void_bf16", (), None, "bfloat16"),
+        ("cutlass3x_sm100_tensorop_s128x128x8tf32gemm_f32_f32_f32_f32_f32", (), None, "float32"),
+        ("sm50_xmma_cublas_gemvx_f16f16_f32", (), None, "float16"),
+        ("__myl_FcAdd_0x3f16f16aa0fp8bf16imma", ("float32",), None, "float32"),
         ("", ("int8", "int8"), None, "int8"),
+        ("", ("int8", "float16"), None, "int8"),
+        ("", ("float16", "int8"), None, "float16"),
+        ("", ("float16", "int8", "int8"), None, "int8"),
         ("", ("float16", "float32"), None, "float16"),
-        ("", ("float32",), "int8", "int8"),
+        ("", ("float32",), "int8", "float32"),
+        ("", ("int8",), "int8", "int8"),
+        ("", ("int8",), "float16", "float16"),
+        ("", (), "int8", "int8"),
         ("", (), None, "other"),
     ],
 )
 def test_the_kernel_tells_the_precision(tactic: str, inputs: Any, weights: Any, expected: str) -> None:
     assert _layer(tactic=tactic, inputs=inputs, weights=weights).compute_precision == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "tactic", "expected"),
+    [
+        ("fc1/MatMul_myl0_7", "gemm", "", True),
+        ("fc1", "CaskGemmMatrixMultiply", "", True),
+        ("patch", "CaskConvolution", "", True),
+        ("__myl_Fc_myl1_2", "fusion", "", True),
+        ("__myl_FcAddCastMeanSub_myl5_249", "kgen", "", True),
+        ("l", "kgen", "__myl_MulFcAdd_0x12", True),
+        ("l", "gemm", "sm50_xmma_cublas_gemvx_f16f16_f32", True),
+        ("_gemm_mha_v2_myl3_6", "kgen", "_gemm_mha_v2_0xabfc", True),
+        ("__myl_AddCast_myl0_5", "kgen", "__myl_AddCast_0x03fc1d6cfc", False),
+        ("__myl_ConvertMul_myl0_5", "kgen", "__myl_ConvertMul_0x1", False),
+        ("__myl_CasMeaSub_myl0_1", "kgen", "", False),
+        ("Reformatting CopyNode for Input Tensor 0 to fc1/MatMul", "Reformat", "", False),
+    ],
+)
+def test_matrix_products_are_told_from_what_only_sounds_like_them(
+    name: str, kind: str, tactic: str, expected: bool
+) -> None:
+    assert _layer(name=name, kind=kind, tactic=tactic).is_matrix_product is expected
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,7 @@ from tests.engine.conftest import Pretend
 from tests.engine.graphs import floating, linear, save
 from tests.engine.test_audit import _information
 from vitexport.cli import main
+from vitexport.runtimes.tensorrt_api import load_api
 
 
 def _call(*words: object) -> Result:
@@ -131,6 +133,42 @@ def test_build_engine_refuses_wrong_options(words: tuple[str, ...], code: int, m
     assert result.exit_code == code, result.output
     assert message in result.stderr
     assert not (tmp_path / "m.engine").exists()
+
+
+def test_refit_completes_a_stripped_engine_and_refuses_a_plain_one(pretend: Pretend, tmp_path: Path) -> None:
+    pretend()
+    model = save(floating(), tmp_path / "model.onnx")
+    words = ("build-engine", model, "-o", tmp_path / "m.engine", "--timing-cache", tmp_path / "t")
+    built = _call(*words, "--strip-weights")
+    assert built.exit_code == 0, built.output
+    assert "`vitexport refit` puts them in" in built.stdout
+    completed = _call("refit", tmp_path / "m.engine", model, "-o", tmp_path / "full.engine")
+    assert completed.exit_code == 0, completed.output
+    assert (tmp_path / "full.engine").read_bytes() == b"complete plan"
+    absent = _call("refit", tmp_path / "m.engine", tmp_path / "absent.onnx", "-o", tmp_path / "no.engine")
+    assert absent.exit_code == 1
+    assert "Expected an ONNX file at" in absent.stderr
+    assert _call(*words, "--no-audit").exit_code == 0
+    plain = _call("refit", tmp_path / "m.engine", model, "-o", tmp_path / "no.engine")
+    assert plain.exit_code == 1
+    assert "was not built to take weights" in plain.stderr
+    assert not (tmp_path / "no.engine").exists()
+
+
+def test_inspect_shows_an_engines_facts_where_its_provider_is_missing(
+    pretend: Pretend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend()
+    model = save(floating(), tmp_path / "model.onnx")
+    words = ("build-engine", model, "-o", tmp_path / "m.engine", "--timing-cache", tmp_path / "t", "--no-audit")
+    assert _call(*words).exit_code == 0
+    load_api.cache_clear()
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    shown = _call("inspect", tmp_path / "m.engine", "--html", tmp_path / "m.html")
+    assert shown.exit_code == 0, shown.output
+    assert "precision: float32" in shown.stdout
+    assert "not made: " in shown.stdout
+    assert "Not run on this machine" in (tmp_path / "m.html").read_text()
 
 
 def test_trtexec_prints_one_line(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from vitexport.engine.build import build_engine
 from vitexport.engine_settings import EngineSettings
 from vitexport.errors import FeedMismatchError, InferenceError, RuntimeBackendError, VitexportError
 from vitexport.runtimes import RuntimeOptions, open_runtime
+from vitexport.runtimes.cuda import open_memory
 from vitexport.runtimes.cuda.probe import GpuInfo, probe_cuda
 from vitexport.runtimes.sidecar import EngineSidecar, mismatches, read_sidecar, sidecar_path
 
@@ -205,6 +206,69 @@ def test_the_runtime_works_again_after_a_failure(pretend: Pretend, engine: Path)
         machine.failing.clear()
         feeds = _batch(8)
         np.testing.assert_allclose(runtime.run(feeds)["y"], _expected(feeds), rtol=1e-6)
+    assert machine.live_bytes == 0
+
+
+def test_a_larger_batch_after_a_failed_run_waits_for_what_is_still_queued(pretend: Pretend, engine: Path) -> None:
+    machine = pretend(execute=False)
+    with open_runtime(engine) as runtime:
+        with pytest.raises(InferenceError, match="failed to execute"):
+            runtime.run(_batch(2))
+        machine.script["execute"] = True
+        feeds = _batch(8)
+        np.testing.assert_allclose(runtime.run(feeds)["y"], _expected(feeds), rtol=1e-6)
+
+
+@pytest.mark.parametrize("failing", ["cudaStreamSynchronize", "cudaFree", "cudaFreeHost", "cudaGraphExecDestroy"])
+def test_closing_goes_on_after_a_failure(failing: str, pretend: Pretend, engine: Path) -> None:
+    machine = pretend()
+    runtime = open_runtime(engine, options=RuntimeOptions(cuda_graph=True))
+    for size in (1, 4):
+        runtime.run(_batch(size))
+    machine.failing.add(failing)
+    machine.events.clear()
+    with pytest.raises(InferenceError, match=f"{failing} failed"):
+        runtime.close()
+    gc.collect()
+    # Everything but what CUDA refuses to give back is gone: two lanes with a graph and two buffers on either side.
+    freed = {"cudaFree": 4, "cudaFreeHost": 4, "cudaGraphExecDestroy": 2, "cudaStreamDestroy": 1}
+    gone = {"delete context": 2, "delete engine": 1}
+    found = {name: machine.events.count(name) for name in {**freed, **gone}}
+    assert found == {**freed, **gone} | ({failing: 0} if failing in freed else {})
+    runtime.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "failing", "error"),
+    [
+        ({"engine": False}, None, RuntimeBackendError),
+        ({"io_dtype": "BF16"}, None, RuntimeBackendError),
+        ({}, "cudaSetDevice", InferenceError),
+    ],
+)
+def test_an_engine_that_cannot_be_opened_leaves_nothing(
+    script: dict[str, Any],
+    failing: str | None,
+    error: type[VitexportError],
+    pretend: Pretend,
+    engine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = pretend(**script)
+    if failing:
+        opened = open_memory
+
+        def break_later(*arguments: Any) -> Any:
+            memory = opened(*arguments)
+            machine.failing.add(failing)
+            return memory
+
+        monkeypatch.setattr("vitexport.runtimes.tensorrt.open_memory", break_later)
+    with pytest.raises(error):
+        open_runtime(engine)
+    gc.collect()
+    assert machine.count("cudaStreamDestroy") == 1
+    assert machine.count("create engine") == machine.count("delete engine")
     assert machine.live_bytes == 0
 
 

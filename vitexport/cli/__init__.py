@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("vitexport.cli.inspect:inspect", "Show what a model file, engine or bundle holds."),
     "lint": ("vitexport.cli.lint:lint", "Find what an inference compiler will reject or run slowly."),
     "build-engine": ("vitexport.cli.build_engine:build_engine", "Build a TensorRT engine and audit what it does."),
+    "refit": ("vitexport.cli.refit:refit", "Put the weights into a weight-stripped engine, or new ones."),
     "trtexec": ("vitexport.cli.trtexec:trtexec", "Print the equivalent trtexec command line."),
     "bisect": ("vitexport.cli.bisect:bisect", "Find the layer where a rung loses accuracy."),
     "diagnose": ("vitexport.cli.diagnose:diagnose", "Predict what will be hard to quantize or to run in fp16."),

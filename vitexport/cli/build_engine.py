@@ -112,7 +112,7 @@ def _audit(engine: Path, min_share: float) -> tuple[AuditReport | None, str]:
     if problem:
         return None, f"an audit loads the engine, and there is {problem}"
     if sidecar is not None and sidecar.needs_refit:
-        return None, "the weights are left out; audit the engine after refit"
+        return None, "the weights are left out; `vitexport refit` puts them in"
     return audit_engine(engine, min_share=min_share), ""
 
 

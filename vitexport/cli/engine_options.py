@@ -34,7 +34,7 @@ _OPTIONS = (
         type=click.Choice(["none", "ampere_plus", "same_compute_capability"]),
         help="Run on other GPUs too.",
     ),
-    click.option("--strip-weights", is_flag=True, help="Leave the weights out; refit on the device."),
+    click.option("--strip-weights", is_flag=True, help="Leave the weights out; `vitexport refit` puts them in."),
     click.option("--refit", is_flag=True, help="Allow the weights to be replaced later."),
     click.option("--weight-streaming", is_flag=True, help="Keep weights in host memory."),
     click.option(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitexport.engine.inspector import EngineLayer, parse_layers
-from vitexport.errors import RuntimeBackendError
+from vitexport.errors import MissingDependencyError, RuntimeBackendError
 from vitexport.runtimes.cuda.probe import require_gpu
 from vitexport.runtimes.sidecar import EngineSidecar, Precision, RequestedGemm, describe, read_sidecar
 from vitexport.runtimes.tensorrt import check_engine, deserialize
@@ -211,7 +211,7 @@ def engine_facts(engine: Path) -> EngineFacts:
     sidecar = read_sidecar(engine)
     try:
         return EngineFacts(engine, sidecar, audit_engine(engine), "")
-    except RuntimeBackendError as error:
+    except (RuntimeBackendError, MissingDependencyError) as error:
         return EngineFacts(engine, sidecar, None, error.message)
 
 

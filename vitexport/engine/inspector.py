@@ -37,8 +37,24 @@ _TYPES: tuple[tuple[str, Precision | None], ...] = (
     ("uint8", None),
 )
 
-# What a kernel multiplies, as its name says: ..._gemm_i8i8_i8i32_f32_..., ..._i8f32_i8i32_..., ..._f16f16_f16f32_...,
-# ..._e4m3e4m3_..., ..._bf16bf16_..., ..._tf32tf32_..., ..._f32f32_....
+# What a kernel multiplies, as its name says. XMMA: <input><output>_<multiplied><accumulated>_<epilogue>, e.g.
+# sm80_xmma_gemm_i8f32_i8i32_f32_...; CUTLASS 3: <A>_<B>_<accumulated>, e.g. cutlass3x_sm100_..gemm_f8_f8_f32_f16_f16.
+_TYPE = r"(?:bf16|tf32|e4m3|e5m2|f8|f16|f32|i8|i32|s8|s32|u8)"
+_XMMA = re.compile(rf"_{_TYPE}{_TYPE}_({_TYPE}){_TYPE}(?:_|$)")
+_CUTLASS = re.compile(rf"gemm(?:_[a-z]+)*_({_TYPE})_{_TYPE}_{_TYPE}(?:_|$)")
+_MULTIPLIED: dict[str, Precision] = {
+    "i8": "int8",
+    "s8": "int8",
+    "u8": "int8",
+    "f8": "fp8",
+    "e4m3": "fp8",
+    "e5m2": "fp8",
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "f32": "float32",
+    "tf32": "float32",
+}
+# Older names and shorter ones: ampere_h16816gemm_..., turing_fp16_s1688gemm_....
 _KERNEL_TYPES: tuple[tuple[re.Pattern[str], Precision], ...] = (
     (re.compile(r"(?<![a-z0-9])(?:i8(?:i8|f32|f16|bf16|i32)|s8s8|imma|i16832|int8)"), "int8"),
     (re.compile(r"(?<![a-z0-9])(?:e4m3|fp8|qmma)"), "fp8"),
@@ -46,8 +62,15 @@ _KERNEL_TYPES: tuple[tuple[re.Pattern[str], Precision], ...] = (
     (re.compile(r"(?<![a-z0-9])(?:f16f16|h16816|h884|hgemm|fp16|f16)"), "float16"),
     (re.compile(r"(?<![a-z0-9])(?:tf32|f32f32|sgemm|s1688|s884|fp32)"), "float32"),
 )
+# Narrowest first.
+_ORDER: tuple[Precision, ...] = ("fp4", "int4", "fp8", "int8", "bfloat16", "float16", "float32")
+_QUANTIZED = frozenset({"fp4", "int4", "fp8", "int8"})
 
-_MATRIX_TYPES = ("gemm", "conv", "matrix", "fullyconnected", "matmul", "fc")
+# Layer kinds and kernels that multiply matrices. Myelin writes a fully connected layer as Fc in its camel-case names
+# (__myl_FcMulAdd_...) and ends kernel names with a hash, in which "fc" means nothing.
+_MULTIPLIES = re.compile(r"gem[mv]|conv(?!ert)|matmul|matrix|fullyconnected", re.IGNORECASE)
+_FULLY_CONNECTED = re.compile(r"(?<![A-Za-z0-9])Fc|(?<=[a-z])Fc(?![a-z0-9])|(?<=[a-z])Fc(?=[A-Z])")
+_HASH = re.compile(r"0x[0-9a-f]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -87,26 +110,42 @@ class EngineLayer:
     @property
     def is_fused_attention(self) -> bool:
         """True for a kernel that computes a whole attention (``_gemm_mha_v2`` and its relatives)."""
-        text = f"{self.name} {self.tactic}".lower()
+        text = _HASH.sub("", f"{self.name} {self.tactic}").lower()
         return "mha" in text or "flash" in text
 
     @property
     def is_matrix_product(self) -> bool:
         """True for layers that multiply matrices."""
-        text = f"{self.kind} {self.tactic}".lower()
-        return any(word in text for word in _MATRIX_TYPES) or "_Fc" in self.name or self.is_fused_attention
+        kernel = _HASH.sub("", f"{self.kind} {self.tactic}")
+        fully_connected = _FULLY_CONNECTED.search(kernel) or _FULLY_CONNECTED.search(self.name)
+        return bool(_MULTIPLIES.search(kernel) or fully_connected) or self.is_fused_attention
 
     @property
     def compute_precision(self) -> Precision:
-        """What it multiplies in: the kernel's name says so; without one, the narrowest of its inputs."""
-        tactic = self.tactic.lower()
+        """What it multiplies in.
+
+        The kernel's name says so. Without one it is the narrowest type among the inputs, but quantized only if that is
+        the first input's or more than one's, and never narrower than the weights: a float activation times quantized
+        weights is a float product.
+        """
+        tactic = _HASH.sub("", self.tactic.lower())
+        named = _XMMA.search(tactic) or _CUTLASS.search(tactic)
+        if named is not None and named.group(1) in _MULTIPLIED:
+            return _MULTIPLIED[named.group(1)]
         for pattern, precision in _KERNEL_TYPES:
             if pattern.search(tactic):
                 return precision
-        if self.weights is not None:
-            return self.weights
-        order: tuple[Precision, ...] = ("fp4", "int4", "fp8", "int8", "bfloat16", "float16", "float32")
-        return next((precision for precision in order if precision in self.inputs), "other")
+        usable = [
+            precision
+            for precision in self.inputs
+            if precision not in _QUANTIZED or self.inputs[0] == precision or self.inputs.count(precision) > 1
+        ]
+        found = next((precision for precision in _ORDER if precision in usable), self.weights or "other")
+        return found if self.weights is None else max(found, self.weights, key=_width)
+
+
+def _width(precision: Precision) -> int:
+    return _ORDER.index(precision) if precision in _ORDER else len(_ORDER)
 
 
 def parse_layers(text: str) -> tuple[EngineLayer, ...]:

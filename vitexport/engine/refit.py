@@ -31,6 +31,9 @@ def refit_engine(engine: Path, model: Path, out: Path) -> EngineSidecar:
         EngineBuildError: The engine takes no weights, belongs to another file or machine, or TensorRT refuses.
         RuntimeBackendError: There is no GPU.
     """
+    for path, what in ((engine, "an engine"), (model, "an ONNX file")):
+        if not path.is_file():
+            raise EngineBuildError(f"Expected {what} at '{path}', found none.", "Check the path.")
     sidecar = read_sidecar(engine)
     if sidecar is None or not sidecar.refittable:
         raise EngineBuildError(

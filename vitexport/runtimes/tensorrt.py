@@ -7,7 +7,8 @@ asked for a GPU before any TensorRT call, because TensorRT may crash without one
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ class TensorRTRuntime(Adapter):
             MissingDependencyError: The provider or a memory provider is not installed.
             RuntimeBackendError: There is no GPU, or the engine was made for another product, version or GPU.
         """
-        sidecar = read_sidecar(model)
+        # The plan is hashed only once there is a GPU for it: without one the answer comes at once.
+        sidecar = read_sidecar(model, check_hash=False)
         if sidecar is not None and sidecar.provider != cls._provider:
             raise RuntimeBackendError(
                 f"'{model}' was built for {sidecar.provider}, and this is {cls._provider}.",
@@ -76,22 +78,18 @@ class TensorRTRuntime(Adapter):
         gpu = require_gpu(f"Running '{model.name}' with {cls._provider}", index)
         api = load_api(cls._provider)
         check_engine(model, sidecar, api, gpu)
+        read_sidecar(model)
         memory = open_memory(index, options.provider)
-        try:
+        with ExitStack() as undo:
+            # Whatever goes wrong from here on, the stream is released.
+            undo.callback(memory.close)
             with memory.active():
                 engine = deserialize(api, model)
                 stream_weights(engine)
-                return cls(
-                    api,
-                    engine,
-                    memory,
-                    {} if sidecar is None else sidecar.metadata,
-                    sidecar,
-                    cuda_graph=options.cuda_graph,
-                )
-        except RuntimeBackendError:
-            memory.close()
-            raise
+                metadata = {} if sidecar is None else sidecar.metadata
+                runtime = cls(api, engine, memory, metadata, sidecar, cuda_graph=options.cuda_graph)
+            undo.pop_all()
+            return runtime
 
     def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         shapes: Shapes = {name: array.shape for name, array in feeds.items()}
@@ -140,15 +138,17 @@ class TensorRTRuntime(Adapter):
             memory, self._memory = self._memory, None
             if memory is None:
                 return
-            with memory.active():
-                steps: list[Callable[[], None]] = [lane.close for lane in self._lanes.values()]
-                self._lanes = {}
-                try:
-                    for step in steps:
-                        step()
-                finally:
-                    self._engine = None
-            memory.close()
+            lanes, self._lanes = tuple(self._lanes.values()), {}
+            # Run last to first, every one of them, also after one has failed.
+            with ExitStack() as steps:
+                steps.callback(memory.close)
+                steps.enter_context(memory.active())
+                steps.callback(self._drop_engine)
+                for lane in lanes:
+                    steps.callback(lane.close)
+
+    def _drop_engine(self) -> None:
+        self._engine = None
 
 
 class TensorRTRtxRuntime(TensorRTRuntime):
@@ -168,7 +168,7 @@ def check_engine(model: Path, sidecar: EngineSidecar | None, api: TensorRTApi, g
         return
     reasons = mismatches(sidecar, provider=api.provider, version=api.version, gpu=gpu)
     if sidecar.needs_refit:
-        reasons.append("its weights were left out and have not been put back (refit)")
+        reasons.append("its weights were left out and have not been put back (`vitexport refit`)")
     if reasons:
         raise _refusal(model, reasons)
 

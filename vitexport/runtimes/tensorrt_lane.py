@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,8 @@ class Lane:
 
     def _prepare(self, shapes: dict[str, tuple[int, ...]], messages: Sequence[str]) -> None:
         """Tell the context the input shapes, make room, and give it the addresses."""
+        # A run that failed half-way may have left copies in the queue that still use the buffers.
+        self._memory.synchronize()
         self._drop_graph()
         self._shapes = {}
         for name, shape in shapes.items():
@@ -177,11 +180,10 @@ class Lane:
         try:
             self._enqueue(messages)
         except InferenceError:
-            # The stream must leave capture mode whatever happened; a broken recording cannot be instantiated.
-            try:
+            # The stream must leave capture mode whatever happened; a broken recording cannot be instantiated, and what
+            # broke it is the error that counts.
+            with suppress(InferenceError):
                 self._memory.destroy_graph(self._memory.end_capture())
-            except InferenceError as ending:
-                messages = [*messages, ending.message]
             raise
         self._graph = self._memory.end_capture()
 
@@ -191,16 +193,18 @@ class Lane:
             self._memory.destroy_graph(graph)
 
     def close(self) -> None:
-        """Wait for the stream, then release graph, context and buffers, in this order."""
+        """Wait for the stream, then release graph, context and buffers, in this order and even if one of them fails."""
         if self._context is None:
             return
-        try:
-            self._memory.synchronize()
-            self._drop_graph()
-        finally:
-            self._context = None
+        with ExitStack() as steps:  # runs last to first
             for buffer in self._buffers.values():
-                buffer.release()
+                steps.callback(buffer.release)
+            steps.callback(self._drop_context)
+            steps.callback(self._drop_graph)
+            steps.callback(self._memory.synchronize)
+
+    def _drop_context(self) -> None:
+        self._context = None
 
 
 _REBUILD = "Build the engine again with `vitexport build-engine` for this batch size."
