@@ -2,8 +2,11 @@
 
 The bindings of every release are wheels of about 1 MB on the package index; the libraries they link to are not. They
 can be imported all the same when the nine C functions they look up exist, so a shared library of nine empty functions
-is compiled and put where the loader finds it. This file is also the program of the subprocess that imports one release
-and prints its API.
+is compiled and put where the loader finds it. What was read is kept in ``fixtures/surfaces``, so that the tests that
+use it always run; one test holds the record against the bindings wherever they can be had.
+
+``python -m tests.engine.surfaces`` writes the record again. With the name of a module this file is also the program of
+the subprocess that imports one release and prints its API.
 """
 
 from __future__ import annotations
@@ -39,6 +42,24 @@ SYMBOLS = (
 )
 
 
+RECORDS = Path(__file__).parent / "fixtures" / "surfaces"
+
+
+# Classes of what the parser makes and the backend only reads; the fake has simpler stand-ins for them.
+PARSED = {
+    "ITensor": ("name", "shape", "dtype", "get_dimension_name"),
+    "ILayer": ("type", "name", "metadata", "num_inputs", "num_outputs", "get_input", "get_output"),
+    "IMatrixMultiplyLayer": ("op0",),
+    "IConvolutionLayer": ("kernel_size_nd", "num_groups"),
+    "IAttentionInputLayer": ("attention",),
+    "IAttention": ("decomposable",),
+    "ParserError": ("code", "desc", "node", "node_name", "node_operator"),
+}
+
+# Methods called with keyword arguments: their signatures are part of what is used.
+DOCUMENTED = ("IBuilderConfig.set_timing_cache",)
+
+
 class Unavailable(Exception):
     """The bindings or a compiler cannot be had here."""
 
@@ -69,6 +90,23 @@ def surface(release: str) -> dict[str, Any]:
         raise AssertionError(f"the bindings of {release} do not import: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def recorded(release: str) -> dict[str, Any]:
+    """Return what the record says of a release."""
+    found: dict[str, Any] = json.loads((RECORDS / f"{release}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def used(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of an API that the fake, and so the backend, has to do with."""
+    from tests.engine.fake_machine import Machine
+
+    names = [name for name in vars(Machine(ahead_of_time=True).tensorrt) if not name.startswith("_")]
+    names = list(dict.fromkeys([*names, *PARSED]))
+    kept = {key: {name: found[key][name] for name in names if name in found[key]} for key in ("classes", "enums")}
+    documents = {name: text for name, text in found["documents"].items() if name in DOCUMENTED}
+    return {"version": found["version"], **kept, "documents": documents}
 
 
 def _download(requirement: str, folder: Path) -> None:
@@ -119,5 +157,16 @@ def describe(module: Any) -> dict[str, Any]:
     return {"version": module.__version__, "classes": classes, "enums": enums, "documents": documents}
 
 
+def record() -> None:
+    """Write the record of every release."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    for release in RELEASES:
+        text = json.dumps(used(surface(release)), indent=1, sort_keys=True)
+        (RECORDS / f"{release}.json").write_text(text + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(json.dumps(describe(importlib.import_module(sys.argv[1]))))
+    if len(sys.argv) > 1:
+        print(json.dumps(describe(importlib.import_module(sys.argv[1]))))
+    else:
+        record()

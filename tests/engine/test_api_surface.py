@@ -6,7 +6,6 @@ release lacks raises AttributeError there as it would on the device.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 from tests.engine.conftest import Pretend
 from tests.engine.fake_machine import Machine
 from tests.engine.graphs import floating, save
-from tests.engine.surfaces import RELEASES, Unavailable, describe, surface
+from tests.engine.surfaces import PARSED, RELEASES, Unavailable, describe, recorded, surface, used
 from vitexport.engine.audit import inspect_layers
 from vitexport.engine.build import build_engine
 from vitexport.engine.refit import refit_engine
@@ -27,33 +26,21 @@ from vitexport.runtimes.cuda.probe import GpuInfo
 from vitexport.runtimes.tensorrt_api import load_api
 
 
-@pytest.fixture(scope="module")
-def surfaces() -> dict[str, Any]:
-    """API of each release that can be had, read once; also of TensorRT-RTX where it is installed."""
-    found: dict[str, Any] = {release: _surface_or_reason(release) for release in RELEASES}
-    if importlib.util.find_spec("tensorrt_rtx") is None:
-        found["rtx"] = "TensorRT-RTX is not installed"
-    else:
-        import tensorrt_rtx
-
-        found["rtx"] = describe(tensorrt_rtx)
-    return found
-
-
-def _surface_or_reason(release: str) -> dict[str, Any] | str:
-    try:
-        return surface(release)
-    except Unavailable as reason:
-        return str(reason)
-
-
 @pytest.fixture(params=[*RELEASES, "rtx"])
-def api(request: pytest.FixtureRequest, surfaces: dict[str, Any]) -> dict[str, Any]:
-    found = surfaces[request.param]
-    if isinstance(found, str):
-        pytest.skip(found)
-    assert isinstance(found, dict)
-    return found
+def api(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """API of a release: as it was recorded, and for TensorRT-RTX as it is installed."""
+    if request.param != "rtx":
+        return recorded(request.param)
+    return describe(pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed"))
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_record_is_what_the_real_bindings_offer(release: str) -> None:
+    try:
+        found = surface(release)
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    assert used(found) == recorded(release), "write the record again with `python -m tests.engine.surfaces`"
 
 
 def _machine(pretend: Pretend, api: dict[str, Any]) -> Machine:
@@ -117,6 +104,15 @@ def test_keyword_arguments_have_the_names_the_bindings_document(api: dict[str, A
     assert "ignore_mismatch" in api["documents"]["IBuilderConfig.set_timing_cache"]
 
 
+def test_what_the_parser_makes_has_what_is_read_from_it(api: dict[str, Any]) -> None:
+    attention = "ATTENTION_INPUT" in api["enums"]["LayerType"]  # the guard of everything about IAttention
+    for name, attributes in PARSED.items():
+        if attention or not name.startswith("IAttention"):
+            assert set(attributes) <= set(api["classes"].get(name, ())), name
+    layers = {"MATRIX_MULTIPLY", "CONVOLUTION", "QUANTIZE", "DEQUANTIZE", "CAST", "CONSTANT", "SHUFFLE", "IDENTITY"}
+    assert layers <= set(api["enums"]["LayerType"])
+
+
 def test_a_setting_the_release_lacks_is_refused_by_name(pretend: Pretend, api: dict[str, Any], tmp_path: Path) -> None:
     _machine(pretend, api)
     settings = _settings(tmp_path, hardware_compatibility="same_compute_capability")
@@ -137,11 +133,10 @@ def test_only_tensorrt_rtx_builds_without_a_gpu(pretend: Pretend, api: dict[str,
     assert bool(loaded.target_capabilities) == is_rtx
 
 
-def test_the_fake_offers_nothing_that_no_release_has(surfaces: dict[str, Any]) -> None:
+def test_the_fake_offers_nothing_that_no_release_has() -> None:
     """A fake with invented methods would prove nothing."""
-    real = [found for found in surfaces.values() if isinstance(found, dict)]
-    if len(real) < len(surfaces):
-        pytest.skip("not every release can be had here")
+    rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    real = [*map(recorded, RELEASES), describe(rtx)]
     module = Machine(ahead_of_time=True).tensorrt
     for name, value in vars(module).items():
         if name.startswith("_"):
