@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -76,9 +77,18 @@ def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str
         command += ["--shallow"] if arguments.shallow else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            return {**measured, "failure": f"{step}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"}
+            return {**measured, "failure": f"{step}: {_last_error(done.stderr)}"}
         measured[step] = json.loads(done.stdout.splitlines()[-1])
     return measured
+
+
+def _last_error(stderr: str) -> str:
+    """Return the message of the exception that ended a step, all its lines."""
+    lines = stderr.strip().splitlines() or ["no message"]
+    starts = [
+        index for index, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b", line)
+    ]
+    return "\n".join(lines[starts[-1] if starts else -1 :])
 
 
 def _step(step: str, arguments: argparse.Namespace) -> dict[str, Any]:
