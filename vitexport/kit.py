@@ -174,11 +174,8 @@ def _readme(bundle: Bundle, artifact: Artifact, profile: DeviceProfile, jetpack:
     runtime = "" if artifact.kind == "engine" else " onnxruntime"
     if artifact.kind == "engine":
         run = "vitexport bench bundle"
-    predict = (
-        "vitexport predict vit.engine photo.jpg"
-        if run.startswith("vitexport build")
-        else "vitexport predict bundle photo.jpg"
-    )
+    built_here = run.startswith("vitexport build")
+    predict = f"vitexport predict {'vit.engine' if built_here else 'bundle'} photo.jpg"
     venv = "python3 -m venv --system-site-packages .venv" if gpu else "python3 -m venv .venv"
     return "\n".join(
         [
@@ -195,10 +192,11 @@ def _readme(bundle: Bundle, artifact: Artifact, profile: DeviceProfile, jetpack:
             "",
             "    vitexport verify bundle",
             f"    {run}",
+            *(["    vitexport verify bundle --engine vit.engine"] if built_here else []),
             f"    {predict}",
             "",
-            "`verify` runs the model here on the recorded inputs and compares with what PyTorch answered; it exits",
-            "with 3 when they disagree. `vitexport doctor` says what this machine can do.",
+            "`verify` runs the model (with --engine, the engine) here on the recorded inputs and compares with what",
+            "PyTorch answered; it exits with 3 when they disagree. `vitexport doctor` says what this machine can do.",
             "",
         ]
     )

@@ -9,7 +9,7 @@ import click
 from vitexport.bundle import Bundle
 from vitexport.cli.screen import finish
 from vitexport.runtimes import available_runtimes
-from vitexport.verdict import bundle_recipe, replay
+from vitexport.verdict import bundle_recipe, replay, replay_engine
 
 __all__ = ["verify"]
 
@@ -17,13 +17,22 @@ __all__ = ["verify"]
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--runtime", type=click.Choice(available_runtimes()), help="Open every model with this runtime.")
+@click.option(
+    "--engine",
+    type=click.Path(path_type=Path),
+    help="Check this TensorRT engine, built from a model of the bundle, instead of the models themselves.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
-def verify(ctx: click.Context, bundle: Path, runtime: str | None, as_json: bool) -> None:
+def verify(ctx: click.Context, bundle: Path, runtime: str | None, engine: Path | None, as_json: bool) -> None:
     """Run a bundle's models here and compare with PyTorch's recorded answers; exit 3 when they disagree.
 
     Example: vitexport verify out/quickstart
     """
     opened = Bundle.open(bundle)
-    ladder = replay(opened, bundle_recipe(opened), runtime=runtime)
-    ctx.exit(finish(ladder, f"{opened.name} replayed on this machine", as_json=as_json))
+    recipe = bundle_recipe(opened)
+    if engine is None:
+        ladder, what = replay(opened, recipe, runtime=runtime), opened.name
+    else:
+        ladder, what = replay_engine(opened, recipe, engine, runtime=runtime), engine.name
+    ctx.exit(finish(ladder, f"{what} replayed on this machine", as_json=as_json))

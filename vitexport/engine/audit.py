@@ -97,6 +97,16 @@ class AuditReport:
         return kept / total if total else 0.0
 
     @property
+    def weighted_share(self) -> dict[str, float]:
+        """Precision -> share of the work with weights that runs in it: all but the two products of attention."""
+        weighted = [gemm for gemm in self.gemms if gemm.kind != "attention"]
+        total = sum(gemm.flops for gemm in weighted) or 1
+        shares: dict[str, float] = {}
+        for gemm in weighted:
+            shares[gemm.found] = shares.get(gemm.found, 0.0) + gemm.flops / total
+        return shares
+
+    @property
     def passed(self) -> bool:
         """True if enough of the work runs as asked. What cannot be accounted for has not been shown to."""
         return bool(self.gemms) and self.kept_share >= self.min_share

@@ -42,8 +42,8 @@ _INTEGER_INSIDE = frozenset({"DynamicQuantizeMatMul"})
 _PRECISIONS = {
     "float": "float32",
     "double": "float64",
-    "float16": "fp16",
-    "bfloat16": "bf16",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
     "int8": "int8",
     "uint8": "int8",
     "float8e4m3fn": "fp8",
@@ -57,7 +57,7 @@ class ExecutedLayer:
     Attributes:
         name: Node name; starts with the PyTorch module for graphs this package exported.
         operator: Kernel that ran, e.g. ``MatMulIntegerToFloat``.
-        precision: What its operands are: ``int8``, ``float32``, ``fp16``, ...
+        precision: What its operands are: ``int8``, ``float32``, ``float16``, ...
         work: Multiply-accumulate operations for the batch that was profiled.
     """
 

@@ -13,20 +13,21 @@ from vitexport.tensors import Array, batch_limit
 __all__ = ["record"]
 
 
-def record(runtime: Runtime, names: Sequence[str], feeds: Iterable[Array]) -> Recording:
+def record(runtime: Runtime, names: Sequence[str], feeds: Iterable[Array], *, size: int | None = None) -> Recording:
     """Run a single-input model over batches and keep what it answers.
 
     Args:
         runtime: The opened model.
         names: Image names in the order of the rows of all batches.
         feeds: Batches for the model's only input. A model with a fixed batch size gets its last batch padded.
+        size: Run batches of exactly this size, as if the model had it fixed: engines take some sizes only.
 
     Raises:
         FeedMismatchError: The batches do not fit the model.
         InferenceError: The model failed.
     """
     tensor = runtime.inputs[0]
-    fixed = batch_limit(tensor)
+    fixed = size or batch_limit(tensor)
     hashes: list[str] = []
     collected: dict[str, list[Array]] = {}
     for feed in feeds:
