@@ -123,10 +123,11 @@ def linear(
     quantized_bias: bool = False,
     kind: str = "int8",
     quantize_weight: bool = True,
+    scale: float = 0.05,
 ) -> onnx.ModelProto:
     """``x @ w + b`` with Q/DQ, right by default."""
     graph = Graph()
-    left = graph.quantize("x", activation, zero=zero)
+    left = graph.quantize("x", activation, zero=zero, scale=scale)
     right = (
         graph.quantized_weight(normal(64, 32), kind, axis=axis, zero=weight_zero)
         if quantize_weight

@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     rules_model.float64,
     rules_quantization.int32_bias,
     rules_quantization.zero_points,
+    rules_quantization.scales,
     rules_quantization.uint8,
     rules_quantization.weight_axis,
     rules_quantization.cast_after_dequantize,

@@ -10,7 +10,7 @@ from onnx import NodeProto, TensorProto, helper
 from vitexport.host.lint.findings import Finding, LintTarget, Severity
 from vitexport.host.lint.graph import LintGraph
 
-__all__ = ["cast_after_dequantize", "int32_bias", "orphans", "uint8", "weight_axis", "zero_points"]
+__all__ = ["cast_after_dequantize", "int32_bias", "orphans", "scales", "uint8", "weight_axis", "zero_points"]
 
 _GEMMS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 # Operators TensorRT can run on quantized data when a DQ feeds them, beside matrix products.
@@ -55,6 +55,24 @@ def zero_points(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
                 "zero-point",
                 f"its zero point is {values.astype(np.float32).flat[0]:g}, and {target.title} quantizes symmetrically",
                 "Quantize with --target tensorrt (symmetric int8).",
+            )
+
+
+def scales(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
+    """A scale that is zero, negative or not finite: it stands for no step. Tiny ones become zero in float16."""
+    for node in graph.nodes("QuantizeLinear", "DequantizeLinear"):
+        values = graph.array(node.input[1]) if len(node.input) > 1 else None
+        if values is None:
+            continue
+        steps = values.astype(np.float32)
+        wrong = steps[~(np.isfinite(steps) & (steps > 0))]
+        if wrong.size:
+            yield _finding(
+                graph,
+                node,
+                "scale",
+                f"{wrong.size} of its {steps.size} scales are not positive numbers (the first is {wrong.flat[0]:g})",
+                "Quantize again; a float16 scale below 6e-8 is zero, so keep layers of such weights in float.",
             )
 
 

@@ -29,7 +29,7 @@ def round_to_nearest(weight: Floats, ratio: float = 1.0) -> QuantizedWeight:
         weight: float32 ``[K, N]``.
         ratio: Range as a fraction of each channel's largest magnitude.
     """
-    scale = _full_scale(weight) * np.float32(ratio)
+    scale = _storable(_full_scale(weight) * np.float32(ratio))
     values = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
     return QuantizedWeight(values, scale)
 
@@ -52,11 +52,12 @@ def quantize_weight(
         pairs: Keep neighbouring weights of one sign below :data:`PAIR_LIMIT` together.
     """
     if dtype == "float8_e4m3fn":
-        scale = _full_scale(weight) * np.float32(127 / E4M3_MAX)
+        scale = _storable(_full_scale(weight) * np.float32(127 / E4M3_MAX))
         return QuantizedWeight((weight / scale).astype(ml_dtypes.float8_e4m3fn), scale)
     scale = _full_scale(weight)
     if energy is not None or pairs:
         scale = scale * _best_clips(weight, scale, energy, _PAIR_CLIPS if pairs else _CLIPS, pairs)
+    scale = _storable(scale)
     if gram is not None:
         return QuantizedWeight(round_learned(weight, scale, gram, pairs=pairs), scale)
     return QuantizedWeight(_round(weight, scale, pairs), scale)
@@ -66,6 +67,16 @@ def _full_scale(weight: Floats) -> Floats:
     amax = np.abs(weight).max(axis=0)
     scale: Floats = np.where(amax > 0, amax / 127, 1.0).astype(np.float32)
     return scale
+
+
+def _storable(scale: Floats) -> Floats:
+    """Put scales that float16 holds only as subnormals, or as zero, on its grid of 2^-24, before weights are rounded.
+
+    A folded LayerScale leaves channels of tiny weights, whose scale became zero in float16: TensorRT refuses that.
+    """
+    grid: Floats = np.maximum(np.ceil(scale * 2.0**24), 1.0).astype(np.float32) * np.float32(2.0**-24)
+    stored: Floats = np.where(scale < 2.0**-14, grid, scale)
+    return stored
 
 
 def _round(weight: Floats, scale: Floats, pairs: bool) -> NDArray[np.int8]:
