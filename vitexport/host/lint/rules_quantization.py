@@ -77,7 +77,7 @@ def scales(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
 
 
 def uint8(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
-    """Unsigned quantization: no GPU kernel of TensorRT multiplies it."""
+    """Unsigned quantization: no GPU kernel of TensorRT multiplies it, and its parser takes uint8 for int8."""
     if target.engine != "tensorrt":
         return
     for node in graph.nodes("QuantizeLinear", "DequantizeLinear"):
@@ -91,7 +91,8 @@ def uint8(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
                 graph,
                 node,
                 "uint8",
-                f"it quantizes to unsigned integers, and {target.title} has kernels for signed ones only",
+                f"it quantizes to unsigned integers, and {target.title} has kernels for signed ones only; its parser "
+                "refuses them or reads them as int8",
                 "Quantize with --target tensorrt (symmetric int8).",
             )
 
