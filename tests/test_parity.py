@@ -30,6 +30,23 @@ def test_metrics_of_a_known_difference() -> None:
     assert found.worst_image == 1
 
 
+def test_top5_agreement_is_the_share_of_common_classes_in_any_order() -> None:
+    scores = np.array([[9.0, 8, 7, 6, 5, 4, 3], [1, 2, 3, 4, 5, 6, 7]])
+    other = np.array([[5.0, 6, 7, 8, 9, 4, 3], [7, 6, 3, 4, 5, 1, 2]])  # the same five; three in common
+    found = measure("logits", scores, other)
+    assert found.agreement == 0
+    assert found.agreement_top5 == pytest.approx((5 / 5 + 3 / 5) / 2)
+    assert measure("logits", scores, scores).agreement_top5 == 1
+    assert measure("logits", LOGITS, LOGITS).agreement_top5 is None
+    assert measure("features", np.ones((2, 3, 8)), np.ones((2, 3, 8))).agreement_top5 is None
+
+
+def test_the_summary_shows_the_logits_whatever_comes_first() -> None:
+    outputs = {"features": LOGITS, "logits": LOGITS}
+    report = compare(recording(**outputs), recording(**outputs), STRICT)
+    assert report.main is not None and report.main.name == "logits"
+
+
 def test_equal_outputs_pass() -> None:
     report = compare(recording(logits=LOGITS), recording(logits=LOGITS.copy()), STRICT)
     assert report.passed

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vitexport.accuracy import top1
 from vitexport.recipe import Tolerance
@@ -31,6 +32,8 @@ class OutputParity:
         min_cosine: Smallest cosine similarity of an image's output with its reference.
         sqnr_db: ``10 log10(sum(reference^2) / sum(difference^2))`` in dB; infinite when equal.
         agreement: Share of images with the same top-1 class, or None for outputs that are not ``[N, classes]``.
+        agreement_top5: Share of the reference's five first classes that are among the candidate's five first, averaged
+            over images; None for outputs that are not ``[N, classes]`` with more than five classes.
         worst_image: Row with the largest relative error.
     """
 
@@ -41,6 +44,7 @@ class OutputParity:
     min_cosine: float
     sqnr_db: float
     agreement: float | None
+    agreement_top5: float | None
     worst_image: int
 
 
@@ -71,8 +75,8 @@ class ParityReport:
 
     @property
     def main(self) -> OutputParity | None:
-        """The first output, which the summary table shows."""
-        return self.outputs[0] if self.outputs else None
+        """The output that the summary table shows: ``logits`` where there is one, else the first."""
+        return next((output for output in self.outputs if output.name == "logits"), next(iter(self.outputs), None))
 
 
 def class_scores(outputs: Mapping[str, Array]) -> Array | None:
@@ -105,8 +109,14 @@ def measure(name: str, reference: Array, candidate: Array) -> OutputParity:
         min_cosine=float(cosine.min()),
         sqnr_db=_decibel(total_signal, total_noise),
         agreement=float((top1(expected) == top1(found)).mean()) if classes else None,
+        agreement_top5=_top5_overlap(expected, found) if classes and expected.shape[1] > 5 else None,
         worst_image=int(np.argmax(noise / np.where(signal > 0, signal, 1))),
     )
+
+
+def _top5_overlap(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    first, second = (np.argsort(-scores, axis=1, kind="stable")[:, :5] for scores in (expected, found))
+    return float((first[:, :, None] == second[:, None, :]).any(axis=2).mean())
 
 
 def _ratio(value: float, base: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["FILTERS"]
@@ -89,8 +90,15 @@ def cell(text: object) -> str:
     return str(text).replace("|", "\\|").replace("\n", " ")
 
 
+def main_output(parity: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the output that tables show: ``logits`` where there is one, else the first; None without any."""
+    outputs = parity["outputs"] if parity else []
+    return next((output for output in outputs if output["name"] == "logits"), next(iter(outputs), None))
+
+
 FILTERS = {
     "cell": cell,
+    "main_output": main_output,
     "number": number,
     "fixed": fixed,
     "percent": percent,
