@@ -406,6 +406,8 @@ def test_another_gpu_than_the_machine_has_is_named(pretend: Pretend, engine: Pat
     pretend()
     with pytest.raises(RuntimeBackendError, match=r"asked for cuda:3; this machine has cuda:0 \(Orin\)"):
         open_runtime(engine, options=RuntimeOptions(device="cuda:3"))
+    with pytest.raises(RuntimeBackendError, match="a device such as 'cuda:0', found 'cuda:first'"):
+        open_runtime(engine, options=RuntimeOptions(device="cuda:first"))
 
 
 def test_an_unknown_memory_provider_is_refused(pretend: Pretend, engine: Path) -> None:

@@ -79,7 +79,12 @@ class TensorRTRuntime(Adapter):
                 f"'{model}' was built for {sidecar.provider}, and this is {cls._provider}.",
                 f"Open it with the runtime '{sidecar.provider}'.",
             )
-        index = int(options.device.partition(":")[2] or 0)
+        number = options.device.partition(":")[2] or "0"
+        if not number.isdigit():
+            raise RuntimeBackendError(
+                f"Expected a device such as 'cuda:0', found '{options.device}'.", "Give the number of a GPU."
+            )
+        index = int(number)
         gpu = require_gpu(f"Running '{model.name}' with {cls._provider}", index)
         api = load_api(cls._provider)
         check_engine(model, sidecar, api, gpu)

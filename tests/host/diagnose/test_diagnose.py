@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -153,26 +154,56 @@ def test_the_commands_print_json_and_nothing_else(coloured_bundle: Path) -> None
     assert [row["model"] for row in json.loads(scores.stdout)["results"]] == ["onnx", "simplified", "int8"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_nine_of_ten_faults_in_deit_tiny_are_found_in_the_layer_they_are_in(shared: Path, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class DeitTiny:
+    """The float and the int8 rung of DeiT-Tiny, and two photographs for both."""
+
+    exact: Path
+    int8: Path
+    pairs: list[tuple[Array, Array]]
+
+
+@pytest.fixture(scope="module")
+def deit_tiny(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> DeitTiny:
+    folder = tmp_path_factory.mktemp("deit")
     images = list_images(shared / "data" / "imagenet-1k-sample" / "calib")
     loaded = load_model(ModelSettings(source=str(shared / "models" / "deit-tiny-hf")))
-    exported, exact, int8 = (tmp_path / f"{name}.onnx" for name in ("exported", "exact", "int8"))
+    exported, exact, int8 = (folder / f"{name}.onnx" for name in ("exported", "exact", "int8"))
     export_onnx(loaded, ExportSettings(), exported)
     simplify_onnx(exported, SimplifySettings(), exact)
     quantize_onnx(exact, images[:64], QuantizeSettings(preset="fast"), int8)
     paths = list_images(shared / "data" / "imagenet-1k-sample" / "dev", limit=2)
-    spec = replace(loaded.spec.inputs[0])
-    pairs = [(feed, feed) for feed in batches(paths, loaded.preprocess, spec, 1)]
+    feeds = batches(paths, loaded.preprocess, loaded.spec.inputs[0], 1)
+    return DeitTiny(exact, int8, [(feed, feed) for feed in feeds])
+
+
+_PARTS = 3
+"""A fault in each of some 75 layers takes minutes: the layers are dealt out to this many tests."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", range(_PARTS))
+@pytest.mark.parametrize("rung", ["int8", "float32"])
+def test_nine_of_ten_faults_in_deit_tiny_are_found_in_the_layer_they_are_in(
+    rung: str, part: int, deit_tiny: DeitTiny, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    source = deit_tiny.int8 if rung == "int8" else deit_tiny.exact
+    layers = weighted_layers(source)
+    assert len(layers) >= 75
     outcomes: list[tuple[str, str, str]] = []
-    for source in (int8, exact):
-        for index, layer in enumerate(weighted_layers(source)):
-            fault = FAULTS[(index + (source is exact)) % len(FAULTS)]
-            faulty = tmp_path / "faulty.onnx"
-            plant(source, faulty, layer, fault)
-            report = bisect(exact, faulty, pairs)
-            outcomes.append((layer, fault.__name__, report.culprits[0].layer if report.culprits else report.finding))
+    for index, layer in enumerate(layers):
+        if index % _PARTS != part:
+            continue
+        # Every kind of layer meets every kind of fault, since blocks have six layers with weights and there are three
+        # faults; the offset keeps one kind from meeting the same one in every block.
+        fault = FAULTS[(index + index // 6 + (rung == "int8")) % len(FAULTS)]
+        faulty = tmp_path / "faulty.onnx"
+        plant(source, faulty, layer, fault)
+        report = bisect(deit_tiny.exact, faulty, deit_tiny.pairs)
+        outcomes.append((layer, fault.__name__, report.culprits[0].layer if report.culprits else report.finding))
     missed = [outcome for outcome in outcomes if outcome[0] != outcome[2]]
-    assert len(outcomes) >= 150
+    record_property("found", f"{len(outcomes) - len(missed)} of {len(outcomes)}")
+    print(f"{rung}, part {part}: {len(outcomes) - len(missed)} of {len(outcomes)} found; missed: {missed}")
+    assert len(outcomes) >= 25
     assert len(missed) <= len(outcomes) // 10, missed
