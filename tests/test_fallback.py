@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,15 @@ def test_int8_that_is_slower_is_never_silent() -> None:
     assert slow.passed
     assert any("int8 is slower than simplified, which it replaces" in line for line in remarks(slow))
     assert not any("slower" in line for line in remarks(ladder(noise=0.01, speed=1.2, gates=Gates())))
+
+
+def test_a_model_meant_for_tensorrt_that_ran_elsewhere_says_so(recipe: Recipe) -> None:
+    here = ladder(noise=0.01, speed=1.2, gates=Gates())
+    asked = recipe.model_copy(update={"quantize": QuantizeSettings(target="tensorrt")})
+    assert any("was measured on onnxruntime: build the engine where it" in line for line in remarks(here, asked))
+    assert not any("TensorRT" in line for line in remarks(here, recipe))
+    engine = replace(here, rungs=(*here.rungs, replace(here.rungs[-1], name="engine", runtime="tensorrt")))
+    assert not any("build the engine" in line for line in remarks(engine, asked))
 
 
 @pytest.fixture(scope="module")

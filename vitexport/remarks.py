@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vitexport.ladder import Ladder, Rung
-from vitexport.recipe import Tolerance
+from vitexport.recipe import Recipe, Tolerance
 
 __all__ = ["headline", "remarks", "replaced_rung"]
 
@@ -42,9 +42,14 @@ def headline(ladder: Ladder) -> str:
     return f"{last.name} {_join(parts)}." if parts else f"{last.name} could not be compared with PyTorch."
 
 
-def remarks(ladder: Ladder) -> tuple[str, ...]:
-    """Return what the numbers do and do not show, one sentence each."""
-    found = [*_speed(ladder), *_accuracy(ladder.rungs[-1])]
+def remarks(ladder: Ladder, recipe: Recipe | None = None) -> tuple[str, ...]:
+    """Return what the numbers do and do not show, one sentence each.
+
+    Args:
+        ladder: The verdict.
+        recipe: What was asked for, to say what of it has not been shown here.
+    """
+    found = [*_speed(ladder), *_accuracy(ladder.rungs[-1]), *_elsewhere(ladder, recipe)]
     if len(ladder.rungs) > 1 and not ladder.gates:
         found.append("No gate is set in the recipe: the rungs were held to their tolerances only.")
     loose = [rung.name for rung in ladder.rungs if rung.parity and not _limited(rung)]
@@ -83,6 +88,18 @@ def _accuracy(last: Rung) -> list[str]:
     return [
         f"Top-1 of {last.name} against PyTorch: {change} on {found.images} images (95 % interval {0.0 - high:+.2f} to "
         f"{0.0 - low:+.2f} points, McNemar p = {found.p_value:.2g}): {judgement}."
+    ]
+
+
+def _elsewhere(ladder: Ladder, recipe: Recipe | None) -> list[str]:
+    """Say that a model meant for TensorRT has not run there: an engine is built and verified on its own machine."""
+    if recipe is None or any(rung.runtime.startswith("tensorrt") for rung in ladder.rungs):
+        return []
+    if recipe.engine is None and (recipe.quantize is None or recipe.quantize.target != "tensorrt"):
+        return []
+    return [
+        f"The model is meant for TensorRT, and was measured on {ladder.rungs[-1].runtime}: build the engine where it "
+        "runs (`vitexport build-engine`), and check it there (`vitexport verify BUNDLE --engine`)."
     ]
 
 

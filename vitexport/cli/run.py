@@ -13,6 +13,7 @@ from vitexport.errors import RecipeError
 from vitexport.pipeline import STAGES, plan
 from vitexport.pipeline import run as run_recipe
 from vitexport.recipe import Recipe, load_recipe, parse_recipe
+from vitexport.remarks import remarks
 
 __all__ = ["run"]
 
@@ -69,7 +70,8 @@ def run(
     else:
         click.echo("nothing to do: every stage is current", err=True)
     if result.ladder is not None:
-        code = finish(result.ladder, f"{resolved.name} -> {output}", as_json=as_json)
+        notes = remarks(result.ladder, resolved)
+        code = finish(result.ladder, f"{resolved.name} -> {output}", as_json=as_json, notes=notes)
         report = output / "report.html"
         if report.is_file():
             click.echo(f"report: {report}", err=True)

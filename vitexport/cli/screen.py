@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -105,10 +105,17 @@ def _cell(value: float | None, form: str, factor: float = 1) -> str:
     return "-" if value is None else format(value * factor, form)
 
 
-def finish(ladder: Ladder, title: str, *, as_json: bool) -> int:
-    """Print a ladder and return the exit code: 0 passed, 3 failed."""
+def finish(ladder: Ladder, title: str, *, as_json: bool, notes: Sequence[str] = ()) -> int:
+    """Print a ladder and return the exit code: 0 passed, 3 failed.
+
+    Args:
+        ladder: The verdict.
+        title: Above the table.
+        as_json: Print one JSON document instead.
+        notes: What a reader must know although nothing failed.
+    """
     if as_json:
-        print_json({"passed": ladder.passed, "failures": ladder.failures(), **asdict(ladder)})
+        print_json({"passed": ladder.passed, "failures": ladder.failures(), "remarks": notes, **asdict(ladder)})
         return 0 if ladder.passed else 3
     OUT.print(ladder_table(ladder, title))
     for gate in ladder.gates:
@@ -120,6 +127,8 @@ def finish(ladder: Ladder, title: str, *, as_json: bool) -> int:
         )
     if ladder.unchecked:
         OUT.print(f"[dim]not checked (no limit set): {', '.join(ladder.unchecked)}[/]")
+    for line in notes:
+        OUT.print(f"note: {escape(line)}", soft_wrap=True, highlight=False)
     for line in ladder.failures():
         OUT.print(f"[red]FAILED[/] {escape(line)}", soft_wrap=True)
     return 0 if ladder.passed else 3
