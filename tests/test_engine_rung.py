@@ -217,5 +217,8 @@ def test_a_kit_without_the_models_recording_is_enough(
 def test_an_onnx_file_is_no_engine(bundle: Path) -> None:
     done = CliRunner().invoke(main, ["verify", str(bundle), "--runtime", "tensorrt"])
     assert done.exit_code == 1
-    assert "is an ONNX file, and tensorrt runs engines" in done.stderr
+    assert "The runtime 'tensorrt' opens .engine and .plan files, found" in done.stderr
     assert "--engine" in done.stderr
+    done = CliRunner().invoke(main, ["verify", str(bundle), "--runtime", "pytorch"])
+    assert done.exit_code == 1
+    assert "The runtime 'pytorch' opens .pt2 files" in done.stderr

@@ -150,6 +150,10 @@ class Bundle:
             BundleError: The directory is no bundle, of another schema, or a file is missing or altered.
         """
         path = root / BUNDLE_FILE
+        if root.is_file():
+            raise BundleError(
+                f"Expected a bundle directory at '{root}', found a file.", "Give the directory that holds bundle.json."
+            )
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:

@@ -39,8 +39,8 @@ def bisect_rung(bundle: Bundle, rung: str, *, against: str | None = None, images
     """
     from vitexport.host.diagnose import bisect
 
-    candidate = bundle.artifact(rung)
-    reference = _reference(bundle, candidate) if against is None else bundle.artifact(against)
+    candidate = _model(bundle, rung)
+    reference = _reference(bundle, candidate) if against is None else _model(bundle, against)
     for artifact in (reference, candidate):
         if artifact not in bundle.models or not artifact.file.path.endswith(".onnx"):
             raise BundleError(
@@ -84,10 +84,16 @@ def _feeds(bundle: Bundle, artifact: Artifact, images: int) -> list[Array]:
         ]
 
 
+def _model(bundle: Bundle, name: str) -> Artifact:
+    found = next((artifact for artifact in bundle.models if artifact.name == name), None)
+    if found is None:
+        names = ", ".join(artifact.name for artifact in bundle.models) or "none"
+        raise BundleError(f"'{name}' is no rung of '{bundle.root}'; it has {names}.", "Choose one of those.")
+    return found
+
+
 def _reference(bundle: Bundle, candidate: Artifact) -> Artifact:
     names = [artifact.name for artifact in bundle.models]
-    if candidate.name not in names:
-        raise BundleError(f"'{candidate.name}' is no model; rungs are {', '.join(names)}.", "Choose one with --rung.")
     before = [artifact for artifact in bundle.models[: names.index(candidate.name)] if artifact.precision == "float32"]
     if not before:
         raise BundleError(

@@ -64,10 +64,30 @@ def test_lint_refuses_wrong_options(words: tuple[str, ...], code: int, message: 
     assert message in result.stderr
 
 
-def test_lint_of_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    result = _call("lint", tmp_path / "absent.onnx")
+@pytest.mark.parametrize("content", [None, b"", b'{"schema": 1}', b"<html>"])
+@pytest.mark.parametrize("name", ["model.onnx", "bundle.json", "model.textproto"])
+def test_lint_of_what_is_no_model_is_an_error(name: str, content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    result = _call("lint", tmp_path / name)
     assert result.exit_code == 1
-    assert "Traceback" not in result.output
+    assert "Error: Expected an ONNX " in result.stderr
+
+
+def test_lint_takes_a_whole_range_only(tmp_path: Path) -> None:
+    model = save(floating(shape=("batch", "tokens", 64)), tmp_path / "model.onnx")
+    assert _call("lint", model).exit_code == 3
+    assert _call("lint", model, "--shape", "x=1x4x64:1x4x64:8x8x64").exit_code == 0
+    wrong = _call("lint", model, "--shape", "x")
+    assert wrong.exit_code == 2
+    assert "NAME=MIN:OPT:MAX" in wrong.stderr
+
+
+def test_inspect_makes_a_page_of_engines_only(tmp_path: Path) -> None:
+    result = _call("inspect", save(linear(), tmp_path / "model.onnx"), "--html", tmp_path / "page.html")
+    assert result.exit_code == 1
+    assert "Expected an engine to audit" in result.stderr
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_build_engine_with_rtx_says_what_it_built_and_why_there_is_no_audit(pretend: Pretend, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["build_engine"]
 
 _ERR = Console(stderr=True)
+if not _ERR.is_terminal:
+    _ERR = Console(stderr=True, width=120)  # a pipe or file has no width to fit
 
 
 @click.command("build-engine")
@@ -50,7 +52,7 @@ def build_engine(
 ) -> None:
     """Build a TensorRT engine from an ONNX file and audit what it does. Exits 3 if lint or audit fails.
 
-    Example: vitexport build-engine out/quickstart -o vit.engine --batch 1,8
+    Example: vitexport build-engine out/vit -o vit.engine --batch 1,8
     """
     from vitexport.engine.build import build_engine as build
 

@@ -67,6 +67,9 @@ def _inputs(target: Path, folder: Path | None, limit: int) -> tuple[Path, list[A
         model = bundle.path(floats[-1])
     else:
         model = target
+    if not model.is_file() or model.suffix != ".onnx":
+        what = f"'{model}'" if model.exists() else f"nothing at '{model}'"
+        raise BundleError(f"Expected an ONNX model or a bundle, found {what}.", "Check the path.")
     with open_runtime(model) as runtime:
         if bundle is not None and folder is None:
             inputs = replay_inputs(bundle)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +13,7 @@ from vitexport.errors import BundleError, RecipeError
 if TYPE_CHECKING:
     from vitexport.engine_settings import EngineSettings
 
-__all__ = ["engine_options", "engine_settings", "resolve_model"]
+__all__ = ["engine_options", "engine_settings", "parse_shapes", "resolve_model"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -61,7 +61,7 @@ def engine_settings(base: EngineSettings | None, options: dict[str, Any]) -> Eng
 
     from vitexport.engine_settings import EngineSettings
 
-    shapes = dict(_shape(text) for text in options.pop("shapes"))
+    shapes = parse_shapes(options.pop("shapes"))
     given = {key: value for key, value in options.items() if value not in (None, False, ())}
     if shapes:
         given["shapes"] = shapes
@@ -104,6 +104,15 @@ def _recipe_settings(root: Path) -> EngineSettings | None:
     from vitexport.recipe import load_recipe
 
     return load_recipe(recipe).engine
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Read ``NAME=MIN:OPT:MAX`` options: input name -> its three shapes.
+
+    Raises:
+        RecipeError: One is not of that form.
+    """
+    return dict(_shape(text) for text in texts)
 
 
 def _shape(text: str) -> tuple[str, tuple[tuple[int, ...], ...]]:

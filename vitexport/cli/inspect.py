@@ -29,9 +29,12 @@ def inspect(target: Path, ranges: bool, html: Path | None, as_json: bool) -> Non
     """
     if not target.exists():
         raise BundleError(f"Expected a model file or bundle at '{target}', found nothing.", "Check the path.")
+    is_engine = target.suffix in (".engine", ".plan")
+    if html is not None and not is_engine:
+        raise BundleError(f"Expected an engine to audit, found '{target}'.", "--html shows the audit of an engine.")
     if ranges:
         content = _ranges(target)
-    elif target.suffix in (".engine", ".plan"):
+    elif is_engine:
         content = _engine(target, html)
     else:
         content = _bundle(target) if target.is_dir() else _onnx(target)

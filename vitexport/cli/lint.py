@@ -9,13 +9,14 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from vitexport.cli.engine_options import parse_shapes, resolve_model
 from vitexport.cli.screen import OUT, print_json
 
 __all__ = ["findings_table", "lint"]
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("source", metavar="MODEL.onnx|BUNDLE", type=click.Path(path_type=Path))
 @click.option(
     "--for",
     "target",
@@ -25,10 +26,17 @@ __all__ = ["findings_table", "lint"]
 )
 @click.option("--device", metavar="NAME", help="Device profile, e.g. orin-nano: also checks its precisions.")
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=MIN:OPT:MAX", help="Range of a dynamic input.")
+@click.option("--rung", metavar="NAME", help="Which model of a bundle; the last ONNX file otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def lint(
-    ctx: click.Context, model: Path, target: str, device: str | None, shapes: tuple[str, ...], as_json: bool
+    ctx: click.Context,
+    source: Path,
+    target: str,
+    device: str | None,
+    shapes: tuple[str, ...],
+    rung: str | None,
+    as_json: bool,
 ) -> None:
     """Find what an inference compiler will reject, or accept and run slowly. Exits 3 if anything will fail.
 
@@ -38,8 +46,8 @@ def lint(
     from vitexport.host.lint import lint_model, parse_target
 
     profile = None if device is None else device_profile(device)
-    given = tuple(text.partition("=")[0] for text in shapes)
-    wanted = parse_target(target, device=profile, shapes_given=given)
+    model, _ = resolve_model(source, rung)
+    wanted = parse_target(target, device=profile, shapes_given=tuple(parse_shapes(shapes)))
     findings = lint_model(model, wanted)
     failed = any(finding.severity == "error" for finding in findings)
     if as_json:

@@ -19,7 +19,7 @@ __all__ = ["trtexec"]
 def trtexec(source: Path, output: Path | None, rung: str | None, **options: Any) -> None:
     """Print the trtexec command line that builds the same engine, to check ours with the vendor's tool.
 
-    Example: vitexport trtexec out/quickstart --batch 1,8 -o check.engine
+    Example: vitexport trtexec out/vit --batch 1,8 -o check.engine
     """
     from vitexport.device.profiles import device_profile
     from vitexport.engine.onnx_file import read_metadata

@@ -65,9 +65,11 @@ class Network:
 
     @property
     def outputs(self) -> tuple[TensorRecord, ...]:
-        """Network outputs."""
+        """Network outputs; a dynamic first axis without a name is the inputs' batch."""
         definition = self.definition
-        return tuple(_record(definition.get_output(index)) for index in range(definition.num_outputs))
+        batch = next((item.shape[0] for item in self.inputs if item.shape and isinstance(item.shape[0], str)), "")
+        outputs = (definition.get_output(index) for index in range(definition.num_outputs))
+        return tuple(_record(tensor, str(batch)) for tensor in outputs)
 
 
 def parse_network(api: TensorRTApi, model: Path) -> Network:
@@ -157,11 +159,12 @@ def _let_attention_decompose(network: Network) -> None:
             layer.attention.decomposable = True
 
 
-def _record(tensor: Any) -> TensorRecord:
-    shape = tuple(
-        int(size) if size >= 0 else (tensor.get_dimension_name(axis) or f"{tensor.name}_axis{axis}")
-        for axis, size in enumerate(tensor.shape)
-    )
+def _record(tensor: Any, batch: str = "") -> TensorRecord:
+    def named(axis: int) -> str:
+        known = tensor.get_dimension_name(axis) or (batch if axis == 0 else "")
+        return known or f"{tensor.name}_axis{axis}"
+
+    shape = tuple(int(size) if size >= 0 else named(axis) for axis, size in enumerate(tensor.shape))
     return TensorRecord(name=tensor.name, shape=shape, dtype=_DTYPES.get(tensor.dtype.name, tensor.dtype.name.lower()))
 
 

@@ -18,7 +18,7 @@ __all__ = ["Runtime", "RuntimeOptions", "available_runtimes", "open_runtime"]
 _ADAPTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "onnxruntime": ("vitexport.runtimes.onnxruntime:OnnxRuntime", (".onnx",)),
     "tensorrt": ("vitexport.runtimes.tensorrt:TensorRTRuntime", (".engine", ".plan")),
-    "tensorrt-rtx": ("vitexport.runtimes.tensorrt:TensorRTRtxRuntime", ()),
+    "tensorrt-rtx": ("vitexport.runtimes.tensorrt:TensorRTRtxRuntime", (".engine", ".plan")),
     "pytorch": ("vitexport.runtimes.pytorch:PyTorchRuntime", (".pt2",)),
 }
 
@@ -50,7 +50,15 @@ def open_runtime(model: Path, name: str | None = None, options: RuntimeOptions |
         raise RuntimeBackendError(f"Expected {wanted}; known are {', '.join(_ADAPTERS)}.", "Choose one with --runtime.")
     if not model.is_file():
         raise RuntimeBackendError(f"Expected a model file at '{model}', found none.", "Check the path.")
-    module, _, attribute = _ADAPTERS[chosen][0].partition(":")
+    path, suffixes = _ADAPTERS[chosen]
+    if model.suffix not in suffixes and _by_suffix(model) is not None:
+        raise RuntimeBackendError(
+            f"The runtime '{chosen}' opens {' and '.join(suffixes)} files, found '{model}'.",
+            "Build one with `vitexport build-engine`; `vitexport verify BUNDLE --engine ENGINE` checks it."
+            if ".engine" in suffixes
+            else "Choose another with --runtime.",
+        )
+    module, _, attribute = path.partition(":")
     adapter = cast(_Opens, getattr(importlib.import_module(module), attribute))
     return adapter.open(model, options or RuntimeOptions())
 

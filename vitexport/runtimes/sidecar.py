@@ -170,8 +170,10 @@ def read_sidecar(engine: Path, *, check_hash: bool = True) -> EngineSidecar | No
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, ValidationError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        where = "".join(f"{part}: " for part in first["loc"]) if first else ""
         raise RuntimeBackendError(
-            f"The sidecar '{path}' cannot be read: {error}",
+            f"The sidecar '{path}' cannot be read: {where}{first['msg'] if first else error}.",
             "Build the engine again, or remove the sidecar to open the plan unchecked.",
         ) from error
     size = engine.stat().st_size

@@ -67,11 +67,6 @@ class TensorRTRuntime(Adapter):
             MissingDependencyError: The provider or a memory provider is not installed.
             RuntimeBackendError: There is no GPU, or the engine was made for another product, version or GPU.
         """
-        if model.suffix == ".onnx":
-            raise RuntimeBackendError(
-                f"'{model}' is an ONNX file, and {cls._provider} runs engines.",
-                "Build one with `vitexport build-engine`; `vitexport verify BUNDLE --engine ENGINE` checks it.",
-            )
         # The plan is hashed only once there is a GPU for it: without one the answer comes at once.
         sidecar = read_sidecar(model, check_hash=False)
         if sidecar is not None and sidecar.provider != cls._provider:

@@ -81,7 +81,7 @@ def test_wrong_questions_get_an_answer(bundle: Bundle) -> None:
         bisect_rung(bundle, "onnx")
     with pytest.raises(BundleError, match="int16"):
         bisect_rung(bundle, "int16")
-    with pytest.raises(BundleError, match="Expected an ONNX rung"):
+    with pytest.raises(BundleError, match="no rung of"):
         bisect_rung(bundle, "recording/int8", against="simplified")
 
 
@@ -137,6 +137,27 @@ def test_advice_warns_of_fp16_overflow_and_outlier_channels_and_gives_settings_t
     settings = yaml.safe_load(recipe_of(tuple(hard.values())))
     assert QuantizeSettings.model_validate(settings["quantize"]).precision == "bf16"
     assert settings["gates"]["on_failure"] == "ladder"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("diagnose", "{bundle}/models/int8.onnx", "--images", "calib/holdout"), "Expected a float model, found"),
+        (
+            ("diagnose", "{bundle}/report.html", "--images", "calib/holdout"),
+            "Expected an ONNX model or a bundle, found",
+        ),
+        (("diagnose", "{bundle}/absent.onnx", "--images", "calib/holdout"), "found nothing at"),
+        (("diagnose", "{bundle}/models/simplified.onnx"), "Expected images to run the model on"),
+        (("bisect", "{bundle}", "--rung", "fp16"), "'fp16' is no rung of"),
+        (("bisect", "{bundle}", "--rung", "int8", "--against", "recording/int8"), "it has onnx, simplified, int8"),
+        (("bisect", "{bundle}/models/int8.onnx", "--rung", "int8"), "Expected a bundle directory at"),
+    ],
+)
+def test_wrong_input_is_an_error_in_words(words: tuple[str, ...], message: str, coloured_bundle: Path) -> None:
+    done = CliRunner().invoke(main, [word.format(bundle=coloured_bundle) for word in words])
+    assert done.exit_code == 1, done.output
+    assert message in " ".join(done.stderr.split())
 
 
 def test_the_commands_print_json_and_nothing_else(coloured_bundle: Path) -> None:

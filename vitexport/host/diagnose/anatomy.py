@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from vitexport.errors import BundleError
 from vitexport.host.diagnose.cuts import block_of, find_cuts
 from vitexport.host.diagnose.probe import Probe
 from vitexport.host.graph.layers import find_attention
@@ -114,9 +115,16 @@ def examine(model: Path, feeds: Sequence[NDArray[np.generic]]) -> Anatomy:
         feeds: One batch per image.
 
     Raises:
+        BundleError: The model is quantized already.
         InferenceError: The model does not run.
     """
     graph = ir.load(model)
+    quantized = sum(node.op_type == "QuantizeLinear" for node in graph.graph)
+    if quantized:
+        raise BundleError(
+            f"Expected a float model, found '{model}' with {quantized} quantized tensors.",
+            "Diagnose the model it was made from; `vitexport bisect` examines a quantized one.",
+        )
     cuts = {cut.tensor: (cut.layer, cut.role) for cut in find_cuts(graph)}
     attentions = find_attention(graph)
     for attention in attentions:

@@ -119,8 +119,12 @@ def load_graph(path: Path) -> LintGraph:
     Raises:
         BundleError: The file is missing, truncated or no ONNX model.
     """
+    if not path.is_file():
+        what = "a directory" if path.is_dir() else "nothing"
+        raise BundleError(f"Expected an ONNX model at '{path}', found {what}.", "Check the path.")
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        # The format is said, since onnx would otherwise guess it from the suffix.
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except (OSError, DecodeError) as error:
         raise BundleError(
             f"Expected an ONNX model at '{path}': {error}", "Export it again, or copy it again."
