@@ -11,6 +11,7 @@ from vitexport.host.graph.fold_uniform import FoldUniform
 from vitexport.host.graph.layer_scale import LayerScale
 from vitexport.host.graph.linear_form import LinearForm
 from vitexport.host.graph.merge_qkv import MergeQkv
+from vitexport.host.graph.read_tokens import ReadTokens
 from vitexport.host.graph.scopes import ModuleNames
 from vitexport.host.graph.softmax_guards import SoftmaxGuards
 from vitexport.host.graph.split_qkv import SplitQkv
@@ -32,6 +33,7 @@ def canonical_passes() -> tuple[ir.passes.InPlacePass, ...]:
         SplitQkv(),
         MergeQkv(),
         AttentionScale(),
+        ReadTokens(),
         CleanUp(),
         ModuleNames(),
     )
