@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx_ir.passes import common
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -25,7 +26,7 @@ def graph(text: str, weights: Arrays | None = None, *, opset: int = 20) -> ir.Mo
         model.graph.inputs.remove(value)
         value.const_value = ir.tensor(array, name=name)
         model.graph.register_initializer(value)
-    return ir.passes.common.ShapeInferencePass()(model).model
+    return common.ShapeInferencePass()(model).model
 
 
 def random(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -55,7 +56,7 @@ def applied(step: ir.passes.InPlacePass, model: ir.Model, feeds: Arrays, *, chan
     assert before.keys() == after.keys()
     for name, wanted in before.items():
         np.testing.assert_allclose(after[name], wanted, rtol=1e-4, atol=1e-5, err_msg=name)
-    ir.passes.common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedNodesPass()(model)
     if changes:
         assert not step(model).modified, "a second application found something to change"
     return Counter(node.op_type for node in model.graph)
