@@ -151,6 +151,20 @@ def test_nan_answers_are_reported_not_drawn(tmp_path: Path) -> None:
     assert "Rejected" in words
 
 
+def test_every_step_is_held_against_pytorch_and_against_the_one_before_it(case: Case) -> None:
+    words = _page(case).words
+    assert words.index("Who lost what") < words.index("Gates")
+    lines = (case.bundle.root / "report.md").read_text(encoding="utf-8").splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("| step | against |"))
+    rows = [line.split("|")[1:3] for line in lines[start + 2 : start + 5]]
+    assert [tuple(cell.strip() for cell in row) for row in rows] == [
+        ("simplified", "PyTorch"),
+        ("int8", "PyTorch"),
+        ("int8", "simplified"),
+    ]
+    assert lines[start + 5] == ""
+
+
 def test_markdown_tables_have_as_many_cells_as_columns(case: Case) -> None:
     write_report(case.bundle, case.ladder, case.recipe)
     lines = (case.bundle.root / "report.md").read_text(encoding="utf-8").splitlines()

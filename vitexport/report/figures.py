@@ -47,7 +47,8 @@ def _latency_at(rungs: Sequence[Mapping[str, Any]], size: int, *, several: bool)
     height = 0.75 + 0.42 * len(rows)
     random = np.random.default_rng(0)
     # A few stalls of the machine must not squeeze everything else into a corner.
-    limit = max(float(np.percentile(entry["sample_ms"], 98)) for _, _, entry in rows) * 1.08
+    usual = max(float(np.percentile(entry["sample_ms"], 98)) for _, _, entry in rows)
+    limit = 1.08 * min(usual, 2 * max(entry["p50_ms"] for _, _, entry in rows))
     hidden = 0
     with draw(key, f"{title}. Median: {spoken}.", height=height) as picture:
         axes = picture.axes
@@ -81,7 +82,7 @@ def _latency_at(rungs: Sequence[Mapping[str, Any]], size: int, *, several: bool)
     runs = rows[0][2]["runs"]
     summary = f"{runs} runs of each, interleaved on one machine; the bar is the median."
     if hidden:
-        summary += f" {hidden} slower runs lie outside the plot."
+        summary += f" {hidden} slower {'run lies' if hidden == 1 else 'runs lie'} outside the plot."
     return Figure(key, title if several else "Latency", summary, picture.svg)
 
 
