@@ -71,6 +71,11 @@ def parity(provider: str, model: Path, folder: Path) -> dict[str, float]:
     return compare(model, build(provider, model, folder))
 
 
+def pycuda(provider: str, model: Path, folder: Path) -> dict[str, float]:
+    """The same with device memory from pycuda."""
+    return compare(model, build(provider, model, folder), provider="pycuda")
+
+
 def graph(provider: str, model: Path, folder: Path) -> dict[str, Any]:
     engine = build(provider, model, folder)
     same = True
@@ -150,7 +155,7 @@ def _resident() -> int:
 
 
 CHECKS: dict[str, Callable[[str, Path, Path], dict[str, Any]]] = {
-    check.__name__: check for check in (deserialize, parity, graph, audit, latency, refit, threads, growth)
+    check.__name__: check for check in (deserialize, parity, pycuda, graph, audit, latency, refit, threads, growth)
 }
 
 if __name__ == "__main__":

@@ -95,6 +95,29 @@ def test_the_audit_finds_what_was_asked(
     assert found["passed"], [gemm for gemm in found["gemms"] if gemm["found"] != gemm["asked"]]
 
 
+def test_pycuda_memory_gives_the_same_answers(provider: str, model: Variants, tmp_path: Path) -> None:
+    if importlib.util.find_spec("pycuda") is None:
+        pytest.skip("pycuda is not installed")
+    found = _check("pycuda", provider, model["fp32"], tmp_path)
+    assert found["relative"] <= 1e-3
+
+
+def test_an_engine_is_verified_against_pytorchs_recorded_answers(
+    provider: str, coloured_bundle: Path, tmp_path: Path
+) -> None:
+    engine = tmp_path / "vit.engine"
+    vitexport = [sys.executable, "-m", "vitexport.cli"]
+    build = ["build-engine", str(coloured_bundle), "--rung", "simplified", "-o", str(engine), "--provider", provider]
+    built = subprocess.run([*vitexport, *build], cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    verify = ["verify", str(coloured_bundle), "--engine", str(engine), "--json"]
+    done = subprocess.run([*vitexport, *verify], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rung = json.loads(done.stdout)["rungs"][-1]
+    assert (rung["name"], rung["runtime"]) == ("engine", provider)
+    assert rung["executed"]["float32"] >= 0.99
+
+
 def test_a_cuda_graph_gives_the_same_bits(provider: str, model: Variants, tmp_path: Path) -> None:
     assert _check("graph", provider, model["fp32"], tmp_path)["same"]
 
@@ -114,6 +137,8 @@ def test_two_threads_get_their_own_results(provider: str, model: Variants, tmp_p
 
 
 def test_ten_thousand_runs_do_not_grow(provider: str, model: Variants, tmp_path: Path) -> None:
+    if importlib.util.find_spec("cuda") is None:
+        pytest.skip("counting device memory needs cuda-python")
     found = _check("growth", provider, model["int8"], tmp_path)
     assert found["host_mib"] < 16
     assert found["device_mib"] < 1
