@@ -6,21 +6,21 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["describe_machine"]
+__all__ = ["describe_machine", "usable_cores"]
 
 
 def describe_machine() -> dict[str, str]:
     """Return processor, usable cores, memory, operating system and Python version of this machine."""
     return {
         "processor": _processor(),
-        "cores": str(_cores()),
+        "cores": str(usable_cores()),
         "memory": _memory(),
         "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
         "python": platform.python_version(),
     }
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """Return the cores this process may use, which a container can limit below what the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -1,9 +1,11 @@
-"""Running a graph over calibration images with inner tensors exposed, one image in memory at a time."""
+"""Running a graph over calibration images with inner tensors exposed, an image per core in memory at a time."""
 
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from vitexport.errors import CalibrationError
-from vitexport.host.quantize.statistics import StreamingStatistics, TensorStatistics
+from vitexport.host.quantize.statistics import Kept, StreamingStatistics, TensorStatistics
 from vitexport.images import batches
+from vitexport.machine import usable_cores
 from vitexport.preprocess import PreprocessSpec
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.tensors import Array, TensorSpec, batch_limit
@@ -74,23 +77,40 @@ def exposed(model: ir.Model, names: Sequence[str], *, optimize: bool = True) -> 
         finally:
             while len(graph.outputs) > before:
                 graph.outputs.pop()
-        with open_runtime(path, "onnxruntime", RuntimeOptions(optimize=optimize)) as runtime:
+        # One thread each: images run side by side, and results do not depend on how many cores there are.
+        with open_runtime(path, "onnxruntime", RuntimeOptions(optimize=optimize, threads=1)) as runtime:
             yield runtime
 
 
 def run_images(runtime: Runtime, feeds: ImageFeeds, indices: Sequence[int]) -> Iterator[Mapping[str, Array]]:
-    """Yield the outputs of one image after the other, each with a leading batch axis of 1.
+    """Yield the outputs of one image after the other, in order, each with a leading batch axis of 1.
 
-    A model of a fixed batch size runs on full batches, the last one filled up with its last image.
+    The next images run on the other cores meanwhile. A model of a fixed batch size runs on full batches, the last one
+    filled up with its last image.
     """
     spec = runtime.inputs[0]
     size = batch_limit(spec) or 1
-    for start in range(0, len(indices), size):
-        part = list(indices[start : start + size])
+
+    def run(part: list[int]) -> Mapping[str, Array]:
         filled = part + [part[-1]] * (size - len(part))
-        outputs = runtime.run({spec.name: np.concatenate([feeds.image(index) for index in filled])})
-        for row in range(len(part)):
-            yield {name: value[row : row + 1] for name, value in outputs.items()}
+        return runtime.run({spec.name: np.concatenate([feeds.image(index) for index in filled])})
+
+    parts = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
+    ahead = usable_cores()
+    with ThreadPoolExecutor(ahead) as pool:
+        running: deque[tuple[int, Future[Mapping[str, Array]]]] = deque()
+        try:
+            while parts or running:
+                while parts and len(running) <= ahead:
+                    part = parts.pop(0)
+                    running.append((len(part), pool.submit(run, part)))
+                rows, future = running.popleft()
+                outputs = future.result()
+                for row in range(rows):
+                    yield {name: value[row : row + 1] for name, value in outputs.items()}
+        finally:
+            for _, future in running:
+                future.cancel()
 
 
 def collect_statistics(
@@ -98,17 +118,28 @@ def collect_statistics(
     names: Sequence[str],
     feeds: ImageFeeds,
     *,
-    sample_rows: int,
+    kept: Kept,
+    class_token: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, TensorStatistics]:
     """Run every image once and return the statistics of the tensors ``names``.
+
+    Args:
+        model: A model.
+        names: Tensors, each with channels as its last axis.
+        feeds: Calibration images.
+        kept: What to keep of each tensor.
+        class_token: Row 0 of each image is what the head reads.
+        progress: Called with a step name and the fraction of it that is done.
 
     Raises:
         CalibrationError: There are no images, or a tensor holds NaN or infinity.
     """
     if not feeds.count:
         raise CalibrationError("Expected calibration images, found none.", "Give a folder of real images.")
-    streams = {name: StreamingStatistics(name, images=feeds.count, sample_rows=sample_rows) for name in names}
+    streams = {
+        name: StreamingStatistics(name, images=feeds.count, kept=kept, class_token=class_token) for name in names
+    }
     with exposed(model, names) as runtime:
         for index, outputs in enumerate(run_images(runtime, feeds, range(feeds.count))):
             for name, stream in streams.items():

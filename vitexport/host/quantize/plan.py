@@ -40,6 +40,9 @@ Floats = NDArray[np.float32]
 
 _SHIFTS = 4096
 
+_REACH = 1.25
+"""How far beyond the largest value seen in a channel int8 kernels that add in 16 bits stay exact."""
+
 
 @dataclass(frozen=True)
 class TensorPlan:
@@ -52,6 +55,8 @@ class TensorPlan:
         choice: Scale, shift, grid and the error they leave.
         rows: Transformed sample, ``[R, K]``.
         counts: What each row counts for.
+        covariance: Of the channels after the transform and before rounding, ``[K, K]``, or None where it was not kept.
+        ceilings: Largest uint8 that each channel is expected to reach, ``[K]``; None for other grids.
     """
 
     value: ir.Value
@@ -60,6 +65,8 @@ class TensorPlan:
     choice: InputPlan
     rows: Floats
     counts: Floats
+    covariance: Floats | None
+    ceilings: NDArray[np.int64] | None
 
 
 def plan_tensors(
@@ -88,8 +95,22 @@ def plan_tensors(
         readers = [Reader(site.weight(), column_importance(site)) for site in group]
         choice = _choose(absorber, stats, rows, counts, readers, settings, form)
         value = _apply(model.graph, absorber, group, choice)
-        plans.append(TensorPlan(value, group, absorber.kind, choice, choice.transform(rows), counts))
+        covariance = stats.covariance()
+        if covariance is not None:
+            covariance /= choice.scale
+            covariance /= choice.scale[:, None]
+        ceilings = _ceilings(choice, stats) if choice.grid.dtype == "uint8" else None
+        plans.append(
+            TensorPlan(value, group, absorber.kind, choice, choice.transform(rows), counts, covariance, ceilings)
+        )
     return tuple(plans)
+
+
+def _ceilings(choice: InputPlan, stats: TensorStatistics) -> NDArray[np.int64]:
+    """Return the largest uint8 of each channel, with room for images that reach further than those of calibration."""
+    reach = np.maximum(choice.transform(stats.maximum), 0) * _REACH / choice.grid.step
+    ceilings: NDArray[np.int64] = np.clip(np.ceil(reach) + choice.grid.zero_point, 1, 255).astype(np.int64)
+    return ceilings
 
 
 def _choose(
@@ -211,14 +232,18 @@ def plan_layers(plans: Sequence[TensorPlan], settings: QuantizeSettings, form: F
         rounded = plan.choice.grid.apply(plan.rows)
         mean = plan.counts @ rounded
         energy = gram = None
-        if settings.preset != "fast":
-            centred = (rounded - mean) * np.sqrt(plan.counts)[:, None]
-            energy = np.einsum("rk,rk->k", centred, centred)
-            if settings.rounding == "learned" and len(centred) >= 2:
-                gram = (centred.T @ centred).astype(np.float64)
+        if plan.covariance is None and settings.preset != "fast":
+            energy = plan.counts @ np.square(rounded - mean)
+        elif plan.covariance is not None:
+            # Rounding an input adds noise of a twelfth of its squared step to each channel.
+            energy = np.diagonal(plan.covariance) + np.float32(plan.choice.grid.step**2 / 12)
+            if settings.rounding == "learned":
+                gram = plan.covariance.astype(np.float64)
+                np.fill_diagonal(gram, energy)
+        limits = plan.ceilings if form.pair_limit else None
         for site in plan.sites:
             weight = site.weight()
-            quantized = quantize_weight(weight, form.weight, energy=energy, gram=gram, pairs=form.pair_limit)
+            quantized = quantize_weight(weight, form.weight, energy=energy, gram=gram, ceilings=limits)
             lost = (plan.counts @ plan.rows) @ weight - mean @ quantized.dequantized()
             done[site.name] = LayerPlan(quantized, lost.astype(np.float32))
     return done

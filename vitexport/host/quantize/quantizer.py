@@ -29,7 +29,7 @@ from vitexport.host.quantize.mixed import MixedReport, search_mixed
 from vitexport.host.quantize.plan import LayerPlan, TensorPlan, plan_layers, plan_tensors
 from vitexport.host.quantize.postconditions import check
 from vitexport.host.quantize.sites import Site, choose_sites, sites_by_input
-from vitexport.host.quantize.statistics import TensorStatistics
+from vitexport.host.quantize.statistics import Kept, TensorStatistics
 from vitexport.host.quantize.statistics_file import load_statistics, save_statistics, statistics_key
 from vitexport.host.quantize.targets import Form, form_of
 from vitexport.host.quantize.transforms import ensure_biases, zero_key_biases
@@ -37,10 +37,7 @@ from vitexport.model import ModelCard
 from vitexport.recipe import QuantizeSettings
 from vitexport.stage import StageResult
 
-__all__ = ["SAMPLE_ROWS", "quantize_onnx"]
-
-SAMPLE_ROWS = 1024
-"""Rows of each activation kept for measuring layer-output errors."""
+__all__ = ["quantize_onnx"]
 
 _RANGE_IMAGES = 16
 """Images over which every tensor's range is taken for a 16-bit body."""
@@ -86,7 +83,7 @@ def quantize_onnx(
             result, details = source, dict[str, Any]()
         else:
             work = _Work(source, settings, form, str(model))
-            key = statistics_key(model, hashes, SAMPLE_ROWS)
+            key = statistics_key(model, hashes, _kept(settings))
             collected = work.statistics(feeds, statistics, key, report)
             result, details = work.quantize(collected, feeds, report)
         if form.body != "float32":
@@ -130,7 +127,14 @@ class _Work:
             found = load_statistics(path, key, names)
             if found is not None:
                 return found
-        collected = collect_statistics(self.model, names, feeds, sample_rows=SAMPLE_ROWS, progress=report)
+        collected = collect_statistics(
+            self.model,
+            names,
+            feeds,
+            kept=_kept(self._settings),
+            class_token=reads_class_token(self.model),
+            progress=report,
+        )
         if path is not None:
             save_statistics(path, key, collected)
         return collected
@@ -179,6 +183,13 @@ class _Work:
         chosen = {tensors[2]: after.get(blocks[name]) for name, tensors in self._attention.items()}
         values = {name: (choice.scale, choice.shift) for name, choice in chosen.items() if choice is not None}
         return plan_attention(self.model, self._attention, collected, values, self._form)
+
+
+def _kept(settings: QuantizeSettings) -> Kept:
+    """Return what calibration has to keep: the fast preset nothing that it does not read itself."""
+    if settings.preset == "fast":
+        return Kept(covariance_rows=0, histogram=settings.method not in ("auto", "max"))
+    return Kept()
 
 
 def _convert(result: ir.Model, floating: ir.Model, form: Form, feeds: ImageFeeds) -> HalfReport:

@@ -1,4 +1,5 @@
-"""Calibration statistics of fixed size: a histogram, per-channel extremes and sums, and a few sampled rows per tensor.
+"""Calibration statistics of fixed size: per tensor a histogram, the channels' extremes, sums and covariance, and a few
+sampled rows.
 
 Nothing here grows with the number of images or depends on how images were batched: every image is accumulated on
 its own, in order, with sums in float64.
@@ -7,14 +8,16 @@ its own, in order, with sums in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitexport.errors import CalibrationError
+from vitexport.host.quantize.covariance import LARGEST, StreamingCovariance, unpack_covariance
 
-__all__ = ["BINS", "EXTREME_ROWS", "StreamingStatistics", "TensorStatistics", "sample_positions"]
+__all__ = ["BINS", "EXTREME_ROWS", "Kept", "StreamingStatistics", "TensorStatistics", "sample_positions"]
 
 BINS = 4096
 """Histogram bins over ``[-bound, bound)``; the bound is a power of two, doubled by merging pairs of bins."""
@@ -30,6 +33,21 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Kept:
+    """How much calibration keeps of each tensor.
+
+    Attributes:
+        sample_rows: Rows of each activation kept for measuring layer-output errors.
+        covariance_rows: Rows over all images that enter the covariance; 0 keeps none.
+        histogram: Whether to keep a histogram, which only the methods percentile, entropy and mse read.
+    """
+
+    sample_rows: int = 1024
+    covariance_rows: int = 8192
+    histogram: bool = True
+
+
+@dataclass(frozen=True)
 class TensorStatistics:
     """What calibration keeps of one tensor, seen as rows of channels (the last axis).
 
@@ -41,11 +59,12 @@ class TensorStatistics:
         minimum: float32 ``[C]`` smallest value of each channel.
         maximum: float32 ``[C]`` largest value of each channel.
         total: float64 ``[C]`` sum of each channel.
-        square: float64 ``[C]`` sum of squares of each channel.
         sample: float16 ``[R, C]`` (float32 where that overflows) rows spread evenly over images and
             positions, the same for any batch size.
         sample_rows: int32 ``[R]`` position of each sampled row in its image.
         extremes: as ``sample``, ``[E, C]``; the rows that hold the largest magnitudes, which a sample would miss.
+        correlations: float16 ``[C (C - 1) / 2]`` above the diagonal, row by row; empty where none were kept.
+        deviation: float32 ``[C]`` standard deviation of each channel, of the same rows; empty with them.
     """
 
     name: str
@@ -55,10 +74,11 @@ class TensorStatistics:
     minimum: Floats
     maximum: Floats
     total: NDArray[np.float64]
-    square: NDArray[np.float64]
     sample: NDArray[np.floating[Any]]
     sample_rows: NDArray[np.int32]
     extremes: NDArray[np.floating[Any]]
+    correlations: NDArray[np.float16]
+    deviation: Floats
 
     @property
     def channels(self) -> int:
@@ -93,15 +113,9 @@ class TensorStatistics:
         rows = np.concatenate([self.sample, self.extremes]).astype(np.float32)
         return rows, (weights / weights.sum()).astype(np.float32)
 
-    @property
-    def class_token_peak(self) -> float:
-        """Largest sampled value in row 0 of any image; every image's row 0 is sampled while they fit."""
-        first = self.sample[self.sample_rows == 0]
-        return float(first.max()) if first.size else 0.0
-
-    def edges(self) -> NDArray[np.float64]:
-        """Return the ``BINS + 1`` bin edges."""
-        return np.linspace(-self.bound, self.bound, BINS + 1)
+    def covariance(self) -> Floats | None:
+        """Return the covariance of the channels, float32 ``[C, C]``, or None where it was not kept."""
+        return unpack_covariance(self.correlations, self.deviation) if self.deviation.size else None
 
 
 def _compact(rows: Floats) -> NDArray[np.floating[Any]]:
@@ -110,6 +124,7 @@ def _compact(rows: Floats) -> NDArray[np.floating[Any]]:
     return compact
 
 
+@lru_cache(maxsize=64)
 def sample_positions(image: int, rows: int, wanted: int) -> NDArray[np.intp]:
     """Return which rows of an image are sampled: row 0 (the class token), others spread by a low-discrepancy sequence.
 
@@ -119,11 +134,14 @@ def sample_positions(image: int, rows: int, wanted: int) -> NDArray[np.intp]:
         wanted: How many to pick.
     """
     if wanted >= rows:
-        return np.arange(rows)
+        positions: NDArray[np.intp] = np.arange(rows)
+        positions.flags.writeable = False
+        return positions
     # Multiples of the golden ratio modulo 1 fill the unit interval evenly for any count (Weyl sequence).
     steps = (np.arange(wanted) + image * wanted) * 0.6180339887498949 % 1.0
     positions = np.unique((steps * rows).astype(np.intp))
     positions[0] = 0
+    positions.flags.writeable = False  # shared by every tensor of that many rows
     return positions
 
 
@@ -133,13 +151,18 @@ class StreamingStatistics:
     Args:
         name: Tensor name, for messages and the result.
         images: How many images will come; fixes how many rows of each are sampled.
-        sample_rows: Rows to sample over all images.
+        kept: What to keep.
+        class_token: Row 0 of each image counts :data:`CLASS_TOKEN_IMPORTANCE` times in the covariance.
     """
 
-    def __init__(self, name: str, *, images: int, sample_rows: int) -> None:
+    def __init__(self, name: str, *, images: int, kept: Kept, class_token: bool = False) -> None:
         self._name = name
-        self._per_image = max(1, sample_rows // max(images, 1))
-        self._sample_rows = sample_rows
+        self._kept = kept
+        self._class_token = class_token
+        self._per_image = max(1, kept.sample_rows // max(images, 1))
+        self._covariance_per_image = -(-kept.covariance_rows // max(images, 1))
+        self._covariance: StreamingCovariance | None = None
+        self._sample_rows = kept.sample_rows
         self._images = 0
         self._rows = 0
         self._bound = 0.0
@@ -147,9 +170,8 @@ class StreamingStatistics:
         self._minimum: Floats | None = None
         self._maximum: Floats | None = None
         self._total: NDArray[np.float64] = np.zeros(0)
-        self._square: NDArray[np.float64] = np.zeros(0)
         self._sample: Floats | None = None
-        self._positions = np.zeros(sample_rows, dtype=np.int32)
+        self._positions = np.zeros(kept.sample_rows, dtype=np.int32)
         self._filled = 0
         self._extremes: Floats = np.zeros((0, 0), dtype=np.float32)
         self._peaks: Floats = np.zeros(0, dtype=np.float32)
@@ -170,19 +192,30 @@ class StreamingStatistics:
         if self._minimum is None or self._maximum is None or self._sample is None:
             self._minimum, self._maximum = low, high
             self._total = np.zeros(rows.shape[1])
-            self._square = np.zeros(rows.shape[1])
             self._sample = np.empty((self._sample_rows, rows.shape[1]), dtype=np.float32)
             self._extremes = np.empty((0, rows.shape[1]), dtype=np.float32)
+            if self._kept.covariance_rows and rows.shape[1] <= LARGEST:
+                self._covariance = StreamingCovariance(rows.shape[1])
         else:
             np.minimum(self._minimum, low, out=self._minimum)
             np.maximum(self._maximum, high, out=self._maximum)
-        self._total += rows.sum(axis=0, dtype=np.float64)
-        self._square += np.einsum("rc,rc->c", rows, rows)
-        self._count(rows, float(max(-low.min(), high.max())))
+        self._total += np.ones(len(rows), dtype=np.float32) @ rows
+        if self._kept.histogram:
+            self._count(rows, float(max(-low.min(), high.max())))
+        if self._covariance is not None:
+            self._correlate(rows, self._covariance)
         self._keep(rows, self._sample)
         self._keep_extremes(rows)
         self._rows += rows.shape[0]
         self._images += 1
+
+    def _correlate(self, rows: Floats, covariance: StreamingCovariance) -> None:
+        picked = sample_positions(self._images, rows.shape[0], self._covariance_per_image)
+        weights = np.ones(len(picked), dtype=np.float32)
+        if self._class_token and len(picked) > 1:
+            weights[1:] = (rows.shape[0] - 1) / (len(picked) - 1)
+            weights[0] = CLASS_TOKEN_IMPORTANCE
+        covariance.update(rows[picked], weights)
 
     def _count(self, rows: Floats, amax: float) -> None:
         if amax >= self._bound:
@@ -227,6 +260,8 @@ class StreamingStatistics:
             raise CalibrationError(
                 f"No calibration image reached the tensor '{self._name}'.", "Give calibration images."
             )
+        nothing: tuple[NDArray[np.float16], Floats] = (np.zeros(0, np.float16), np.zeros(0, np.float32))
+        correlations, deviation = nothing if self._covariance is None else self._covariance.result()
         return TensorStatistics(
             name=self._name,
             rows=self._rows,
@@ -235,8 +270,9 @@ class StreamingStatistics:
             minimum=self._minimum,
             maximum=self._maximum,
             total=self._total,
-            square=self._square,
             sample=_compact(self._sample[: self._filled]),
             sample_rows=self._positions[: self._filled].copy(),
             extremes=_compact(self._extremes),
+            correlations=correlations,
+            deviation=deviation,
         )

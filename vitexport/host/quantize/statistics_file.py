@@ -14,17 +14,17 @@ import numpy as np
 
 from vitexport.errors import CalibrationError
 from vitexport.files import atomic_path, sha256_file
-from vitexport.host.quantize.statistics import TensorStatistics
+from vitexport.host.quantize.statistics import Kept, TensorStatistics
 
 __all__ = ["load_statistics", "save_statistics", "statistics_key"]
 
-_VERSION = 1
+_VERSION = 2
 _ARRAYS = tuple(field.name for field in fields(TensorStatistics) if field.name not in ("name", "rows", "bound"))
 
 
-def statistics_key(model: Path, image_hashes: Sequence[str], sample_rows: int) -> str:
-    """Return a digest of what statistics depend on: the model file, the images' pixels, and how much is sampled."""
-    parts = [str(_VERSION), sha256_file(model), str(sample_rows), *image_hashes]
+def statistics_key(model: Path, image_hashes: Sequence[str], kept: Kept) -> str:
+    """Return a digest of what statistics depend on: the model file, the images' pixels, and what is kept of them."""
+    parts = [str(_VERSION), sha256_file(model), repr(kept), *image_hashes]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from vitexport.host.quantize.grid import E4M3_MAX, QuantizedWeight
 
-__all__ = ["PAIR_LIMIT", "quantize_weight", "round_learned", "round_to_nearest", "saturating_pairs"]
+__all__ = ["quantize_weight", "round_learned", "round_to_nearest", "saturating_pairs"]
 
 Floats = NDArray[np.float32]
 
-PAIR_LIMIT = 128
-"""Largest magnitude of two neighbouring weights of one sign: 255 * 128 still fits the int16 that AVX2's vpmaddubsw adds
-two products in."""
+_INT16 = 32767
+"""What AVX2's vpmaddubsw, which adds two neighbouring uint8 x int8 products in 16 bits, can hold."""
 
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 _PAIR_CLIPS = (1.4, 1.25, 1.1, 1.0, 0.9, 0.8)
@@ -40,7 +39,7 @@ def quantize_weight(
     *,
     energy: Floats | None = None,
     gram: NDArray[np.float64] | None = None,
-    pairs: bool = False,
+    ceilings: NDArray[np.integer[Any]] | None = None,
 ) -> QuantizedWeight:
     """Quantize ``[K, N]`` per output channel.
 
@@ -49,18 +48,19 @@ def quantize_weight(
         dtype: ``int8`` or ``float8_e4m3fn``.
         energy: Variance of each input channel, ``[K]``; given, every channel's range is chosen by its output error.
         gram: Covariance of the inputs, ``[K, K]``; given, rounding errors are compensated by later weights (GPTQ).
-        pairs: Keep neighbouring weights of one sign below :data:`PAIR_LIMIT` together.
+        ceilings: Largest uint8 that each input channel reaches, ``[K]``; given, no two neighbouring products
+            overflow 16 bits below them.
     """
     if dtype == "float8_e4m3fn":
         scale = _storable(_full_scale(weight) * np.float32(127 / E4M3_MAX))
         return QuantizedWeight((weight / scale).astype(ml_dtypes.float8_e4m3fn), scale)
     scale = _full_scale(weight)
-    if energy is not None or pairs:
-        scale = scale * _best_clips(weight, scale, energy, _PAIR_CLIPS if pairs else _CLIPS, pairs)
+    if energy is not None or ceilings is not None:
+        scale = scale * _best_clips(weight, scale, energy, ceilings)
     scale = _storable(scale)
     if gram is not None:
-        return QuantizedWeight(round_learned(weight, scale, gram, pairs=pairs), scale)
-    return QuantizedWeight(_round(weight, scale, pairs), scale)
+        return QuantizedWeight(round_learned(weight, scale, gram, ceilings=ceilings), scale)
+    return QuantizedWeight(_round(weight, scale, ceilings), scale)
 
 
 def _full_scale(weight: Floats) -> Floats:
@@ -79,34 +79,44 @@ def _storable(scale: Floats) -> Floats:
     return stored
 
 
-def _round(weight: Floats, scale: Floats, pairs: bool) -> NDArray[np.int8]:
+def _round(weight: Floats, scale: Floats, ceilings: NDArray[np.integer[Any]] | None) -> NDArray[np.int8]:
     values = np.clip(np.rint(weight / scale), -127, 127)
-    if pairs and len(values) > 1:
+    if ceilings is not None and len(values) > 1:
         even = len(values) // 2 * 2
         first, second = values[0:even:2], values[1:even:2]
-        excess = np.where(np.sign(first) == np.sign(second), np.abs(first) + np.abs(second) - PAIR_LIMIT, 0)
-        excess = np.maximum(excess, 0)
-        # Both move towards zero by half of the excess: the least squared error that meets the limit.
-        first -= np.sign(first) * np.ceil(excess / 2)
-        second -= np.sign(second) * np.floor(excess / 2)
+        one, other = (ceilings[part:even:2].astype(np.float32)[:, None] for part in (0, 1))
+        same = np.sign(first) == np.sign(second)
+        excess = np.where(same, np.abs(first) * one + np.abs(second) * other - _INT16, 0)
+        share = np.maximum(excess, 0) / np.square([one, other]).sum(axis=0)
+        # Both move towards zero along the constraint's normal: the least squared error that meets it.
+        first -= np.sign(first) * np.ceil(share * one)
+        second -= np.sign(second) * np.ceil(share * other)
     rounded: NDArray[np.int8] = values.astype(np.int8)
     return rounded
 
 
-def _best_clips(weight: Floats, scale: Floats, energy: Floats | None, ratios: Sequence[float], pairs: bool) -> Floats:
+def _best_clips(
+    weight: Floats, scale: Floats, energy: Floats | None, ceilings: NDArray[np.integer[Any]] | None
+) -> Floats:
     """Return the ratio per output channel with the least weighted squared error."""
     weights = np.ones(len(weight), dtype=np.float32) if energy is None else energy
+    ratios = _CLIPS if ceilings is None else _PAIR_CLIPS
     errors = []
     for ratio in ratios:
         tried = scale * np.float32(ratio)
-        left = _round(weight, tried, pairs) * tried - weight
+        left = _round(weight, tried, ceilings) * tried - weight
         errors.append(weights @ np.square(left))
     chosen: Floats = np.asarray(ratios, dtype=np.float32)[np.argmin(errors, axis=0)]
     return chosen
 
 
 def round_learned(
-    weight: Floats, scale: Floats, gram: NDArray[np.float64], *, pairs: bool = False, damping: float = 0.02
+    weight: Floats,
+    scale: Floats,
+    gram: NDArray[np.float64],
+    *,
+    ceilings: NDArray[np.integer[Any]] | None = None,
+    damping: float = 0.02,
 ) -> NDArray[np.int8]:
     """Round row by row, each rounding error made up for by the rows still to come (GPTQ, arXiv:2210.17323).
 
@@ -114,7 +124,8 @@ def round_learned(
         weight: float32 ``[K, N]``.
         scale: float32 ``[N]``.
         gram: Covariance of the quantized inputs, ``[K, K]``.
-        pairs: Keep neighbouring weights of one sign below :data:`PAIR_LIMIT` together.
+        ceilings: Largest uint8 that each input channel reaches, ``[K]``; given, no two neighbouring products
+            overflow 16 bits below them.
         damping: Added to the diagonal, as a fraction of its mean.
 
     Returns:
@@ -122,9 +133,7 @@ def round_learned(
     """
     rows = len(weight)
     diagonal = np.diagonal(gram)
-    order = np.arange(rows)
-    if not pairs:
-        order = np.argsort(-diagonal, kind="stable")
+    order = np.argsort(-diagonal, kind="stable") if ceilings is None else _paired_order(diagonal)
     damped = gram[np.ix_(order, order)] + np.eye(rows) * (damping * max(float(diagonal.mean()), 1e-12))
     # The upper Cholesky factor of the inverse: row i holds how an error in row i spreads to the later rows.
     factor = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
@@ -135,19 +144,11 @@ def round_learned(
         end = min(start + block, rows)
         errors = np.empty((end - start, left.shape[1]), dtype=np.float32)
         for row in range(start, end):
-            low, high = -127.0, 127.0
-            bounds = (low, high)
-            rounded = np.rint(left[row])
-            if pairs and row % 2:
-                before = values[row - 1]
-                np.clip(
-                    rounded,
-                    np.maximum(low, np.maximum(-before, 0) - PAIR_LIMIT),
-                    np.minimum(high, PAIR_LIMIT - np.maximum(before, 0)),
-                    out=rounded,
-                )
-            else:
-                np.clip(rounded, *bounds, out=rounded)
+            rounded = np.clip(np.rint(left[row]), -127.0, 127.0)
+            if ceilings is not None and row % 2:
+                before, (one, other) = values[row - 1], ceilings[order[row - 1 : row + 1]].astype(np.float32)
+                room = [np.floor((_INT16 - np.maximum(sign * before, 0) * one) / other) for sign in (-1, 1)]
+                rounded = np.clip(rounded, -room[0], room[1])
             values[row] = rounded
             error = (left[row] - rounded) / factor[row, row]
             errors[row - start] = error
@@ -158,9 +159,23 @@ def round_learned(
     return result.astype(np.int8)
 
 
-def saturating_pairs(values: NDArray[np.int8]) -> int:
-    """Return how many neighbouring pairs along K could overflow 16 bits in ``vpmaddubsw``."""
+def _paired_order(diagonal: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return rows by falling energy, neighbours (2i, 2i + 1) together and in order; a row without one comes last."""
+    even = len(diagonal) // 2 * 2
+    first = np.argsort(-(diagonal[0:even:2] + diagonal[1:even:2]), kind="stable") * 2
+    order: NDArray[np.intp] = np.stack([first, first + 1], axis=1).reshape(-1)
+    return np.concatenate([order, np.arange(even, len(diagonal))])
+
+
+def saturating_pairs(values: NDArray[np.int8], ceilings: NDArray[np.integer[Any]] | int = 255) -> int:
+    """Return how many neighbouring pairs along K can overflow 16 bits in ``vpmaddubsw``.
+
+    Args:
+        values: int8 weight ``[K, N]``.
+        ceilings: Largest uint8 that each input channel reaches, ``[K]``, or one for all.
+    """
     even = len(values) // 2 * 2
-    first, second = values[0:even:2].astype(np.int32), values[1:even:2].astype(np.int32)
+    products = values.astype(np.int64) * np.broadcast_to(ceilings, len(values))[:, None]
+    first, second = products[0:even:2], products[1:even:2]
     worst = np.maximum(np.maximum(first, 0) + np.maximum(second, 0), np.maximum(-first, 0) + np.maximum(-second, 0))
-    return int((worst > PAIR_LIMIT).sum())
+    return int((worst > _INT16).sum())
