@@ -11,17 +11,14 @@ import onnx_ir as ir
 import pytest
 
 from vitexport.errors import CalibrationError, ImageError, QuantizeError
-from vitexport.host.export import export_onnx
 from vitexport.host.graph.layers import find_linears
 from vitexport.host.quantize import quantize_onnx
 from vitexport.host.quantize.checks import CalibrationWarning
 from vitexport.host.quantize.postconditions import breaches
-from vitexport.host.simplify import simplify_onnx
-from vitexport.host.sources import load_model
 from vitexport.images import batches, list_images
 from vitexport.model import ModelCard
 from vitexport.parity import measure
-from vitexport.recipe import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
+from vitexport.recipe import QuantizeSettings
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tensors import Array
 
@@ -29,14 +26,6 @@ ROOT = Path(__file__).parent.parent.parent.parent
 IMAGES = list_images(ROOT / "calib" / "calibration")
 HELD_OUT = list_images(ROOT / "calib" / "holdout", limit=120)
 BODY = ("qkv", "proj", "fc1", "fc2")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("float")
-    loaded = load_model(ModelSettings(source=str(ROOT / "recipes" / "quickstart" / "model")))
-    exported = export_onnx(loaded, ExportSettings(), folder / "exported.onnx")
-    return simplify_onnx(exported.path, SimplifySettings(), folder / "model.onnx").path
 
 
 @pytest.fixture(scope="module")
