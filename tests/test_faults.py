@@ -19,7 +19,7 @@ from vitexport.bundle import Bundle
 from vitexport.host.preprocess_parity import compare_with_library
 from vitexport.host.sources import load_model
 from vitexport.ladder import Ladder
-from vitexport.localize import bisect_rung
+from vitexport.localize import bisect_rung, write_errors
 from vitexport.recipe import ModelSettings, Recipe
 from vitexport.report import write_report
 from vitexport.verdict import bundle_recipe, judge, replay
@@ -72,7 +72,7 @@ def test_a_sound_bundle_passes_with_every_check_made(copy: Path) -> None:
     caught = examine(copy)
     assert caught.ladder.passed, caught.ladder.failures()
     assert {check.passed for check in caught.ladder.checks} == {True}
-    assert len(caught.ladder.checks) == 3
+    assert len(caught.ladder.checks) == 4
     assert "Accepted" in caught.html
 
 
@@ -81,11 +81,15 @@ def test_a_sound_bundle_passes_with_every_check_made(copy: Path) -> None:
 def test_a_faulty_layer_fails_its_rung_only_and_bisect_names_it(copy: Path, rung: str, fault: Any) -> None:
     model = copy / "models" / f"{rung}.onnx"
     plant(model, model, LAYER, fault)
+    # As the report stage of a run does; the file is known to the bundle already.
+    write_errors(Bundle.open(copy, check_files=False), copy / "analysis" / "errors.json", images=4)
     caught = examine(copy)
     assert caught.rungs() == [rung]
     assert not caught.ladder.passed
     assert f"{rung}: output" in caught.html
     assert "rejected" in caught.markdown
+    assert f"{rung}: The error enters at {LAYER}:" in caught.markdown
+    assert f"The error enters at {LAYER}:" in caught.html
     found = bisect_rung(Bundle.open(copy, check_files=False), rung, images=4)
     assert found.finding == "single"
     assert found.culprits[0].layer == LAYER
@@ -97,6 +101,7 @@ def test_wrong_mean_and_std_are_other_inputs_on_every_rung(copy: Path) -> None:
     caught = examine(copy)
     assert caught.rungs() == ["onnx", "simplified", "int8"]
     assert "the preprocessing differs" in caught.html
+    assert "mean is [0.485, 0.456, 0.406] in the bundle and [0.2, 0.2, 0.2] in onnx" in caught.markdown
 
 
 def test_bgr_for_rgb_is_found_from_the_image_files_and_named(copy: Path) -> None:
@@ -104,6 +109,16 @@ def test_bgr_for_rgb_is_found_from_the_image_files_and_named(copy: Path) -> None
     caught = examine(copy)
     assert not caught.ladder.passed
     assert "the channels are swapped, BGR here and RGB there" in caught.markdown
+
+
+def test_labels_exchanged_in_the_bundle_are_not_those_of_the_model_files(copy: Path) -> None:
+    path = copy / "bundle.json"
+    content = json.loads(path.read_text())
+    content["labels"] = content["labels"][1:] + content["labels"][:1]
+    path.write_text(json.dumps(content))
+    caught = examine(copy)
+    assert not caught.ladder.passed
+    assert "the labels of the bundle are not those in onnx" in caught.markdown
 
 
 def test_another_interpolation_is_found_from_the_image_files_and_named(copy: Path) -> None:
@@ -212,6 +227,8 @@ def test_an_fp16_overflow_is_found_at_the_layer_that_overflows(copy: Path) -> No
     caught = examine(copy)
     assert caught.rungs() == ["int8"]
     assert "holds NaN or infinity" in caught.html
+    write_errors(Bundle.open(copy, check_files=False), copy / "analysis" / "errors.json", images=2)
+    assert "is the first to overflow" in examine(copy).markdown
     found = bisect_rung(Bundle.open(copy, check_files=False), "int8", images=2)
     assert found.finding == "overflow"
     assert found.culprits[0].layer.startswith("vit.layers.1.mlp")

@@ -13,12 +13,13 @@ from vitexport.bundle import Bundle
 from vitexport.errors import BundleError, ImageError
 from vitexport.images import load_image
 from vitexport.ladder import REFERENCE, Check
+from vitexport.model import ModelCard
 from vitexport.parity import class_scores
 from vitexport.pixel_parity import compare_pixels
 from vitexport.preprocess import normalize
 from vitexport.recording import Recording, ReplayInputs
 
-__all__ = ["PREPROCESSING", "labels_check", "library_check", "originals_check"]
+__all__ = ["PREPROCESSING", "cards_check", "labels_check", "library_check", "originals_check"]
 
 PREPROCESSING = "preprocessing"
 """Name of the artifact that holds the comparison with the source library, with original image files beside it."""
@@ -80,6 +81,37 @@ def originals_check(bundle: Bundle, inputs: ReplayInputs) -> Check | None:
     expected = [normalize(inputs.pixels[rows[sample["image"]]], bundle.preprocess) for sample in samples]
     parity = compare_pixels(images, expected, bundle.preprocess)
     return Check(name, REFERENCE, parity.passed, parity.finding)
+
+
+def cards_check(bundle: Bundle, files: Mapping[str, Mapping[str, str]]) -> Check | None:
+    """Compare the preprocessing and the labels that model files carry with the bundle's; None where none carries any.
+
+    Args:
+        bundle: The bundle.
+        files: Rung to the metadata of its file.
+    """
+    # A file of another origin carries no card.
+    cards = {
+        rung: ModelCard.from_metadata(metadata, where=rung)
+        for rung, metadata in files.items()
+        if "vitexport.preprocess" in metadata
+    }
+    if not cards:
+        return None
+    name = "preprocessing and labels as in the model files"
+    ours = bundle.preprocess.model_dump(mode="json")
+    for rung, card in cards.items():
+        theirs = card.preprocess.model_dump(mode="json")
+        found = [
+            f"{key} is {ours[key]} in the bundle and {theirs[key]} in {rung}"
+            for key in ours
+            if ours[key] != theirs[key]
+        ]
+        if card.labels != bundle.labels:
+            found.append(f"the labels of the bundle are not those in {rung}")
+        if found:
+            return Check(name, rung, False, "; ".join(found))
+    return Check(name, REFERENCE, True, f"equal in {', '.join(cards)}")
 
 
 def _read(bundle: Bundle) -> Mapping[str, Any] | None:

@@ -64,11 +64,15 @@ def write_errors(bundle: Bundle, path: Path, *, images: int = 4) -> None:
         if not artifact.file.path.endswith(".onnx"):
             continue
         try:
-            found = bisect_rung(bundle, artifact.name, images=images).to_dict()
+            report = bisect_rung(bundle, artifact.name, images=images)
         except BundleError:
             continue
         ranges = measure_ranges(bundle.path(artifact), _feeds(bundle, artifact, images))
-        rungs[artifact.name] = {**found, "ranges": [asdict(entry) for entry in ranges]}
+        rungs[artifact.name] = {
+            "description": report.describe(),
+            **report.to_dict(),
+            "ranges": [asdict(entry) for entry in ranges],
+        }
     write_atomic(path, json.dumps({"rungs": finite(rungs)}, indent=1, allow_nan=False) + "\n")
 
 

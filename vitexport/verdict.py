@@ -12,7 +12,7 @@ import yaml
 
 from vitexport.benchmark import Latency
 from vitexport.bundle import Artifact, Bundle
-from vitexport.checks import labels_check, library_check, originals_check
+from vitexport.checks import cards_check, labels_check, library_check, originals_check
 from vitexport.errors import BundleError
 from vitexport.ladder import REFERENCE, Check, Ladder, RungInput, climb
 from vitexport.preprocess import normalize
@@ -110,8 +110,10 @@ def replay(
     if not bundle.models:
         raise BundleError(f"Expected a model in the bundle '{bundle.root}', found none.", "Run its recipe to the end.")
     rungs = []
+    cards: dict[str, Mapping[str, str]] = {}
     for artifact in bundle.models:
         with open_runtime(bundle.path(artifact), runtime, options) as opened:
+            cards[artifact.name] = opened.metadata
             recording = record(opened, inputs.images, _replay_batches(opened, bundle, inputs, recipe.verify.batch_size))
             executed = executed_shares(opened, bundle, artifact, inputs, options)
         rungs.append(_rung(artifact, recording, recipe.verify, (), executed))
@@ -124,6 +126,7 @@ def replay(
     return _with_checks(
         ladder,
         labels_check(reference, inputs.labels),
+        cards_check(bundle, cards),
         library_check(bundle),
         originals_check(bundle, inputs),
     )
@@ -159,6 +162,7 @@ def replay_engine(
     reference = Recording.load(bundle.path(bundle.artifact(recording_name(REFERENCE)))).select(inputs.images)
     model, size = _built_from(bundle, engine, recipe.verify.batch_size)
     with open_runtime(engine, runtime, options) as opened:
+        cards = {ENGINE: opened.metadata}
         feeds = _replay_batches(opened, bundle, inputs, size or recipe.verify.batch_size)
         answers = record(opened, inputs.images, feeds, size=size)
     before = []
@@ -177,6 +181,7 @@ def replay_engine(
     return _with_checks(
         ladder,
         labels_check(reference, inputs.labels),
+        cards_check(bundle, cards),
         library_check(bundle),
         originals_check(bundle, inputs),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import yaml
 
-from vitexport.cli.screen import finish, stage_progress
+from vitexport.cli.screen import finish, stage_progress, suggest_bisect
 from vitexport.errors import RecipeError
 from vitexport.pipeline import STAGES, plan
 from vitexport.pipeline import run as run_recipe
@@ -72,6 +72,7 @@ def run(
     if result.ladder is not None:
         notes = remarks(result.ladder, resolved)
         code = finish(result.ladder, f"{resolved.name} -> {output}", as_json=as_json, notes=notes)
+        suggest_bisect(result.ladder, output)
         report = output / "report.html"
         if report.is_file():
             click.echo(f"report: {report}", err=True)

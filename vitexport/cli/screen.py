@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from vitexport.resume import StepEvent
     from vitexport.workspace import OnEvent
 
-__all__ = ["OUT", "finish", "ladder_table", "print_json", "stage_progress"]
+__all__ = ["OUT", "finish", "ladder_table", "print_json", "stage_progress", "suggest_bisect"]
 
 OUT = Console()
 if not OUT.is_terminal:
@@ -132,3 +133,10 @@ def finish(ladder: Ladder, title: str, *, as_json: bool, notes: Sequence[str] = 
     for line in ladder.failures():
         OUT.print(f"[red]FAILED[/] {escape(line)}", soft_wrap=True)
     return 0 if ladder.passed else 3
+
+
+def suggest_bisect(ladder: Ladder, bundle: Path) -> None:
+    """Say how to find the layer at fault, where a rung that has a graph before it disagrees with PyTorch."""
+    graphs = [rung for rung in ladder.rungs[2:] if rung.runtime == "onnxruntime" and not rung.passed]
+    if graphs and ladder.rungs[1].passed:
+        click.echo(f"find the layer: vitexport bisect {bundle} --rung {graphs[0].name}", err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vitexport.bundle import Bundle
-from vitexport.cli.screen import finish
+from vitexport.cli.screen import finish, suggest_bisect
 from vitexport.runtimes import available_runtimes
 from vitexport.verdict import bundle_recipe, replay, replay_engine
 
@@ -35,4 +35,6 @@ def verify(ctx: click.Context, bundle: Path, runtime: str | None, engine: Path |
         ladder, what = replay(opened, recipe, runtime=runtime), opened.name
     else:
         ladder, what = replay_engine(opened, recipe, engine, runtime=runtime), engine.name
-    ctx.exit(finish(ladder, f"{what} replayed on this machine", as_json=as_json))
+    code = finish(ladder, f"{what} replayed on this machine", as_json=as_json)
+    suggest_bisect(ladder, bundle)
+    ctx.exit(code)

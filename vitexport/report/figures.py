@@ -118,10 +118,10 @@ def _blocks(document: Document) -> list[Figure]:
             picture.svg,
         )
     ]
-    title = "Where the error enters"
+    title = "Error each block adds"
     name = list(rungs)[-1]
     index = order.index(name) if name in order else len(order)
-    with draw("entry", f"{title}: error each block of {name} adds. Largest: {worst['name']}.") as picture:
+    with draw("entry", f"{title}: {name}. Largest: {worst['name']}.") as picture:
         axes = picture.axes
         axes.bar(range(len(last)), [block["local"] or 0.0 for block in last], color=_color(index), width=0.68)
         _label_blocks(axes, [block["name"] for block in last])
