@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test lint slow models-sweep engines-sweep bench clean
+.PHONY: quickstart test lint slow models-sweep engines-sweep peers bench clean
 
 quickstart: $(VENV)/.quickstart  ## A trained ViT becomes a verified INT8 bundle in out/quickstart
 	$(BIN)/vitexport run recipes/quickstart.yaml -o out/quickstart
@@ -22,6 +22,15 @@ slow: $(VENV)/.dev  ## The long sweeps
 
 models-sweep: $(VENV)/.dev  ## Export every model row at full size and rewrite the table in docs/models.md
 	$(BIN)/python benchmarks/models.py
+
+peers: $(VENV)/bin/python  ## One environment per tool that the benchmarks compare with, in .peers/ or $$VITEXPORT_PEERS
+	$(BIN)/python benchmarks/peers/install.py
+
+bench: $(VENV)/.dev  ## Every comparison of docs/benchmarks.md; a peer that is not installed is skipped by name
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/quantizers.py
 
 engines-sweep: $(VENV)/.dev  ## Build the full-size INT8 engines and rewrite the table in docs/tensorrt.md
 	$(BIN)/python benchmarks/engines.py

@@ -1,163 +1,194 @@
-"""Export against ``torch.onnx.export`` followed by onnxsim: seconds, peak memory, nodes, and speed in ONNX Runtime.
+"""Export against ``torch.onnx.export`` with onnxsim, and against optimum-onnx: time, memory, nodes and speed.
 
-    python benchmarks/export.py [--row vit-b16-timm] [--rounds 60] [--batch 1]
+    python benchmarks/export.py [--row vit-b16-hf] [--rounds 3] [--seconds 20]
 
 The checkpoint is built from its configuration with every parameter perturbed. Each export runs in a process of its
-own; the two graphs (and the one that takes uint8 pixels) are timed by turns in one process, so that both see the same
-machine, and the ratio is the median over the rounds. The plain graph measured against a second session of itself gives
-the noise.
+own, from checkpoint to finished file, in turns (A B A B), with medians; a peer that is not installed is skipped by
+name. The graphs are then timed by turns in ONNX Runtime, batch 1, in one process. A second session of our own graph
+gives the noise, and the largest difference from our logits shows that all compute the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.model_rows import build, row_named, source_of  # noqa: E402
+from benchmarks.peers.install import peer_python, why_absent  # noqa: E402
+from benchmarks.peers.job import Job  # noqa: E402
+from benchmarks.peers.launch import Outcome, PeerError, run_worker  # noqa: E402
+from benchmarks.tables import RESULTS, markdown_table, replace_table, save_results  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results" / "export.json"
+DEFAULT_ROWS = ("vit-b16-hf", "vit-b16-timm")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One way from a checkpoint to an ONNX file.
+
+    Attributes:
+        name: As the table calls it.
+        worker: Module of ``benchmarks/peers`` that runs it.
+        options: What that worker is asked for.
+        peer: Environment it runs in; None for this one.
+    """
+
+    name: str
+    worker: str
+    options: Mapping[str, Any]
+    peer: str | None = None
+
+
+def tools_for(library: str) -> tuple[Tool, ...]:
+    """Return the tools that export a checkpoint of a library, ours first."""
+    ours = Tool("vitexport", "export", {"input": "float32"})
+    pixels = Tool("vitexport, uint8 pixels as input", "export", {"input": "uint8"})
+    plain = Tool("torch.onnx.export + onnxsim", "torch", {"library": library})
+    # optimum-onnx finds timm models on the hub only.
+    optimum = (Tool("optimum-onnx", "optimum", {}, "optimum"),) if library == "huggingface" else ()
+    return (ours, pixels, plain, *optimum)
 
 
 def main() -> int:
-    """Print and keep the measurements."""
+    """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--row", default="vit-b16-timm")
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--shallow", action="store_true", help="a quick check of this script")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--row", action="append", help="model row (repeatable); the table keeps the others")
+    parser.add_argument("--rounds", type=int, default=3, help="exports by each tool")
+    parser.add_argument("--seconds", type=float, default=15, help="latency: measured seconds per graph")
+    parser.add_argument("--shallow", action="store_true", help="two narrow blocks: a quick check of this script")
+    parser.add_argument("--no-save", action="store_true", help="leave results and docs as they are")
+    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.step:
-        print(json.dumps(STEPS[arguments.step](arguments)))
+    names = arguments.row or list(DEFAULT_ROWS)
+    if arguments.build:
+        build(row_named(names[0]), arguments.build, shallow=arguments.shallow)
         return 0
-    measured: dict[str, Any] = {"row": arguments.row, "batch": arguments.batch}
-    with tempfile.TemporaryDirectory() as folder:
-        arguments.work = Path(folder)
-        build(row_named(arguments.row), arguments.work / "checkpoint", shallow=arguments.shallow)
-        for step in STEPS:
-            options = ["--step", step, "--row", arguments.row, "--work", folder]
-            options += ["--rounds", str(arguments.rounds), "--batch", str(arguments.batch)]
-            done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, check=True)
-            measured[step] = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps(measured, indent=1))
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    arguments.results.write_text(json.dumps(measured, indent=1) + "\n")
+    path = RESULTS / "export.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() and not arguments.no_save else []
+    rows = [row for row in kept if row["model"] not in names]
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="export-") as folder:
+            rows += measure_row(
+                name, Path(folder), rounds=arguments.rounds, seconds=arguments.seconds, shallow=arguments.shallow
+            )
+    print(markdown_table(rows))
+    if not arguments.no_save:
+        content = save_results("export", rows, ("torch", "onnxsim", "onnxruntime", "transformers", "timm"))
+        replace_table(ROOT / "docs" / "benchmarks.md", "export", content)
     return 0
 
 
-def _peak_gb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
+def measure_row(name: str, folder: Path, *, rounds: int, seconds: float, shallow: bool) -> list[dict[str, Any]]:
+    """Return a table row per tool, for one model row."""
+    row = row_named(name)
+    # In another process, so that this one stays small and cold.
+    command = [sys.executable, __file__, "--row", name, "--build", str(folder / "checkpoint")]
+    subprocess.run(command + (["--shallow"] if shallow else []), check=True)
+    outcomes: dict[str, list[Outcome]] = {}
+    notes: dict[str, str] = {}
+    tools = tools_for(row.library)
+    for _ in range(rounds):
+        for tool in tools:
+            source = source_of(row, folder / "checkpoint") if tool.worker == "export" else str(folder / "checkpoint")
+            if tool.name not in notes:
+                try:
+                    outcomes.setdefault(tool.name, []).append(_export(tool, source, _file(folder, tool)))
+                except PeerError as error:
+                    notes[tool.name] = str(error)
+    made = {tool.name: _file(folder, tool) for tool in tools if tool.name not in notes}
+    latency, difference = compare_graphs(made, seconds)
+    rows = []
+    for tool in tools:
+        entry: dict[str, Any] = {"model": name, "tool": tool.name}
+        if tool.name in notes:
+            rows.append({**entry, "note": notes[tool.name]})
+            continue
+        mine, base = outcomes[tool.name], outcomes[tools[0].name]
+        package = next(iter(mine[0].versions))
+        rows.append(
+            {
+                **entry,
+                "version": f"{package} {mine[0].versions[package]}",
+                "seconds": statistics.median(one.seconds for one in mine),
+                "seconds / ours": statistics.median(a.seconds / b.seconds for a, b in zip(mine, base, strict=True)),
+                "peak GB": max(one.peak_bytes for one in mine) / 1e9,
+                "nodes": _nodes(made[tool.name]),
+                "latency / ours": latency[tool.name],
+                "largest difference": difference[tool.name],
+            }
+        )
+    return [*rows, {"model": name, "tool": "vitexport again (noise)", "latency / ours": latency["again"]}]
 
 
-def _load(arguments: argparse.Namespace) -> Any:
-    from vitexport.host.sources import load_model
-    from vitexport.recipe import ModelSettings
-
-    row = row_named(arguments.row)
-    source = source_of(row, arguments.work / "checkpoint")
-    return load_model(ModelSettings(source=source, task=row.task), image_size=row.image_size)
+def _file(folder: Path, tool: Tool) -> Path:
+    return folder / f"{tool.worker}-{tool.options.get('input', 'float32')}" / "model.onnx"
 
 
-def _step_plain(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a user writes without this package: torch.onnx.export with a dynamic batch, then onnxsim."""
+def _export(tool: Tool, source: str, out: Path) -> Outcome:
+    python = Path(sys.executable) if tool.peer is None else peer_python(tool.peer)
+    if python is None:
+        raise PeerError(f"{tool.peer} {why_absent(tool.peer or '')}")
+    out.parent.mkdir(exist_ok=True)
+    out.unlink(missing_ok=True)
+    return run_worker(python, tool.worker, Job(source, (), str(out), tool.options))
+
+
+def _nodes(path: Path) -> int:
     import onnx
-    import onnxsim
-    import torch
 
-    loaded = _load(arguments)
-    size = [int(axis) for axis in loaded.spec.inputs[0].shape[1:]]
-    exported, simplified = arguments.work / "plain.onnx", arguments.work / "plain-sim.onnx"
-    started = time.perf_counter()
-    shapes = ({0: torch.export.Dim("batch")},)
-    program = torch.onnx.export(
-        loaded.module, (torch.zeros(2, *size),), dynamo=True, opset_version=20, dynamic_shapes=shapes, verbose=False
-    )
-    program.save(exported)
-    middle = time.perf_counter()
-    model, _ = onnxsim.simplify(str(exported))
-    onnx.save(model, simplified)
-    ended = time.perf_counter()
-    return {
-        "export_seconds": round(middle - started, 1),
-        "simplify_seconds": round(ended - middle, 1),
-        "peak_gb": _peak_gb(),
-        "nodes": len(model.graph.node),
-    }
+    return len(onnx.load(str(path), load_external_data=False).graph.node)
 
 
-def _step_ours(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The same through export_onnx and simplify_onnx, which also check what they wrote."""
-    from vitexport.host.export import export_onnx
-    from vitexport.host.simplify import simplify_onnx
-    from vitexport.recipe import ExportSettings, SimplifySettings
+def compare_graphs(files: Mapping[str, Path], seconds: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Time graphs by turns on one image, and compare their logits with the first's.
 
-    loaded = _load(arguments)
-    started = time.perf_counter()
-    export_onnx(loaded, ExportSettings(), arguments.work / "ours.onnx")
-    middle = time.perf_counter()
-    result = simplify_onnx(arguments.work / "ours.onnx", SimplifySettings(), arguments.work / "ours-sim.onnx")
-    ended = time.perf_counter()
-    peak = _peak_gb()
-    export_onnx(loaded, ExportSettings(input="uint8"), arguments.work / "pixels.onnx")
-    simplify_onnx(arguments.work / "pixels.onnx", SimplifySettings(), arguments.work / "pixels-sim.onnx")
-    return {
-        "export_seconds": round(middle - started, 1),
-        "simplify_seconds": round(ended - middle, 1),
-        "peak_gb": peak,
-        "nodes": result.details["nodes"],
-    }
+    Args:
+        files: ONNX file by name; the first is ours and is opened a second time as ``again``.
+        seconds: Measured seconds per graph.
 
-
-def _step_speed(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time the graphs by turns; ratios are plain over ours, so above 1 ours is faster."""
-    import numpy as np
+    Returns:
+        Median latency over the first's, and max |difference| / max |first's logits|; both by name.
+    """
     import onnxruntime as ort
 
-    files = {"plain": "plain-sim", "again": "plain-sim", "ours": "ours-sim", "pixels": "pixels-sim"}
+    from vitexport.benchmark import interleave
+
+    first = next(iter(files))
     sessions = {
-        name: ort.InferenceSession(str(arguments.work / f"{file}.onnx"), providers=["CPUExecutionProvider"])
-        for name, file in files.items()
+        name: ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for name, path in {**files, "again": files[first]}.items()
     }
-    generator = np.random.default_rng(0)
-    feeds = {}
+    pixels = np.random.default_rng(0)
+    shape = sessions[first].get_inputs()[0].shape
+    image = pixels.integers(0, 256, size=(1, *shape[2:], shape[1]), dtype=np.uint8)
+    planes = ((image.astype(np.float32) / 255 - 0.5) / 0.5).transpose(0, 3, 1, 2)
+    calls: dict[str, Callable[[], Sequence[Any]]] = {}
     for name, session in sessions.items():
         given = session.get_inputs()[0]
-        shape = [arguments.batch, *given.shape[1:]]
-        pixels = generator.integers(0, 256, size=shape, dtype=np.uint8)
-        feeds[name] = {given.name: pixels if given.type == "tensor(uint8)" else pixels.astype(np.float32) / 128 - 1}
-    seconds: dict[str, list[float]] = {name: [] for name in sessions}
-    names = list(sessions)
-    for turn in range(arguments.rounds + 5):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            started = time.perf_counter()
-            sessions[name].run(None, feeds[name])
-            if turn >= 5:
-                seconds[name].append(time.perf_counter() - started)
-    ratio = {
-        name: round(statistics.median(a / b for a, b in zip(seconds["plain"], values, strict=True)), 3)
-        for name, values in seconds.items()
-        if name != "plain"
-    }
-    return {
-        "milliseconds": {name: round(1000 * statistics.median(values), 2) for name, values in seconds.items()},
-        "plain_over": ratio,
-    }
+        feed = {given.name: image if given.type == "tensor(uint8)" else np.ascontiguousarray(planes)}
+        calls[name] = partial(session.run, None, feed)
+    logits = {name: call()[0] for name, call in calls.items()}
+    times = interleave(calls, seconds=seconds)
+    scale = float(np.abs(logits[first]).max())
+    return (
+        {name: float(np.median(taken / times[first])) for name, taken in times.items()},
+        {name: float(np.abs(values - logits[first]).max()) / scale for name, values in logits.items()},
+    )
 
-
-STEPS = {"plain": _step_plain, "ours": _step_ours, "speed": _step_speed}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,0 +1,275 @@
+"""Quantizers side by side: the same ONNX graph, the same calibration images, the same judge.
+
+    python benchmarks/quantizers.py                       every row, every question
+    python benchmarks/quantizers.py --only nncf-mixed     one row; the others keep what was measured before
+    python benchmarks/quantizers.py --ask time            only the interleaved time ratios
+
+Each quantization runs in a process of its own, in the environment of its tool (``make peers``); its clock runs from
+image files to the written file. The files are judged on other images, one at a time, in ONNX Runtime: with graph
+optimisations off, which computes what the file says, and with default options, which runs this CPU's integer kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.peers.install import why_absent  # noqa: E402
+from benchmarks.peers.job import Job  # noqa: E402
+from benchmarks.peers.launch import Outcome, PeerError, run_worker  # noqa: E402
+from benchmarks.quantized_models import count_eight_bit, logits_of, score, tensorrt_verdict  # noqa: E402
+from benchmarks.quantizer_rows import BASELINE, ROWS, Row, merge  # noqa: E402
+from benchmarks.tables import RESULTS, markdown_table, replace_table, save_results  # noqa: E402
+
+SHARED = ROOT.parent / "shared"
+QUESTIONS = ("quantize", "accuracy", "latency", "time")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is quantized and judged, and where files go.
+
+    Attributes:
+        model: Float ONNX file.
+        calibration: Calibration images.
+        evaluation: Images that judge.
+        labels: Class index of each of those.
+        work: Folder of the quantized files.
+    """
+
+    model: Path
+    calibration: tuple[Path, ...]
+    evaluation: tuple[Path, ...]
+    labels: tuple[int, ...]
+    work: Path
+
+    def file(self, row: Row) -> Path:
+        """Return where a row's quantized model is."""
+        return self.work / row.name / "model.onnx"
+
+    def quantize(self, row: Row, out: Path) -> Outcome:
+        """Quantize once.
+
+        Raises:
+            PeerError: The peer is not installed, or failed.
+        """
+        python = row.python()
+        if python is None:
+            raise PeerError(f"{row.peer} {why_absent(row.peer or '')}")
+        options = dict(row.options)
+        if row.name == BASELINE:
+            options["nodes"] = _layers(self.model)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.unlink(missing_ok=True)
+        images = tuple(str(path) for path in self.calibration)
+        return run_worker(python, row.worker, Job(str(self.model), images, str(out), options))
+
+
+def _layers(model: Path) -> list[str]:
+    """Return the nodes that this package quantizes by default."""
+    from vitexport.host.graph.file import read_onnx
+    from vitexport.host.quantize.sites import choose_sites
+
+    return [str(site.layer.matmul.name) for site in choose_sites(read_onnx(model), where=str(model))]
+
+
+def main() -> int:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default=str(SHARED / "models" / "deit-tiny-hf"), help="model to quantize")
+    sample = SHARED / "data" / "imagenet-1k-sample"
+    parser.add_argument("--calibration", type=Path, default=sample / "calib")
+    parser.add_argument("--images", type=Path, default=sample / "dev", help="images that judge")
+    parser.add_argument("--labels", type=Path, default=sample / "synsets.json")
+    parser.add_argument("--count", type=int, default=128, help="calibration images")
+    parser.add_argument("--limit", type=int, help="judge on this many images only")
+    parser.add_argument("--only", action="append", choices=[row.name for row in ROWS], metavar="NAME")
+    parser.add_argument("--ask", action="append", choices=QUESTIONS, help="only this question (repeatable)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of the time ratios")
+    parser.add_argument("--seconds", type=float, default=4, help="latency: measured seconds per model")
+    parser.add_argument("--work", type=Path, help="keep models here, so that questions can be asked in separate calls")
+    parser.add_argument("--no-save", action="store_true", help="leave results and docs as they are")
+    parser.add_argument("--parse", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.parse:
+        print(json.dumps(dict(tensorrt_verdict(arguments.parse))))
+        return 0
+    chosen = [row for row in ROWS if arguments.only is None or row.name in arguments.only]
+    asked = arguments.ask or QUESTIONS
+    with tempfile.TemporaryDirectory(prefix="quantizers-") as folder:
+        bench = _prepare(arguments, (arguments.work or Path(folder)).resolve())
+        measured = measure_rows(bench, chosen, asked, rounds=arguments.rounds, seconds=arguments.seconds)
+    rows = merge([] if arguments.no_save else _kept(), measured)
+    print(markdown_table(rows))
+    if not arguments.no_save:
+        content = save_results("quantizers", rows, ("onnxruntime", "onnx", "numpy"))
+        replace_table(ROOT / "docs" / "benchmarks.md", "quantizers", content)
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace, work: Path) -> Bench:
+    from vitexport.accuracy import find_labels
+    from vitexport.images import list_images
+
+    work.mkdir(parents=True, exist_ok=True)
+    model = work / "model.onnx"
+    if not model.is_file():
+        _export(arguments.source, model)
+    evaluation = list_images(arguments.images.resolve(), limit=arguments.limit)
+    labels = find_labels(arguments.images.resolve(), evaluation, arguments.labels)
+    if labels is None:
+        raise SystemExit(f"'{arguments.labels}' does not label the images of '{arguments.images}'")
+    calibration = list_images(arguments.calibration.resolve(), limit=arguments.count)
+    return Bench(model, calibration, evaluation, labels, work)
+
+
+def _export(source: str, out: Path) -> None:
+    from vitexport.host.export import export_onnx
+    from vitexport.host.simplify import simplify_onnx
+    from vitexport.host.sources import load_model
+    from vitexport.recipe import ExportSettings, ModelSettings, SimplifySettings
+
+    exported = export_onnx(load_model(ModelSettings(source=source)), ExportSettings(), out.with_name("exported.onnx"))
+    simplify_onnx(exported.path, SimplifySettings(), out)
+
+
+def _kept() -> list[dict[str, Any]]:
+    path = RESULTS / "quantizers.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))["rows"]) if path.is_file() else []
+
+
+def measure_rows(
+    bench: Bench, rows: Sequence[Row], asked: Sequence[str], *, rounds: int, seconds: float
+) -> dict[str, dict[str, Any]]:
+    """Return new figures by row name; a row that cannot be measured gets a ``note`` that says why.
+
+    Args:
+        bench: What is quantized and judged.
+        rows: Which rows.
+        asked: Of :data:`QUESTIONS`; files that an earlier call left in ``bench.work`` need not be made again.
+        rounds: Turns of the time ratios.
+        seconds: Latency: measured seconds per model.
+    """
+    measured: dict[str, dict[str, Any]] = {}
+    if "quantize" in asked:
+        for row in rows:
+            measured[row.name] = _ask_quantize(bench, row)
+            print(f"{row.name}: {measured[row.name]}", flush=True)
+    made = [row for row in rows if bench.file(row).is_file() and "note" not in measured.get(row.name, {})]
+    if "accuracy" in asked and made:
+        for name, entry in _ask_accuracy(bench, made):
+            measured.setdefault(name, {}).update(entry)
+            print(f"{name}: {entry}", flush=True)
+    if "latency" in asked and made:
+        for name, ratio in _ask_latency(bench, made, seconds).items():
+            measured.setdefault(name, {})["latency / float32"] = ratio
+    timed = [row for row in rows if row.timed or row.name == BASELINE]
+    if "time" in asked and any(row.timed for row in timed):
+        for name, entry in _ask_time(bench, timed, rounds).items():
+            measured.setdefault(name, {}).update(entry)
+    return measured
+
+
+def _ask_quantize(bench: Bench, row: Row) -> dict[str, Any]:
+    """Quantize once, right after the baseline, so that both see the same machine."""
+    baseline = next(entry for entry in ROWS if entry.name == BASELINE)
+    try:
+        before = bench.quantize(baseline, bench.work / "again" / "model.onnx") if row is not baseline else None
+        outcome = bench.quantize(row, bench.file(row))
+    except PeerError as error:
+        return {"note": str(error)}
+    package = next(iter(outcome.versions))
+    eight = count_eight_bit(bench.file(row))
+    files = [path for path in bench.file(row).parent.iterdir() if path.is_file()]
+    return {
+        "version": f"{package} {outcome.versions[package]}",
+        "TensorRT parses it": _parses(bench.file(row)),
+        "8-bit: weighted, attention, other": f"{eight.weighted}, {eight.products}, {eight.others}",
+        "seconds": outcome.seconds,
+        "time / MinMax": outcome.seconds / before.seconds if before else 1.0,
+        "peak GB": outcome.peak_bytes / 1e9,
+        "MB": sum(path.stat().st_size for path in files) / 1e6,
+    }
+
+
+def _parses(path: Path) -> str:
+    """Parse in another process: a vendor's crash is an answer too."""
+    command = [sys.executable, __file__, "--parse", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return "crashes"
+    accepts = json.loads(done.stdout.splitlines()[-1])["accepts"]
+    return "unknown" if accepts is None else "yes" if accepts else "no"
+
+
+def _ask_accuracy(bench: Bench, rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
+    from benchmarks.peers.job import feeds
+    from vitexport.host.graph.file import read_onnx
+
+    job = Job(str(bench.model), tuple(str(path) for path in bench.evaluation), "")
+    images = [
+        array.astype(np.float32)
+        for feed in feeds(job, read_onnx(bench.model).metadata_props)
+        for array in feed.values()
+    ]
+    reference = logits_of(bench.model, images)
+    for row in rows:
+        written = score(reference, logits_of(bench.file(row), images, optimize=False), bench.labels)
+        here = score(reference, logits_of(bench.file(row), images), bench.labels)
+        entry = {
+            "SQNR dB": written.sqnr_db,
+            "agreement %": written.agreement,
+            "top-1 change": written.top1_change,
+            "SQNR dB on this CPU": here.sqnr_db,
+            "agreement % on this CPU": here.agreement,
+        }
+        yield row.name, {key: round(value, 2) for key, value in entry.items()}
+
+
+def _ask_latency(bench: Bench, rows: Sequence[Row], seconds: float) -> dict[str, float]:
+    """Return the median over rounds of each model's latency over the float model's, batch 1, default options."""
+    from vitexport.benchmark import interleave
+    from vitexport.runtimes import open_runtime
+
+    runtimes = {row.name: open_runtime(bench.file(row)) for row in rows}
+    runtimes["float32"] = open_runtime(bench.model)
+    tensor = runtimes["float32"].inputs[0]
+    shape = tuple(1 if isinstance(axis, str) else axis for axis in tensor.shape)
+    feed = {tensor.name: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+    calls = {name: (lambda runtime=runtime: runtime.run(feed)) for name, runtime in runtimes.items()}
+    times = interleave(calls, seconds=seconds)
+    return {row.name: float(np.median(times[row.name] / times["float32"])) for row in rows}
+
+
+def _ask_time(bench: Bench, rows: Sequence[Row], rounds: int) -> dict[str, dict[str, float]]:
+    """Quantize in turns with the baseline, and return median seconds and the median ratio over the rounds."""
+    rows = [next(row for row in ROWS if row.name == BASELINE), *(row for row in rows if row.name != BASELINE)]
+    seconds: dict[str, list[float]] = {row.name: [] for row in rows}
+    for _ in range(rounds):
+        for row in rows:
+            seconds[row.name].append(bench.quantize(row, bench.work / "again" / "model.onnx").seconds)
+            print(f"{row.name}: {seconds[row.name][-1]:.2f} s", flush=True)
+    return {
+        name: {
+            "seconds": statistics.median(taken),
+            "time / MinMax": statistics.median(a / b for a, b in zip(taken, seconds[BASELINE], strict=True)),
+        }
+        for name, taken in seconds.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

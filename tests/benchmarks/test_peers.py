@@ -1,0 +1,64 @@
+"""Peers: their environments, the worker protocol, and what is said of one that is absent or fails."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from benchmarks.peers.install import install, peer_names, peer_python, why_absent
+from benchmarks.peers.job import Job
+from benchmarks.peers.launch import PeerError, run_worker
+from vitexport.images import list_images
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+IMAGES = tuple(str(path) for path in list_images(ROOT / "calib" / "calibration", limit=4))
+
+
+def test_a_job_survives_being_written_and_read(tmp_path: Path) -> None:
+    job = Job("model.onnx", ("a.png", "b.png"), "out.onnx", {"method": "MinMax", "nodes": ["x"]})
+    job.write(tmp_path / "job.json")
+    assert Job.read(tmp_path / "job.json") == job
+
+
+def test_a_worker_quantizes_in_its_own_process_and_reports_what_it_took(small_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "int8.onnx"
+    outcome = run_worker(
+        Path(sys.executable), "onnxruntime", Job(str(small_model), IMAGES, str(out), {"method": "MinMax"})
+    )
+    operators = {node.op_type for node in onnx.load(out).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    assert 0 < outcome.seconds < 60
+    assert outcome.peak_bytes > 50e6
+    assert outcome.versions["onnx"] == onnx.__version__
+
+
+def test_a_failing_worker_raises_with_its_last_words(small_model: Path, tmp_path: Path) -> None:
+    job = Job(str(small_model), IMAGES, str(tmp_path / "int8.onnx"), {"method": "Guess"})
+    with pytest.raises(PeerError, match="KeyError: 'Guess'"):
+        run_worker(Path(sys.executable), "onnxruntime", job)
+
+
+def test_every_peer_is_pinned_to_exact_versions() -> None:
+    assert {"modelopt", "nncf", "optimum"} <= set(peer_names())
+    for name in peer_names():
+        lines = (ROOT / "benchmarks" / "peers" / f"{name}.txt").read_text().splitlines()
+        loose = [line for line in lines if line and not line.startswith("#") and "==" not in line]
+        assert not loose, f"{name}.txt"
+
+
+def test_a_peer_that_pip_cannot_install_is_absent_with_pips_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITEXPORT_PEERS", str(tmp_path))
+    assert peer_python("nncf") is None
+    assert why_absent("nncf") == "not installed (`make peers`)"
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    reason = install("nncf")
+    assert "nncf==3" in reason
+    assert peer_python("nncf") is None
+    assert why_absent("nncf") == f"does not install: {reason}"
