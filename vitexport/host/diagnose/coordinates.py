@@ -57,10 +57,11 @@ def match_channels(
     Returns:
         None where the tensor is meant to be unchanged.
     """
-    scale, _ = _fit(reference, candidate)
+    scale, shift = _fit(reference, candidate)
     before, _ = weights
     inverse = _row_factors(*weights)
-    agreed, from_tensor = _agree(np.where(scale > 1e-6, scale, 1.0), 1 / np.where(inverse > 1e-6, inverse, 1.0))
+    slack = _slack(reference, candidate, scale, shift)
+    agreed, from_tensor = _agree(np.where(scale > 1e-6, scale, 1.0), 1 / np.where(inverse > 1e-6, inverse, 1.0), slack)
     offset = np.where(from_tensor, candidate.mean(axis=0) - agreed * reference.mean(axis=0), 0.0)
     if biases is None or not _shift_undone(offset / agreed, before, biases):
         offset = np.zeros_like(offset)
@@ -69,8 +70,20 @@ def match_channels(
     return Affine(agreed, offset)
 
 
-def _agree(tensor: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+def _slack(reference: Floats, candidate: Floats, scale: Floats, shift: Floats) -> Floats:
+    """Return how far a fitted scale may be off because of noise; 0 where the fit explains too little to be noise."""
+    noise = ((candidate - scale * reference - shift) ** 2).mean(axis=0)
+    signal, total = reference.var(axis=0), candidate.var(axis=0)
+    known = np.where(signal > 1e-12, signal, 1.0)
+    slack: Floats = np.where((signal > 1e-12) & (noise < 0.25 * total), 2 * np.sqrt(noise / known), 0.0)
+    return slack
+
+
+def _agree(tensor: Floats, weights: Floats, slack: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Settle on one scale per channel between what the tensor shows and what the weights that read it undo.
+
+    Where they differ by no more than noise explains, the weights know better: few tokens that are much alike, as in the
+    last block, fix a scale badly.
 
     Where the two differ one of them is at fault, and the one further from no change is taken to be it: as a whole when
     they differ by one factor everywhere (a layer scaled by 4), otherwise channel by channel.
@@ -86,6 +99,8 @@ def _agree(tensor: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_]]:
         from_tensor = np.full(tensor.shape, distance[0] <= distance[1])
     else:
         from_tensor = same | (np.abs(np.log(tensor)) <= np.abs(np.log(weights)))
+        unsure = ~same & (np.abs(tensor - weights) <= slack)
+        return np.where(from_tensor & ~unsure, tensor, weights), from_tensor | unsure
     return np.where(from_tensor, tensor, weights), from_tensor
 
 

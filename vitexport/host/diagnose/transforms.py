@@ -114,9 +114,11 @@ def _merged(exact: Floats, found: Floats, width: int, value: Affine | None) -> A
         return None
     key = slice(width, 2 * width)
     lost = (found[:, key] - exact[:, key]).mean(axis=0)
-    # A constant per channel is all that softmax cannot see.
+    # A constant per channel is all that softmax cannot see: what varies with K itself is no bias (a norm before it that
+    # is four times too large, say).
     spread = (found[:, key] - exact[:, key] - lost).std(axis=0)
-    lost = np.where(np.abs(lost) > 2 * spread, lost, 0.0)
+    constant = spread < np.maximum(0.5 * exact[:, key].std(axis=0), 0.1 * exact[:, key].std())
+    lost = np.where((np.abs(lost) > 2 * spread) & constant, lost, 0.0)
     if value is None and not lost.any():
         return None
     ones, zeros = np.ones(width), np.zeros(width)
