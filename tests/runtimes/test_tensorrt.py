@@ -116,6 +116,24 @@ def test_a_batch_no_profile_takes_is_refused_with_the_ranges(pretend: Pretend, e
         runtime.run(_batch(9))
 
 
+@pytest.mark.parametrize(
+    ("profiles", "described"),
+    [
+        ([((1, 4), (1, 4), (1, 4))], "1, "),
+        ([((8, 4), (8, 4), (8, 4)), ((8, 4), (8, 4), (8, 4))], "8, "),
+        ([((1, 4), (1, 4), (1, 4)), ((8, 4), (8, 4), (8, 4))], "batch, "),
+        ([((1, 4), (4, 4), (8, 4))], "batch, "),
+    ],
+)
+def test_an_engine_of_one_batch_size_says_so(
+    profiles: list[Any], described: str, pretend: Pretend, engine: Path
+) -> None:
+    pretend(profiles=profiles)
+    with open_runtime(engine) as runtime:
+        assert [spec.describe() for spec in runtime.inputs] == [f"x: float32[{described}4]"]
+        assert [spec.describe() for spec in runtime.outputs] == [f"y: float32[{described}2]"]
+
+
 def test_feeds_of_another_dtype_are_refused_before_the_device(pretend: Pretend, engine: Path) -> None:
     machine = pretend()
     with open_runtime(engine) as runtime, pytest.raises(FeedMismatchError, match="float64"):

@@ -219,6 +219,9 @@ def io_specs(
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Return inputs and outputs of an engine; axis names come from the sidecar, the plan has none.
 
+    Where every optimisation profile takes one and the same batch size, the batch is fixed to it, so that callers pad
+    their batches as they do for any model of a fixed size.
+
     Raises:
         RuntimeBackendError: An input or output has a type NumPy lacks.
     """
@@ -241,4 +244,22 @@ def io_specs(
         spec = known.get(name, TensorSpec(name, shape, _DTYPES[kind]))
         is_input = engine.get_tensor_mode(name) == api.module.TensorIOMode.INPUT
         (inputs if is_input else outputs).append(spec)
-    return tuple(inputs), tuple(outputs)
+    batch = _only_batch(engine, inputs)
+    return tuple(_with_batch(spec, batch) for spec in inputs), tuple(_with_batch(spec, batch) for spec in outputs)
+
+
+def _only_batch(engine: Any, inputs: Sequence[TensorSpec]) -> int | None:
+    """Return the batch size that all profiles fix, or None where there is a choice."""
+    sizes: set[int] = set()
+    for spec in inputs:
+        if spec.shape and isinstance(spec.shape[0], str):
+            for profile in range(engine.num_optimization_profiles):
+                low, _, high = engine.get_tensor_profile_shape(spec.name, profile)
+                sizes |= {int(low[0]), int(high[0])}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _with_batch(spec: TensorSpec, batch: int | None) -> TensorSpec:
+    if batch is None or not spec.shape or isinstance(spec.shape[0], int):
+        return spec
+    return TensorSpec(spec.name, (batch, *spec.shape[1:]), spec.dtype)
