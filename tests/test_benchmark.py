@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
-from vitexport.benchmark import interleave, summarize
+from vitexport.benchmark import interleave, load_warning, pin, resident_bytes, summarize
+from vitexport.errors import RuntimeBackendError
 
 
 class FakeClock:
@@ -46,3 +50,26 @@ def test_summary_is_in_milliseconds_and_images_per_second() -> None:
     assert (found.p50_ms, found.p90_ms, found.p99_ms) == (51, 91, 100)
     assert found.images_per_second == 8 / 0.051
     assert found.runs == 101
+
+
+def test_a_machine_busier_than_it_has_cores_is_warned_of() -> None:
+    assert load_warning(2.0, 2) is None
+    warning = load_warning(2.4, 2)
+    assert warning is not None and "2.4 on 2 cores" in warning
+
+
+def test_pinning_keeps_the_process_on_the_named_cores() -> None:
+    source = "import os; from vitexport.benchmark import pin; pin({min(os.sched_getaffinity(0))});"
+    source += "print(len(os.sched_getaffinity(0)))"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+    with pytest.raises(RuntimeBackendError, match="Expected cores of"):
+        pin({100_000})
+
+
+def test_memory_that_is_held_is_seen() -> None:
+    before = resident_bytes()
+    held = np.ones(64 << 20, dtype=np.uint8)
+    after = resident_bytes()
+    assert before is not None and after is not None
+    assert after - before > 0.9 * held.nbytes

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Latency", "interleave", "summarize"]
+from vitexport.errors import RuntimeBackendError
+
+__all__ = ["Latency", "interleave", "load_warning", "pin", "resident_bytes", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +105,48 @@ def summarize(seconds: NDArray[np.float64], batch: int) -> Latency:
         images_per_second=1e3 * batch / p50,
         sample_ms=tuple(round(float(value) * 1e3, 4) for value in chosen),
     )
+
+
+def load_warning(load: float | None = None, cores: int | None = None) -> str | None:
+    """Return a warning when the machine is busier than it has cores, for then times mean nothing; None otherwise.
+
+    Args:
+        load: Load average of the last minute; None asks the system, which not every one can tell.
+        cores: Cores this process may use; None asks the system.
+    """
+    if load is None:
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if load <= cores:
+        return None
+    return (
+        f"The load average is {load:.1f} on {cores} core{'s' * (cores > 1)}: other programs were running, so absolute "
+        "times mean little. Ratios of models measured in turns still hold roughly."
+    )
+
+
+def pin(cores: Collection[int]) -> None:
+    """Keep this process, and every thread it will start, on some cores.
+
+    Raises:
+        RuntimeBackendError: This system cannot, or has no such core.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise RuntimeBackendError(f"{sys.platform} has no way to pin a process.", "Leave out --cpus.")
+    available = os.sched_getaffinity(0)
+    missing = sorted(set(cores) - available)
+    if missing or not cores:
+        raise RuntimeBackendError(
+            f"Expected cores of {sorted(available)}, found {sorted(cores)}.", "Name cores that this process may use."
+        )
+    os.sched_setaffinity(0, cores)
+
+
+def resident_bytes() -> int | None:
+    """Return the memory this process holds, or None where the system does not say (no ``/proc``)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from rich.table import Table
 
-from vitexport.benchmark import interleave, summarize
-from vitexport.bundle import Bundle
+from vitexport.benchmark import load_warning, pin
 from vitexport.cli.screen import OUT, print_json
-from vitexport.model import ModelCard
-from vitexport.runtimes import Runtime, RuntimeOptions, available_runtimes, open_runtime
-from vitexport.tensors import Array, batch_limit
-from vitexport.verdict import replay_feed, replay_inputs
+from vitexport.comparison import Measured, Subject, compare, find_models, open_subject, tune
+from vitexport.errors import RuntimeBackendError
+from vitexport.machine import describe_machine
+from vitexport.runtimes import RuntimeOptions, available_runtimes
 
-__all__ = ["bench"]
+__all__ = ["bench", "parse_cores"]
 
 
 def _sizes(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
@@ -32,95 +30,177 @@ def _sizes(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
     return sizes
 
 
+def parse_cores(text: str) -> frozenset[int]:
+    """Return the cores that ``0,2-3`` names.
+
+    Raises:
+        click.BadParameter: It is no such list.
+    """
+    cores: set[int] = set()
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            cores.update(range(int(first), int(last or first) + 1))
+    except ValueError as error:
+        raise click.BadParameter(f"expected cores such as 0,2-3, found '{text}'") from error
+    return frozenset(cores)
+
+
+def _cores(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[int] | None:
+    return None if value is None else parse_cores(value)
+
+
 @click.command()
 @click.argument("targets", metavar="MODEL|BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--runtime", type=click.Choice(available_runtimes()), help="Runtime; each file's own otherwise.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    type=click.Choice(available_runtimes()),
+    help="Runtime; each file's own otherwise. Repeat to compare several.",
+)
 @click.option("--batch", default="1", callback=_sizes, metavar="N,N", help="Batch sizes.")
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=3.0, help="Measured time per model and size."
 )
 @click.option("--warmup", type=click.IntRange(0), default=5, help="Runs before measuring.")
 @click.option("--threads", type=click.IntRange(1), help="Runtime threads; the runtime chooses otherwise.")
+@click.option("--cpus", callback=_cores, metavar="N,N-M", help="Keep everything on these cores.")
+@click.option("--tune", "tuned", is_flag=True, help="Find the best number of threads of each model.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw the result: FILE.svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def bench(
     targets: tuple[Path, ...],
-    runtime: str | None,
+    runtimes: tuple[str, ...],
     batch: tuple[int, ...],
     seconds: float,
     warmup: int,
     threads: int | None,
+    cpus: frozenset[int] | None,
+    tuned: bool,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure latency and throughput of models, interleaved so that their ratio holds on a busy machine.
+    """Measure latency, throughput and memory of models, interleaved so that their ratio holds on a busy machine.
 
-    A bundle is measured on the images it carries; a single file on one fixed synthetic image.
+    A bundle is measured on the images it carries; a single file on one fixed synthetic image. On Jetson the power of
+    the module and the energy of an image are measured too.
 
     Example: vitexport bench out/quickstart --batch 1,8
     """
+    if tuned and threads is not None:
+        raise click.UsageError("--tune tries every number of threads; leave out --threads.")
+    if plot is not None and plot.suffix != ".svg":
+        raise click.BadParameter(f"expected a name that ends with .svg, found '{plot}'", param_hint="--plot")
+    if cpus is not None:
+        pin(cpus)
+        threads = threads if threads is not None or tuned else len(cpus)
+    warning = load_warning()
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
     options = RuntimeOptions(threads=threads)
-    opened: dict[str, Runtime] = {}
-    feeds: dict[str, Array] = {}
-    for target in targets:
-        for name, model, bundle in _models(target, several=len(targets) > 1):
-            opened[name] = open_runtime(model, runtime, options)
-            feeds[name] = _feed(opened[name], bundle, model)
-    rows: list[dict[str, Any]] = []
-    for size in batch:
-        fitting = {name: r for name, r in opened.items() if batch_limit(r.inputs[0]) in (None, size)}
-        for name in opened.keys() - fitting.keys():
-            click.echo(f"{name}: made for batch {batch_limit(opened[name].inputs[0])} only, not {size}", err=True)
-        calls = {name: _call(r, feeds[name], size) for name, r in fitting.items()}
-        times = interleave(calls, seconds=seconds, warmup=warmup)
-        first = next(iter(times.values()), None)
-        for name, values in times.items():
-            assert first is not None
-            speedup = float(np.median(first / values))
-            latency = asdict(summarize(values, size))
-            rows.append({"model": name, "runtime": opened[name].name, **latency, "speedup": speedup})
-    for adapter in opened.values():
-        adapter.close()
+    if tuned:
+        rows = _tune(targets, runtimes, options, batch, seconds, warmup)
+    else:
+        rows = _compare(targets, runtimes, options, batch, seconds, warmup)
+    if not rows:
+        raise RuntimeBackendError(
+            f"No model here takes a batch of {' or '.join(map(str, batch))}.", "Choose the size it was exported for."
+        )
+    if plot is not None:
+        from vitexport.report.comparison_plot import draw_comparison
+
+        draw_comparison(rows, plot)
+        click.echo(f"wrote {plot}", err=True)
     if as_json:
-        print_json({"results": rows})
+        content = {"machine": describe_machine(), "threads": threads, "warnings": [warning] if warning else []}
+        print_json({**content, "results": [_as_json(row) for row in rows]})
         return
-    table = Table()
+    OUT.print(_table(rows, tuned=tuned))
+
+
+def _compare(
+    targets: Sequence[Path],
+    runtimes: Sequence[str],
+    options: RuntimeOptions,
+    batch: Sequence[int],
+    seconds: float,
+    warmup: int,
+) -> list[Measured]:
+    subjects: list[Subject] = []
+    rows: list[Measured] = []
+    try:
+        for model in find_models(targets):
+            for runtime in runtimes or (None,):
+                name = _free(f"{model.name} ({runtime})" if len(runtimes) > 1 else model.name, subjects)
+                subjects.append(open_subject(model, runtime, options, batch=max(batch), name=name))
+        for size in batch:
+            fitting = [subject for subject in subjects if _fits(subject, size)]
+            rows += compare(fitting, size, seconds=seconds, warmup=warmup) if fitting else ()
+    finally:
+        for subject in subjects:
+            subject.runtime.close()
+    return rows
+
+
+def _free(name: str, subjects: Sequence[Subject]) -> str:
+    """Return a name of its own: a model named twice is measured twice, which shows the noise."""
+    count = 1 + sum(subject.name == name or subject.name.startswith(f"{name} #") for subject in subjects)
+    return name if count == 1 else f"{name} #{count}"
+
+
+def _fits(subject: Subject, size: int) -> bool:
+    if subject.takes(size):
+        return True
+    click.echo(f"{subject.name}: made for another batch than {size}", err=True)
+    return False
+
+
+def _tune(
+    targets: Sequence[Path],
+    runtimes: Sequence[str],
+    options: RuntimeOptions,
+    batch: Sequence[int],
+    seconds: float,
+    warmup: int,
+) -> list[Measured]:
+    return [
+        row
+        for model in find_models(targets)
+        for runtime in runtimes or (None,)
+        for size in batch
+        for row in tune(model, runtime, options, size, seconds=seconds, warmup=warmup)
+    ]
+
+
+def _as_json(row: Measured) -> dict[str, Any]:
+    found: dict[str, Any] = {"model": row.subject, "runtime": row.runtime, **asdict(row.latency)}
+    found |= {"speedup": row.speedup, "memory_bytes": row.memory_bytes}
+    if row.threads is not None:
+        found["threads"] = row.threads
+    if row.power is not None:
+        energy = row.power.joules_per_image(row.latency.images_per_second)
+        found["power"] = {**asdict(row.power), "joules_per_image": energy}
+    return found
+
+
+def _table(rows: Sequence[Measured], *, tuned: bool) -> Table:
+    title = "The first of each model is the best: the fewest threads among the fastest." if tuned else None
+    table = Table(caption=title, caption_justify="left")
+    powered = any(row.power for row in rows)
     table.add_column("model")
-    for heading in ("batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up"):
+    headings = ["batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up", "memory MB"]
+    for heading in ["threads"] * tuned + headings + ["W", "J/image"] * powered:
         table.add_column(heading, justify="right")
     for row in rows:
-        numbers = [f"{row[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")]
-        table.add_row(
-            str(row["model"]),
-            str(row["batch"]),
-            *numbers,
-            f"{row['images_per_second']:.1f}",
-            f"{row['speedup']:.2f}x",
-        )
-    OUT.print(table)
-
-
-def _models(target: Path, *, several: bool) -> list[tuple[str, Path, Bundle | None]]:
-    if not target.is_dir():
-        return [(str(target), target, None)]
-    bundle = Bundle.open(target)
-    prefix = f"{target.name}/" if several else ""
-    return [(f"{prefix}{artifact.name}", bundle.path(artifact), bundle) for artifact in bundle.models]
-
-
-def _feed(runtime: Runtime, bundle: Bundle | None, model: Path) -> Array:
-    """Return real inputs of a bundle, or a smooth synthetic image for a single file."""
-    tensor = runtime.inputs[0]
-    if bundle is not None:
-        return replay_feed(runtime, bundle, replay_inputs(bundle), slice(0, None))
-    if runtime.metadata:
-        height, width = ModelCard.from_metadata(runtime.metadata, where=str(model)).preprocess.image_size
-    else:
-        height, width = (axis if isinstance(axis, int) else 224 for axis in tensor.shape[2:])
-    ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None] * np.linspace(0, 1, width, dtype=np.float32)
-    if tensor.dtype == "uint8":
-        return np.repeat((255 * ramp).astype(np.uint8)[None, :, :, None], 3, axis=3)
-    return np.repeat((2 * ramp - 1)[None, None], 3, axis=1).astype(tensor.dtype)
-
-
-def _call(runtime: Runtime, feed: Array, size: int) -> Callable[[], object]:
-    feeds = {runtime.inputs[0].name: np.resize(feed, (size, *feed.shape[1:]))}
-    return lambda: runtime.run(feeds)
+        latency = row.latency
+        cells = [str(row.threads)] if tuned else []
+        cells += [str(latency.batch)]
+        cells += [f"{value:.2f}" for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms)]
+        cells += [f"{latency.images_per_second:.1f}", f"{row.speedup:.2f}x"]
+        cells.append("-" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}")
+        if powered:
+            energy = row.power.joules_per_image(latency.images_per_second) if row.power else None
+            cells += [f"{row.power.watts:.2f}" if row.power else "-", "-" if energy is None else f"{energy:.3f}"]
+        table.add_row(row.subject, *cells)
+    return table
