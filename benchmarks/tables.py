@@ -1,9 +1,13 @@
-"""Where benchmark results go: JSON with machine and versions, and a table in docs/ between two markers."""
+"""Where benchmark results go: JSON with machine and versions, and a table in docs/ between two markers.
+
+``python -m benchmarks.tables`` writes the tables again from the JSON that is there.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ from typing import Any
 from vitexport.machine import describe_machine
 from vitexport.resume import tool_versions
 
-__all__ = ["RESULTS", "markdown_table", "replace_table", "save_results"]
+__all__ = ["DOCUMENTS", "RESULTS", "markdown_table", "render_document", "replace_table", "save_results"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -46,14 +50,67 @@ def _cell(value: Any) -> str:
 
 
 def replace_table(document: Path, name: str, content: Mapping[str, Any]) -> None:
-    """Replace what stands between ``<!-- table: NAME -->`` and ``<!-- end: NAME -->`` in a document."""
-    text = document.read_text(encoding="utf-8")
+    """Replace what stands between ``<!-- table: NAME -->`` and ``<!-- end: NAME -->`` in a document.
+
+    Raises:
+        ValueError: The document has no such place.
+    """
+    document.write_text(_filled(document.read_text(encoding="utf-8"), name, content), encoding="utf-8")
+
+
+def render_document(text: str, results: Path = RESULTS) -> str:
+    """Return a document with every table filled in whose figures are in ``results``.
+
+    ``<!-- table: NAME -->`` takes the rows of ``NAME.json``; a name of :data:`SUMMARIES` takes some of another file's.
+    Tables without such a file stay as they are: their benchmark was not run yet, or writes them itself.
+    """
+    for name in re.findall(r"<!-- table: ([\w-]+) -->", text):
+        source, summarize = SUMMARIES.get(name, (name, None))
+        path = results / f"{source}.json"
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if {"rows", "machine", "versions"} <= content.keys():
+            rows = content["rows"] if summarize is None else summarize(content["rows"])
+            text = _filled(text, name, {**content, "rows": rows})
+    return text
+
+
+def _filled(text: str, name: str, content: Mapping[str, Any]) -> str:
     start, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
-    before, _, rest = text.partition(start)
-    _, _, after = rest.partition(end)
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"Expected '{start}' and '{end}' in the document.")
     machine, versions = content["machine"], content["versions"]
     source = f"{content['date']}, {machine['processor']}, {machine['cores']} cores; " + ", ".join(
         f"{package} {version}" for package, version in versions.items()
     )
-    table = markdown_table(content["rows"])
-    document.write_text(f"{before}{start}\n{table}\n\n{source}\n{end}{after}", encoding="utf-8")
+    return f"{before}{start}\n{markdown_table(content['rows'])}\n\n{source}\n{end}{after}"
+
+
+def _speed_by_model(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per way to run a model at batch 1, with a column of speed-ups for each model."""
+    models = list(dict.fromkeys(str(row["model"]) for row in rows))
+    chosen = [row for row in rows if row["batch"] == 1 and "speed" in row and "again" not in str(row["candidate"])]
+    found: dict[str, dict[str, Any]] = {}
+    for row in chosen:
+        entry = found.setdefault(str(row["candidate"]), {"speed at batch 1": row["candidate"]})
+        entry[str(row["model"])] = f"{row['speed']:.2f}x"
+    return [{"speed at batch 1": e["speed at batch 1"], **{m: e.get(m, "") for m in models}} for e in found.values()]
+
+
+SUMMARIES: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]]] = {
+    "inference-summary": ("inference", _speed_by_model),
+}
+"""Tables made of some of another benchmark's figures: name to (results file, what it shows)."""
+
+DOCUMENTS = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+
+
+def main() -> None:
+    """Write every table of the documents again from the results on disk."""
+    for document in DOCUMENTS:
+        document.write_text(render_document(document.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

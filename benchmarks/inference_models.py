@@ -1,0 +1,137 @@
+"""The files that ``benchmarks/inference.py`` measures, made once per model and kept in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks.model_rows import build, row_named, source_of
+
+__all__ = ["prepare"]
+
+CALIBRATION = 64
+
+
+def prepare(source: str, folder: Path, images: Path, *, shallow: bool = False) -> None:
+    """Write every candidate's file of one model into ``folder``.
+
+    Args:
+        source: Model source, or the name of a row of ``benchmarks/model_rows.py`` that is built with every parameter
+            perturbed.
+        folder: Where files go; what is there is kept.
+        images: Folder with ``calib`` and ``dev`` images.
+        shallow: Two narrow blocks in place of a row's full size.
+    """
+    import torch
+
+    from vitexport.host.sources import load_model
+    from vitexport.images import list_images, load_image
+    from vitexport.preprocess import preprocess
+    from vitexport.recipe import ModelSettings
+
+    if (folder / "done.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    is_row = not source.startswith("timm:") and not Path(source).is_dir()
+    if is_row:
+        build(row_named(source), folder / "checkpoint", shallow=shallow)
+        checkpoint = source_of(row_named(source), folder / "checkpoint")
+    else:
+        checkpoint = source
+    loaded = load_model(ModelSettings(source=checkpoint))
+    for name in ("calib", "dev"):
+        paths = list_images(images / name, limit=CALIBRATION)
+        np.save(folder / f"{name}.npy", np.stack([preprocess(load_image(path), loaded.preprocess) for path in paths]))
+    example = torch.from_numpy(np.load(folder / "calib.npy")[:2])
+    flops = _flops(loaded.module, example) // 2
+    (folder / "source.txt").write_text(checkpoint, encoding="utf-8")
+    _plain(loaded.module, example, folder)
+    # The searches for accuracy change no kernel, and random weights have no accuracy.
+    preset = "fast" if is_row else "default"
+    _ours(loaded, list_images(images / "calib", limit=CALIBRATION), preset, folder)
+    _onnxruntime_int8(folder)
+    (folder / "done.json").write_text(json.dumps({"flops": flops, "random": is_row}))
+
+
+def _flops(module: Any, images: Any) -> int:
+    """Count floating-point operations of the products and convolutions, two per multiply-accumulate."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(images)
+    return int(counter.get_total_flops())
+
+
+def _plain(module: Any, example: Any, folder: Path) -> None:
+    """What a user writes without this package: torch.onnx.export with a dynamic batch, then onnxsim."""
+    import onnx
+    import onnxsim
+    import torch
+
+    dynamic = ({0: torch.export.Dim("batch")},)
+    program = torch.onnx.export(
+        module, (example,), dynamo=True, opset_version=20, dynamic_shapes=dynamic, verbose=False
+    )
+    program.save(folder / "exported.onnx")
+    model, _ = onnxsim.simplify(str(folder / "exported.onnx"))
+    onnx.save(model, folder / "plain.onnx")
+    (folder / "exported.onnx").unlink()
+
+
+def _ours(loaded: Any, calibration: tuple[Path, ...], preset: Literal["default", "fast"], folder: Path) -> None:
+    from vitexport.host.export import export_onnx
+    from vitexport.host.quantize import quantize_onnx
+    from vitexport.host.simplify import simplify_onnx
+    from vitexport.recipe import ExportSettings, QuantizeSettings, SimplifySettings
+
+    export_onnx(loaded, ExportSettings(), folder / "exported.onnx")
+    simplify_onnx(folder / "exported.onnx", SimplifySettings(), folder / "ours.onnx")
+    (folder / "exported.onnx").unlink()
+    settings = QuantizeSettings(target="ort-x86", preset=preset)
+    quantize_onnx(folder / "ours.onnx", calibration, settings, folder / "ours-int8.onnx")
+
+
+def _onnxruntime_int8(folder: Path) -> None:
+    """ONNX Runtime's own quantizer: static, per-channel, MatMul/Gemm/Conv, MinMax; and dynamic."""
+    import onnxruntime as ort
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+        shape_inference,
+    )
+
+    images = np.load(folder / "calib.npy")
+    prepared = folder / "prepared.onnx"
+    shape_inference.quant_pre_process(str(folder / "plain.onnx"), str(prepared), skip_symbolic_shape=True)
+    name = ort.InferenceSession(str(prepared), providers=["CPUExecutionProvider"]).get_inputs()[0].name
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left: Iterator[Any] = iter(images)
+
+        def get_next(self) -> dict[str, Any] | None:
+            image = next(self._left, None)
+            return None if image is None else {name: image[None]}
+
+    for label, activation in (("s8s8", QuantType.QInt8), ("u8s8", QuantType.QUInt8)):
+        quantize_static(
+            str(prepared),
+            str(folder / f"onnxruntime-{label}.onnx"),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+            per_channel=True,
+            activation_type=activation,
+            weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": label == "s8s8"},
+        )
+    quantize_dynamic(str(prepared), str(folder / "onnxruntime-dynamic.onnx"), weight_type=QuantType.QInt8)
+    prepared.unlink()
