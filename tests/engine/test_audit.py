@@ -38,13 +38,13 @@ def _requested(precision: Literal["int8", "fp8"]) -> list[RequestedGemm]:
     return [*found, RequestedGemm(name="head/MatMul", kind="weighted", precision="float16", flops=384_000)]
 
 
-def _audit(name: str, precision: Literal["int8", "fp8"] = "int8") -> AuditReport:
+def fixture_audit(name: str, precision: Literal["int8", "fp8"] = "int8") -> AuditReport:
     return audit_layers(parse_layers((FIXTURES / f"{name}.json").read_text()), _requested(precision))
 
 
 @pytest.mark.parametrize("name", ["tensorrt10-int8", "tensorrt11-int8"])
 def test_an_engine_that_did_what_was_asked_passes_in_both_forms(name: str) -> None:
-    report = _audit(name)
+    report = fixture_audit(name)
     assert report.passed
     assert report.kept_share == pytest.approx(1.0)
     assert report.fell_back == ()
@@ -62,19 +62,19 @@ def test_both_forms_give_the_same_layers() -> None:
 
 
 def test_fp8_is_recognised() -> None:
-    report = _audit("tensorrt11-fp8", "fp8")
+    report = fixture_audit("tensorrt11-fp8", "fp8")
     assert report.passed
     assert report.found_share["fp8"] == pytest.approx(report.asked_share["fp8"])
 
 
 def test_an_fp8_engine_does_not_pass_for_int8() -> None:
-    report = _audit("tensorrt11-fp8", "int8")
+    report = fixture_audit("tensorrt11-fp8", "int8")
     assert not report.passed
     assert {gemm.found for gemm in report.fell_back} == {"fp8"}
 
 
 def test_fallback_missing_and_broken_attention_are_found() -> None:
-    report = _audit("tensorrt10-fallback")
+    report = fixture_audit("tensorrt10-fallback")
     assert not report.passed
     assert [(gemm.name, gemm.asked, gemm.found) for gemm in report.fell_back] == [
         ("blocks.1.mlp.fc1/MatMul", "int8", "float16")
@@ -87,7 +87,7 @@ def test_fallback_missing_and_broken_attention_are_found() -> None:
 
 
 def test_shares_add_up_to_one() -> None:
-    report = _audit("tensorrt10-fallback")
+    report = fixture_audit("tensorrt10-fallback")
     assert sum(report.asked_share.values()) == pytest.approx(1)
     assert sum(report.found_share.values()) == pytest.approx(1)
 

@@ -1,4 +1,5 @@
-"""The report in a real browser: no network, no console error, accessible, in light and dark, wide and narrow.
+"""The report, and the page of an engine's audit, in a real browser: no network, no console error, accessible, in light
+and dark, wide and narrow.
 
 Needs Chromium, and axe-core from npm: ``npm install --prefix DIR axe-core``, with ``VITEXPORT_AXE`` set to
 ``DIR/node_modules/axe-core/axe.min.js``.
@@ -17,7 +18,10 @@ from typing import Any
 
 import pytest
 
-from tests.report.conftest import Case, make_case
+from tests.engine.test_audit import fixture_audit
+from tests.report.conftest import make_case
+from vitexport.engine.audit import EngineFacts
+from vitexport.engine.audit_html import render_html
 from vitexport.recipe import Gates
 from vitexport.report import write_report
 
@@ -82,26 +86,33 @@ def visit(chromium: str, page: Path, profile: Path, *, width: int, dark: bool) -
     return done.stdout, done.stderr
 
 
-@pytest.fixture(scope="module", params=["accepted", "rejected"])
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+@pytest.fixture(scope="module", params=["accepted", "rejected", "engine"])
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of either verdict, and the audit of an engine that partly fell back."""
     root = tmp_path_factory.mktemp("browser") / "bundle"
+    if request.param == "engine":
+        facts = EngineFacts(Path("vit.engine"), None, fixture_audit("tensorrt10-fallback"), "")
+        root.mkdir()
+        (root / "engine.html").write_text(render_html(facts), encoding="utf-8")
+        return root / "engine.html"
     if request.param == "accepted":
         made = make_case(root, gates=Gates(min_agreement=0.9, min_speedup=1.1))
     else:
         made = make_case(root, noise=2.0, speed=0.5, gates=Gates(max_top1_drop=0.5, min_actual_precision=0.5))
     write_report(made.bundle, made.ladder, made.recipe)
-    return made
+    return root / "report.html"
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 500], ids=["desktop", "phone"])
-def test_report_is_accessible_and_needs_no_network(
-    case: Case, chromium: str, axe: str, tmp_path: Path, width: int, dark: bool
+def test_page_is_accessible_and_needs_no_network(
+    page: Path, chromium: str, axe: str, tmp_path: Path, width: int, dark: bool
 ) -> None:
-    result, log = examine(case.bundle.root / "report.html", chromium, axe, tmp_path, width=width, dark=dark)
+    result, log = examine(page, chromium, axe, tmp_path, width=width, dark=dark)
     assert result["dark"] is dark
     assert result["violations"] == []
-    assert {"color-contrast", "heading-order", "image-alt"} <= set(result["passes"])
+    pictures = {"image-alt"} if page.name == "report.html" else set()
+    assert {"color-contrast", "heading-order"} | pictures <= set(result["passes"])
     assert result["overflow"] <= 0, "the page scrolls sideways"
     assert not re.findall(r"CONSOLE.*|ERR_[A-Z_]+.*", log)
 

@@ -11,12 +11,19 @@ __all__ = ["render_html"]
 
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
+body { background: #fff; color: #1c1f23; font: 15px/1.5 system-ui, sans-serif; }
+body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #8884; vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
-code { font-size: 13px; overflow-wrap: anywhere; }
-.passed { color: #16803c; } .failed { color: #c02626; } .bad { background: #c0262622; }
+td { overflow-wrap: anywhere; }
+code { font-size: 13px; }
+.scroll { overflow-x: auto; } .scroll table { min-width: 56rem; }
+.passed { color: #16703a; } .failed { color: #b02020; } .bad { background: #fbe9e7; }
+@media (prefers-color-scheme: dark) {
+  body { background: #14171a; color: #e8e9e6; } .bad { background: #40201f; }
+  .passed { color: #7fd6a6; } .failed { color: #ff9c92; }
+}
 .bar { display: flex; height: 1.4rem; border-radius: .3rem; overflow: hidden; }
 .bar span { color: #fff; font-size: 12px; padding: 0 .4rem; white-space: nowrap; overflow: hidden; }
 """
@@ -43,8 +50,10 @@ def render_html(facts: EngineFacts) -> str:
     else:
         body += _audit(facts.audit)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head><body>{body}</body></html>\n"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title>"
+        f"<style>{_STYLE}</style></head><body><main>{body}</main></body></html>\n"
     )
 
 
@@ -66,8 +75,10 @@ def _audit(report: AuditReport) -> str:
         f'<h2>Audit: <span class="{verdict}">{verdict}</span></h2><p>{escape(facts)}</p>'
         f"<h3>Asked for</h3>{_bar(sorted(report.asked_share.items()))}"
         f"<h3>Found</h3>{_bar(sorted(report.found_share.items()))}"
-        "<h3>Matrix products</h3><table><tr><th>ONNX node</th><th>kind</th><th>asked</th><th>found</th><th>MFLOP</th>"
-        f"<th>engine layer</th><th>kernel</th></tr>{rows}</table>"
+        '<h3 id="products">Matrix products</h3>'
+        '<div class="scroll" tabindex="0" role="region" aria-labelledby="products">'
+        "<table><tr><th>ONNX node</th><th>kind</th><th>asked</th><th>found</th><th>MFLOP</th>"
+        f"<th>engine layer</th><th>kernel</th></tr>{rows}</table></div>"
     )
 
 
