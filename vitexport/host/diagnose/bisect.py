@@ -22,6 +22,7 @@ from vitexport.host.diagnose.coordinates import Affine
 from vitexport.host.diagnose.cuts import Cut, block_of, computed_in_float, find_cuts
 from vitexport.host.diagnose.difference import Difference
 from vitexport.host.diagnose.probe import Probe
+from vitexport.host.diagnose.rows import common_shapes, first_rows
 from vitexport.host.diagnose.transforms import find_transforms
 from vitexport.host.graph.layers import find_linears
 
@@ -152,9 +153,11 @@ def bisect(
             f"Expected '{candidate.name}' to share named tensors with '{reference.name}', found {len(shared)}.",
             "Bisect compares a rung with the one it was made from; export both with this package.",
         )
+    shapes = common_shapes((reference, candidate), [cut.tensor for cut in shared], feeds[0])
+    shared = [cut for cut in shared if cut.tensor in shapes]
     tensors = [cut.tensor for cut in shared]
     outputs = _block_outputs(shared)
-    transforms = find_transforms(*graphs, shared, (reference, candidate), feeds[:4])
+    transforms = find_transforms(*graphs, shared, (reference, candidate), feeds[:4], shapes)
     local = {name: Difference() for name in tensors}
     running = {name: Difference() for name in tensors}
     block = {name: Difference() for name in outputs.values()}
@@ -165,7 +168,7 @@ def bisect(
         Probe(candidate, list(outputs.values()), list(outputs.values())) as blocks,
     ):
         for feed, own in feeds:
-            expected = exact.run(feed)
+            expected = first_rows(exact.run(feed), shapes)
             given = {name: _apply(transforms.get(name), value) for name, value in expected.items()}
             found = pieces.run(own, given)
             drifted = free.run(own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vitexport.host.diagnose.coordinates import Affine, linear_parameters, match_channels
 from vitexport.host.diagnose.cuts import Cut, block_of, source_of
 from vitexport.host.diagnose.probe import Probe
+from vitexport.host.diagnose.rows import first_rows
 from vitexport.host.graph.layers import LinearLayer, find_linears
 
 __all__ = ["find_transforms"]
@@ -29,6 +30,7 @@ def find_transforms(
     cuts: Sequence[Cut],
     files: tuple[Path, Path],
     feeds: Sequence[tuple[NDArray[np.generic], NDArray[np.generic]]],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Affine]:
     """Return tensor name to its transform, for the tensors that have one.
 
@@ -45,7 +47,7 @@ def find_transforms(
     names = [cut.tensor for cut in wanted]
     if not names:
         return {}
-    exact, found = _collect(files, names, [cut.tensor for cut in cuts if cut.role in _INVARIANT], feeds)
+    exact, found = _collect(files, names, [cut.tensor for cut in cuts if cut.role in _INVARIANT], feeds, shapes)
     transforms: dict[str, Affine] = {}
     for cut in wanted:
         if cut.role != "qkv" and cut.tensor in readers:
@@ -68,13 +70,14 @@ def _collect(
     names: Sequence[str],
     given: Sequence[str],
     feeds: Sequence[tuple[NDArray[np.generic], NDArray[np.generic]]],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Return tensors of both models as ``[rows, channels]``, the candidate's on exact inputs."""
     exact: dict[str, list[Floats]] = {name: [] for name in names}
     found: dict[str, list[Floats]] = {name: [] for name in names}
     with Probe(files[0], [*names, *given]) as right, Probe(files[1], names, given) as other:
         for feed, own in feeds:
-            expected = right.run(feed)
+            expected = first_rows(right.run(feed), shapes)
             answered = other.run(own, expected)
             for name in names:
                 exact[name].append(_rows(expected[name], len(feeds)))
