@@ -53,9 +53,9 @@ def test_summary_is_in_milliseconds_and_images_per_second() -> None:
 
 
 def test_a_machine_busier_than_it_has_cores_is_warned_of() -> None:
-    assert load_warning(2.0, 2) is None
-    warning = load_warning(2.4, 2)
-    assert warning is not None and "2.4 on 2 cores" in warning
+    assert load_warning(2.5, 2) is None
+    warning = load_warning(3.4, 2)
+    assert warning is not None and "3.4 on 2 cores" in warning
 
 
 def test_pinning_keeps_the_process_on_the_named_cores() -> None:

@@ -110,6 +110,8 @@ def summarize(seconds: NDArray[np.float64], batch: int) -> Latency:
 def load_warning(load: float | None = None, cores: int | None = None) -> str | None:
     """Return a warning when the machine is busier than it has cores, for then times mean nothing; None otherwise.
 
+    A quarter above is tolerated: what this process did just before counts in the load average as well.
+
     Args:
         load: Load average of the last minute; None asks the system, which not every one can tell.
         cores: Cores this process may use; None asks the system.
@@ -118,7 +120,7 @@ def load_warning(load: float | None = None, cores: int | None = None) -> str | N
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if cores is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if load <= cores:
+    if load <= 1.25 * cores:
         return None
     return (
         f"The load average is {load:.1f} on {cores} core{'s' * (cores > 1)}: other programs were running, so absolute "

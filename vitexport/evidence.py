@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitexport.benchmark import Latency, interleave, summarize
+from vitexport.benchmark import Latency, interleave, load_warning, summarize
 from vitexport.bundle import Artifact, Bundle
 from vitexport.checks import PREPROCESSING
 from vitexport.disagreement import DISAGREEMENTS, worst_images
@@ -105,6 +105,7 @@ def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSett
     runtimes |= {artifact.name: open_runtime(bundle.path(artifact), options=options) for artifact in bundle.models}
     fixed = [size for size in (batch_limit(runtime.inputs[0]) for runtime in runtimes.values()) if size is not None]
     table: dict[str, list[Latency]] = {name: [] for name in runtimes}
+    warning = load_warning()
     for size in fixed[:1] or settings.batch:
         calls = {name: _call(runtime, bundle, inputs, size) for name, runtime in runtimes.items()}
         for name, seconds in interleave(calls, seconds=settings.seconds, warmup=settings.warmup).items():
@@ -118,6 +119,7 @@ def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSett
     path = bundle.root / BENCHMARK_FILE
     content = {
         "machine": describe_machine(),
+        "warnings": [] if warning is None else [warning],
         "executed": executed,
         "rungs": {name: [asdict(entry) for entry in entries] for name, entries in table.items()},
     }

@@ -69,7 +69,7 @@ def make_case(root: Path, *, noise: float = 0.05, speed: float = 1.4, gates: Gat
     benchmark = root / "benchmark.json"
     machine = {"processor": "Test <CPU> & more", "cores": "2"}
     rungs = {name: [asdict(value)] for name, value in times.items()}
-    benchmark.write_text(json.dumps({"machine": machine, "rungs": rungs}))
+    benchmark.write_text(json.dumps({"machine": machine, "warnings": ["The machine was busy."], "rungs": rungs}))
     artifacts.append(_artifact(root, benchmark, "benchmark", "benchmark"))
     bundle = Bundle(
         root,

@@ -83,6 +83,11 @@ def test_rejected_page_names_rung_gate_limit_and_value(tmp_path: Path) -> None:
     assert re.search(r"int8 is slower than simplified, which it replaces", words)
 
 
+def test_times_taken_on_a_busy_machine_say_so(case: Case) -> None:
+    assert "The machine was busy." in _page(case).words
+    assert "The machine was busy." in (case.bundle.root / "report.md").read_text(encoding="utf-8")
+
+
 def test_page_needs_no_network(case: Case) -> None:
     page = _page(case)
     html = (case.bundle.root / "report.html").read_text(encoding="utf-8")
