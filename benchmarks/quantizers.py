@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,15 +109,26 @@ def main() -> int:
         return 0
     chosen = [row for row in ROWS if arguments.only is None or row.name in arguments.only]
     asked = arguments.ask or QUESTIONS
+    keep = _print if arguments.no_save else _save
     with tempfile.TemporaryDirectory(prefix="quantizers-") as folder:
         bench = _prepare(arguments, (arguments.work or Path(folder)).resolve())
-        measured = measure_rows(bench, chosen, asked, rounds=arguments.rounds, seconds=arguments.seconds)
-    rows = merge([] if arguments.no_save else _kept(), measured)
-    print(markdown_table(rows))
-    if not arguments.no_save:
-        content = save_results("quantizers", rows, ("onnxruntime", "onnx", "numpy"))
-        replace_table(ROOT / "docs" / "benchmarks.md", "quantizers", content)
+        measured = measure_rows(bench, chosen, asked, rounds=arguments.rounds, seconds=arguments.seconds, keep=keep)
+    print(markdown_table(merge([] if arguments.no_save else _kept(), measured)))
     return 0
+
+
+Keep = Callable[[str, Mapping[str, Any]], None]
+
+
+def _print(name: str, figures: Mapping[str, Any]) -> None:
+    print(f"{name}: {json.dumps(dict(figures))}", flush=True)
+
+
+def _save(name: str, figures: Mapping[str, Any]) -> None:
+    """Keep a row's new figures at once, so that an interrupted run loses nothing that it measured."""
+    _print(name, figures)
+    content = save_results("quantizers", merge(_kept(), {name: figures}), ("onnxruntime", "onnx", "numpy"))
+    replace_table(ROOT / "docs" / "benchmarks.md", "quantizers", content)
 
 
 def _prepare(arguments: argparse.Namespace, work: Path) -> Bench:
@@ -152,7 +163,7 @@ def _kept() -> list[dict[str, Any]]:
 
 
 def measure_rows(
-    bench: Bench, rows: Sequence[Row], asked: Sequence[str], *, rounds: int, seconds: float
+    bench: Bench, rows: Sequence[Row], asked: Sequence[str], *, rounds: int, seconds: float, keep: Keep = _print
 ) -> dict[str, dict[str, Any]]:
     """Return new figures by row name; a row that cannot be measured gets a ``note`` that says why.
 
@@ -162,24 +173,25 @@ def measure_rows(
         asked: Of :data:`QUESTIONS`; files that an earlier call left in ``bench.work`` need not be made again.
         rounds: Turns of the time ratios.
         seconds: Latency: measured seconds per model.
+        keep: Called with a row's name and its new figures as soon as there are some.
     """
     measured: dict[str, dict[str, Any]] = {}
+
+    def add(found: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        for name, figures in found:
+            measured.setdefault(name, {}).update(figures)
+            keep(name, figures)
+
     if "quantize" in asked:
-        for row in rows:
-            measured[row.name] = _ask_quantize(bench, row)
-            print(f"{row.name}: {measured[row.name]}", flush=True)
+        add((row.name, _ask_quantize(bench, row)) for row in rows)
     made = [row for row in rows if bench.file(row).is_file() and "note" not in measured.get(row.name, {})]
     if "accuracy" in asked and made:
-        for name, entry in _ask_accuracy(bench, made):
-            measured.setdefault(name, {}).update(entry)
-            print(f"{name}: {entry}", flush=True)
+        add(_ask_accuracy(bench, made))
     if "latency" in asked and made:
-        for name, ratio in _ask_latency(bench, made, seconds).items():
-            measured.setdefault(name, {})["latency / float32"] = ratio
+        add(_ask_latency(bench, made, seconds))
     timed = [row for row in rows if row.timed or row.name == BASELINE]
     if "time" in asked and any(row.timed for row in timed):
-        for name, entry in _ask_time(bench, timed, rounds).items():
-            measured.setdefault(name, {}).update(entry)
+        add(_ask_time(bench, timed, rounds))
     return measured
 
 
@@ -239,7 +251,7 @@ def _ask_accuracy(bench: Bench, rows: Sequence[Row]) -> Iterator[tuple[str, dict
         yield row.name, {key: round(value, 2) for key, value in entry.items()}
 
 
-def _ask_latency(bench: Bench, rows: Sequence[Row], seconds: float) -> dict[str, float]:
+def _ask_latency(bench: Bench, rows: Sequence[Row], seconds: float) -> list[tuple[str, dict[str, Any]]]:
     """Return the median over rounds of each model's latency over the float model's, batch 1, default options."""
     from vitexport.benchmark import interleave
     from vitexport.runtimes import open_runtime
@@ -251,10 +263,10 @@ def _ask_latency(bench: Bench, rows: Sequence[Row], seconds: float) -> dict[str,
     feed = {tensor.name: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
     calls = {name: (lambda runtime=runtime: runtime.run(feed)) for name, runtime in runtimes.items()}
     times = interleave(calls, seconds=seconds)
-    return {row.name: float(np.median(times[row.name] / times["float32"])) for row in rows}
+    return [(row.name, {"latency / float32": float(np.median(times[row.name] / times["float32"]))}) for row in rows]
 
 
-def _ask_time(bench: Bench, rows: Sequence[Row], rounds: int) -> dict[str, dict[str, float]]:
+def _ask_time(bench: Bench, rows: Sequence[Row], rounds: int) -> list[tuple[str, dict[str, Any]]]:
     """Quantize in turns with the baseline, and return median seconds and the median ratio over the rounds."""
     rows = [next(row for row in ROWS if row.name == BASELINE), *(row for row in rows if row.name != BASELINE)]
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
@@ -262,13 +274,16 @@ def _ask_time(bench: Bench, rows: Sequence[Row], rounds: int) -> dict[str, dict[
         for row in rows:
             seconds[row.name].append(bench.quantize(row, bench.work / "again" / "model.onnx").seconds)
             print(f"{row.name}: {seconds[row.name][-1]:.2f} s", flush=True)
-    return {
-        name: {
-            "seconds": statistics.median(taken),
-            "time / MinMax": statistics.median(a / b for a, b in zip(taken, seconds[BASELINE], strict=True)),
-        }
+    return [
+        (
+            name,
+            {
+                "seconds": statistics.median(taken),
+                "time / MinMax": statistics.median(a / b for a, b in zip(taken, seconds[BASELINE], strict=True)),
+            },
+        )
         for name, taken in seconds.items()
-    }
+    ]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from benchmarks.peers.job import Job, work
 
 def _load(job: Job) -> tuple[torch.nn.Module, tuple[int, ...]]:
     if job.options["library"] == "timm":
-        model = timm.create_model(f"local-dir:{job.model}", pretrained=True)
+        model: Any = timm.create_model(f"local-dir:{job.model}", pretrained=True)
         return model.eval(), tuple(model.pretrained_cfg["input_size"])
     loaded: Any = AutoModelForImageClassification.from_pretrained(job.model)
     size = loaded.config.image_size
