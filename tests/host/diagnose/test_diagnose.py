@@ -18,6 +18,7 @@ from vitexport.bundle import Bundle
 from vitexport.cli import main
 from vitexport.errors import BundleError
 from vitexport.host.diagnose import advise, bisect, examine, measure_ranges, recipe_of
+from vitexport.host.diagnose.rows import first_rows
 from vitexport.host.export import export_onnx
 from vitexport.host.quantize import quantize_onnx
 from vitexport.host.simplify import simplify_onnx
@@ -47,6 +48,25 @@ def test_a_model_against_itself_is_exact(bundle: Bundle, feeds: list[Array]) -> 
     assert report.finding == "exact"
     assert report.culprits == ()
     assert {layer.local for layer in report.layers} == {0.0}
+
+
+def test_a_graph_that_computes_fewer_tokens_is_compared_on_those(bundle: Bundle) -> None:
+    report = bisect_rung(bundle, "simplified", images=2)
+    assert report.finding == "exact", report.describe()
+    # Of the last block the simplified graph computes the class token alone.
+    assert {"vit.layers.3.mlp.fc2", "vit.layers.3.attention.o_proj"} <= {layer.layer for layer in report.layers}
+
+
+def test_only_the_first_tokens_may_be_missing() -> None:
+    shapes = {"same": (1, 5, 8), "first": (1, 2, 8)}
+    values = {name: np.arange(40, dtype=np.float32).reshape(1, 5, 8) for name in ("same", "first", "other")}
+    found = first_rows(values, shapes)
+    assert {name: value.shape for name, value in found.items()} == {
+        "same": (1, 5, 8),
+        "first": (1, 2, 8),
+        "other": (1, 5, 8),
+    }
+    np.testing.assert_array_equal(found["first"], values["first"][:, :2])
 
 
 def test_sound_int8_is_spread_over_all_quantized_layers(bundle: Bundle) -> None:
