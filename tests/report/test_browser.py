@@ -22,7 +22,8 @@ from tests.engine.test_audit import fixture_audit
 from tests.report.conftest import make_case
 from vitexport.engine.audit import EngineFacts
 from vitexport.engine.audit_html import render_html
-from vitexport.recipe import Gates
+from vitexport.pipeline import run
+from vitexport.recipe import Gates, parse_recipe
 from vitexport.report import write_report
 
 pytestmark = pytest.mark.slow
@@ -86,9 +87,44 @@ def visit(chromium: str, page: Path, profile: Path, *, width: int, dark: bool) -
     return done.stdout, done.stderr
 
 
-@pytest.fixture(scope="module", params=["accepted", "rejected", "engine"])
+@pytest.fixture(scope="module")
+def deit_tiny(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a whole run of DeiT-Tiny with its real weights, on few photographs."""
+    sample = shared / "data" / "imagenet-1k-sample"
+    labels = str(sample / "synsets.json")
+    content = {
+        "name": "deit-tiny",
+        "model": {"source": str(shared / "models" / "deit-tiny-hf")},
+        "data": {
+            "calibration": {"images": str(sample / "calib"), "limit": 64},
+            "verification": {"images": str(sample / "dev"), "labels": labels, "limit": 96},
+        },
+        "quantize": {"preset": "fast"},
+        "verify": {"quantized_tolerance": {"min_agreement": 0.8}},
+        "gates": {"max_top1_drop": 5.0, "min_agreement": 0.8},
+        "benchmark": {"seconds": 0.3},
+    }
+    result = run(parse_recipe(content, where="test"), tmp_path_factory.mktemp("deit") / "bundle")
+    assert result.ladder is not None and result.ladder.passed, result.ladder and result.ladder.failures()
+    assert result.bundle is not None
+    return result.bundle.root / "report.html"
+
+
+def test_the_report_of_deit_tiny_is_below_two_megabytes_and_complete(deit_tiny: Path) -> None:
+    assert deit_tiny.stat().st_size < 2_000_000
+    content = deit_tiny.read_text(encoding="utf-8")
+    headings = re.findall(r"<h2[^>]*>([^<]*)", content)
+    assert headings[:4] == ["Accepted", "The ladder", "Who lost what", "Gates"]
+    assert {"Checks around the model", "Where the error enters", "Where it comes from"} <= set(headings)
+    assert content.count("<svg") == 5
+    assert content.count("<img") == 8
+
+
+@pytest.fixture(scope="module", params=["accepted", "rejected", "engine", "deit-tiny"])
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of either verdict, and the audit of an engine that partly fell back."""
+    """A report of either verdict, the audit of an engine that partly fell back, and the report of a real run."""
+    if request.param == "deit-tiny":
+        return Path(request.getfixturevalue("deit_tiny"))
     root = tmp_path_factory.mktemp("browser") / "bundle"
     if request.param == "engine":
         facts = EngineFacts(Path("vit.engine"), None, fixture_audit("tensorrt10-fallback"), "")
