@@ -65,3 +65,16 @@ def test_a_channel_of_zeros_stays_zero():
     assert not quantized.dequantized().any()
     assert np.isfinite(quantized.scale).all()
     assert (quantized.scale > 0).all()
+
+
+def test_correlations_that_are_not_positive_definite_are_damped_until_they_are(rng):
+    few = (rng.normal(size=(20, 4)) @ rng.normal(size=(4, 96)) * np.linspace(0.01, 30, 96)).astype(np.float32)
+    gram = np.cov(few.T)
+    deviation = np.sqrt(np.diagonal(gram))
+    rounded = (gram / np.outer(deviation, deviation)).astype(np.float16).astype(np.float64)
+    gram = 1.02 * rounded * np.outer(deviation, deviation)
+    np.fill_diagonal(gram, deviation**2)
+    assert np.linalg.eigvalsh(gram)[0] < -1e-3
+    weight = rng.normal(size=(96, 16)).astype(np.float32)
+    quantized = quantize_weight(weight, "int8", energy=np.diagonal(gram).astype(np.float32), gram=gram)
+    assert output_error(few, weight, quantized) < 1e-3 * float(np.square(few @ weight).mean())

@@ -126,7 +126,7 @@ def round_learned(
         gram: Covariance of the quantized inputs, ``[K, K]``.
         ceilings: Largest uint8 that each input channel reaches, ``[K]``; given, no two neighbouring products
             overflow 16 bits below them.
-        damping: Added to the diagonal, as a fraction of its mean.
+        damping: Added to the diagonal, as a fraction of its mean; more where the matrix is not positive definite.
 
     Returns:
         int8 ``[K, N]``.
@@ -134,9 +134,7 @@ def round_learned(
     rows = len(weight)
     diagonal = np.diagonal(gram)
     order = np.argsort(-diagonal, kind="stable") if ceilings is None else _paired_order(diagonal)
-    damped = gram[np.ix_(order, order)] + np.eye(rows) * (damping * max(float(diagonal.mean()), 1e-12))
-    # The upper Cholesky factor of the inverse: row i holds how an error in row i spreads to the later rows.
-    factor = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    factor = _spread(gram[np.ix_(order, order)], damping)
     left = (weight[order] / scale).astype(np.float32)
     values = np.empty_like(left)
     block = 64
@@ -157,6 +155,24 @@ def round_learned(
     result = np.empty_like(values)
     result[order] = values
     return result.astype(np.int8)
+
+
+def _spread(gram: NDArray[np.float64], damping: float) -> Floats:
+    """Return the upper Cholesky factor of the inverse: row i holds how an error in row i spreads to the later rows.
+
+    Correlations of fewer rows than channels, kept in 16 bits, may not be positive definite: damping grows until they
+    are.
+    """
+    diagonal = np.diagonal(gram)
+    while True:
+        damped = gram + np.diag(damping * (diagonal + max(float(diagonal.mean()), 1e-12)))
+        try:
+            inverse = np.linalg.inv(np.linalg.cholesky(damped))
+            factor: Floats = np.linalg.cholesky(inverse.T @ inverse).T.astype(np.float32)
+        except np.linalg.LinAlgError:
+            damping *= 4
+            continue
+        return factor
 
 
 def _paired_order(diagonal: NDArray[np.float64]) -> NDArray[np.intp]:
