@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, defs, helper
+from onnx import TensorProto, helper
 
 from tests.engine.graphs import FLOATS, Graph, attention, floating, linear, normal, operator, save
 from vitexport.device.profiles import device_profile
 from vitexport.errors import BundleError, RecipeError
 from vitexport.host.lint import RULES, Finding, lint_model, parse_target
-from vitexport.host.lint.operators import NEWER_THAN_10_3, UNSUPPORTED
 
 Make = Callable[[], onnx.ModelProto]
 
@@ -156,37 +155,6 @@ def test_rule_finds_the_broken_model_and_passes_the_right_one(case: str, tmp_pat
     assert rule not in {finding.rule for finding in _lint(right(), tmp_path, target)}
 
 
-@pytest.mark.parametrize("case", [name for name, spec in CASES.items() if spec[4]])
-def test_the_rtx_parser_refuses_the_broken_model_and_builds_the_right_one(case: str, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from tests.engine.rtx import parses_and_builds
-
-    _, _, broken, right, _ = CASES[case]
-    accepted, reason = parses_and_builds(save(broken(), tmp_path / "broken.onnx"))
-    assert not accepted
-    assert reason
-    accepted, reason = parses_and_builds(save(right(), tmp_path / "right.onnx"))
-    assert accepted, reason
-
-
-@pytest.mark.parametrize("case", [name for name, spec in CASES.items() if not spec[4]])
-def test_the_rtx_parser_takes_what_only_the_linter_minds(case: str, tmp_path: Path) -> None:
-    """These build and then run slowly, or not as meant: nobody but the linter says so."""
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from tests.engine.rtx import parses_and_builds
-
-    accepted, reason = parses_and_builds(save(CASES[case][2](), tmp_path / "model.onnx"))
-    assert accepted, f"TensorRT-RTX refuses it now: {reason}"
-
-
-def test_the_rtx_parser_reads_uint8_as_int8(tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from tests.engine.rtx import parses_and_builds
-
-    _, said = parses_and_builds(save(linear(activation="uint8"), tmp_path / "model.onnx"))
-    assert "Defaulting to INT8" in said
-
-
 def test_every_rule_has_a_case() -> None:
     with_own_test = {"external_weights", "weights_size", "device_precision", "turing_float32"}
     names = {rule.__name__ for rule in RULES} - with_own_test
@@ -218,29 +186,6 @@ def test_every_rule_has_a_case() -> None:
 def test_precision_the_device_lacks_is_an_error(device: str, kind: str, broken: bool, tmp_path: Path) -> None:
     findings = _lint(linear(activation=kind, kind=kind), tmp_path, "tensorrt", device)
     assert [finding.rule for finding in findings] == (["device-precision"] if broken else [])
-
-
-@pytest.mark.parametrize(
-    ("make", "device", "rule"),
-    [
-        (lambda: linear(activation="fp8", kind="fp8"), "rtx-30", "device-precision"),
-        (lambda: floating("bf16"), "rtx-20", "device-precision"),
-        (floating, "rtx-20", "turing-float32"),
-        (linear, "rtx-20", "turing-float32"),
-        (lambda: linear(activation="fp8", kind="fp8"), "rtx-40", None),
-        (lambda: floating("fp16"), "rtx-20", None),
-        (floating, "rtx-30", None),
-    ],
-)
-def test_the_rtx_compiler_agrees_about_devices(make: Make, device: str, rule: str | None, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from tests.engine.rtx import parses_and_builds
-
-    path = save(make(), tmp_path / "model.onnx")
-    profile = device_profile(device)
-    findings = lint_model(path, parse_target("tensorrt:rtx", device=profile))
-    assert {finding.rule for finding in findings} == ({rule} if rule else set())
-    assert parses_and_builds(path, profile.compute_capability)[0] is (rule is None)
 
 
 def test_bfloat16_on_turing_is_an_error(tmp_path: Path) -> None:
@@ -327,20 +272,6 @@ def test_errors_come_first(tmp_path: Path) -> None:
     findings = _lint(linear(quantized_bias=True), tmp_path, "tensorrt")
     severities = [finding.severity for finding in findings]
     assert severities == sorted(severities)
-
-
-def test_unsupported_operators_are_those_the_installed_parser_lacks() -> None:
-    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from vitexport.runtimes.tensorrt_api import load_api
-
-    api = load_api("tensorrt-rtx")
-    builder = trt.Builder(api.logger)
-    network = builder.create_network(api.network_flags)
-    parser = trt.OnnxParser(network, api.logger)
-    names = {schema.name for schema in defs.get_all_schemas() if schema.domain == ""}
-    lacking = {name for name in names if not parser.supports_operator(name)}
-    assert lacking == UNSUPPORTED & names
-    assert all(name in names and name not in UNSUPPORTED for name in NEWER_THAN_10_3)
 
 
 @pytest.mark.parametrize("text", ["tensorflow", "tensorrt:9", "tensorrt:", "onnxruntime:1"])
