@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +74,9 @@ CANDIDATES = (
     Candidate("OpenVINO int8 (NNCF)", "openvino", "plain-openvino.xml", "openvino"),
 )
 PEAK = (Candidate("NumPy", "gemm-numpy", "-"), Candidate("torch", "gemm-torch", "-"))
+PAUSE = 0.15
+"""Seconds between turns: ONNX Runtime's and OpenMP's threads go on spinning for tens of milliseconds after a run."""
+
 PRODUCT_FLOPS = 2 * 2048**3
 
 
@@ -92,7 +97,11 @@ class Worker:
             stderr=self._errors,
             text=True,
         )
-        self.version = self._answer()
+        try:
+            self.version = self._answer()
+        except WorkerError:
+            self.close()
+            raise
 
     def ask(self, command: str) -> dict[str, Any]:
         """Send a command and wait for its answer."""
@@ -212,10 +221,12 @@ def take_turns(workers: Mapping[str, Worker], rounds: int, calls: int) -> dict[s
     """Let the workers run one after the other; return the median seconds of each one's turns, in order."""
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     order = list(workers)
+    shuffle = random.Random(0).shuffle  # nobody always runs after the same neighbour
     for _ in range(rounds):
+        shuffle(order)
         for name in order:
+            time.sleep(PAUSE)
             seconds[name].append(float(np.median(workers[name].ask(f"time {calls}")["seconds"])))
-        order.append(order.pop(0))  # nobody always runs after the same neighbour
     return {name: np.array(values) for name, values in seconds.items()}
 
 
