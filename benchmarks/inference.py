@@ -97,11 +97,16 @@ class Worker:
             stderr=self._errors,
             text=True,
         )
+        self.version: dict[str, Any] = {}
+
+    def wait(self) -> Worker:
+        """Wait until it has loaded its model; a candidate that cannot is closed."""
         try:
             self.version = self._answer()
         except WorkerError:
             self.close()
             raise
+        return self
 
     def ask(self, command: str) -> dict[str, Any]:
         """Send a command and wait for its answer."""
@@ -203,17 +208,27 @@ def measure(folder: Path, batch: int, rounds: int, calls: int) -> list[dict[str,
 
 def start(candidates: Sequence[Candidate], folder: Path, batch: int) -> tuple[dict[str, Worker], dict[str, str]]:
     """Start every candidate that can run; return them, and why the others cannot."""
+    starting: dict[str, Worker] = {}
     workers: dict[str, Worker] = {}
     skipped: dict[str, str] = {}
+
+    def skip(name: str, reason: WorkerError) -> None:
+        skipped[name] = f"skipped: {reason}"
+        print(f"{name}: {reason}", file=sys.stderr, flush=True)
+
     for candidate in candidates:
         if candidate.kind == "torch-compile" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
             skipped[candidate.name] = "skipped: torch.compile needs a C++ compiler"
             continue
         try:
-            workers[candidate.name] = Worker(candidate, folder, batch)
+            starting[candidate.name] = Worker(candidate, folder, batch)
         except WorkerError as error:
-            skipped[candidate.name] = f"skipped: {error}"
-            print(f"{candidate.name}: {error}", file=sys.stderr, flush=True)
+            skip(candidate.name, error)
+    for name, worker in starting.items():
+        try:
+            workers[name] = worker.wait()
+        except WorkerError as error:
+            skip(name, error)
     return workers, skipped
 
 

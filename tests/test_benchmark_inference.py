@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_worker_runs_as_often_as_it_is_told(folder: Path) -> None:
-    worker = Worker(Candidate("product", "gemm-numpy", "-"), folder, 1)
+    worker = Worker(Candidate("product", "gemm-numpy", "-"), folder, 1).wait()
     try:
         assert worker.version["package"] == "numpy"
         assert len(worker.ask("time 3")["seconds"]) == 3
@@ -60,4 +60,4 @@ def test_every_worker_has_one_turn_in_every_round_and_no_fixed_neighbour(monkeyp
 
 def test_a_worker_that_ends_without_an_answer_is_an_error(folder: Path) -> None:
     with pytest.raises(WorkerError, match="nothing-of-the-kind"):
-        Worker(Candidate("wrong", "nothing-of-the-kind", "-"), folder, 1)
+        Worker(Candidate("wrong", "nothing-of-the-kind", "-"), folder, 1).wait()
