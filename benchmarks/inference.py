@@ -225,11 +225,20 @@ def start(candidates: Sequence[Candidate], folder: Path, batch: int) -> tuple[di
         except WorkerError as error:
             skip(candidate.name, error)
     for name, worker in starting.items():
-        try:
-            workers[name] = worker.wait()
-        except WorkerError as error:
-            skip(name, error)
+        refused = _refusal(worker)
+        if refused is None:
+            workers[name] = worker
+        else:
+            skip(name, refused)
     return workers, skipped
+
+
+def _refusal(worker: Worker) -> WorkerError | None:
+    try:
+        worker.wait()
+    except WorkerError as error:
+        return error
+    return None
 
 
 def take_turns(workers: Mapping[str, Worker], rounds: int, calls: int) -> dict[str, Any]:
