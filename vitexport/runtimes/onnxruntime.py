@@ -16,6 +16,11 @@ __all__ = ["OnnxRuntime", "vendor_errors"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
+_SPIN_MICROSECONDS = "1000"
+"""How long an idle thread waits busily. ONNX Runtime's default goes on for tens of milliseconds after a run, and takes
+the cores from what runs next: another model, the decoding of images. Between operators of one run the wait is shorter.
+"""
+
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -58,6 +63,7 @@ class OnnxRuntime(Adapter):
         chosen = _provider(ort, provider, options)
         session_options = ort.SessionOptions()
         session_options.log_severity_level = 3
+        session_options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
         if options.threads is not None:
             session_options.intra_op_num_threads = options.threads
         if not options.optimize:
