@@ -143,6 +143,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--calls", type=int, default=2, help="timed runs in a turn")
     parser.add_argument("--images", type=Path, default=SHARED / "data" / "imagenet-1k-sample", help="calib/ and dev/")
+    parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="leave a candidate out; repeatable")
     parser.add_argument("--work", type=Path, help="folder that keeps the files; a temporary one otherwise")
     parser.add_argument("--prepare", action="store_true", help="make the files and stop")
     parser.add_argument("--shallow", action="store_true", help="a quick check of this script; nothing is kept")
@@ -156,7 +157,7 @@ def main() -> int:
             if arguments.prepare:
                 continue
             for batch in (int(size) for size in arguments.batch.split(",")):
-                rows = measure(folder, batch, arguments.rounds, arguments.calls)
+                rows = measure(folder, batch, arguments.rounds, arguments.calls, arguments.skip)
                 print(markdown_table(rows), flush=True)
                 if not arguments.shallow:
                     keep(rows)
@@ -171,10 +172,11 @@ def openvino_int8(folder: Path) -> None:
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
 
 
-def measure(folder: Path, batch: int, rounds: int, calls: int) -> list[dict[str, Any]]:
+def measure(folder: Path, batch: int, rounds: int, calls: int, skip: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return one row per candidate; one that cannot run is a row that says why."""
     facts = json.loads((folder / "done.json").read_text())
-    workers, skipped = start((*CANDIDATES, *PEAK), folder, batch)
+    workers, skipped = start([c for c in (*CANDIDATES, *PEAK) if c.name not in skip], folder, batch)
+    skipped |= dict.fromkeys(skip, "left out of this run")
     try:
         quality = {} if facts["random"] or batch > 1 else compare_logits(workers, folder)
         seconds = take_turns(workers, rounds, calls)
