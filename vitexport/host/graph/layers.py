@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnx_ir as ir
@@ -138,7 +138,17 @@ def find_linears(model: ir.Model) -> tuple[LinearLayer, ...]:
         layer = LinearLayer.of(node, role, inside)
         assert layer is not None
         layers.append(layer)
-    return tuple(layers)
+    return _with_unique_names(layers)
+
+
+def _with_unique_names(layers: list[LinearLayer]) -> tuple[LinearLayer, ...]:
+    """Number the later ones of several layers of one module, such as queries and keys of an attention pooling."""
+    seen: dict[str, int] = {}
+    unique = []
+    for layer in layers:
+        count = seen[layer.name] = seen.get(layer.name, -1) + 1
+        unique.append(replace(layer, name=f"{layer.name}[{count}]") if count else layer)
+    return tuple(unique)
 
 
 def linear_at(node: ir.Node) -> tuple[ir.Value, ir.Node | None, ir.Value | None] | None:
