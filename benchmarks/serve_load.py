@@ -1,10 +1,11 @@
 """How much of the bare model's speed survives HTTP: /predict under load against the model alone.
 
-    python benchmarks/serve_load.py MODEL|BUNDLE IMAGES [--clients 32] [--seconds 60] [--batch 8] [--json FILE]
+    python benchmarks/serve_load.py MODEL|BUNDLE IMAGES [--clients 32] [--seconds 60] [--batch 8] [--name NAME]
 
 The model alone is what ``vitexport bench`` measures: runs of one full batch, no decoding, no preprocessing, with the
 runtime's own choice of threads. It is measured before and after the load, on the same machine. The load client shares
-the cores with the server; its CPU time is reported. All traffic stays on 127.0.0.1.
+the cores with the server; its CPU time is reported. All traffic stays on 127.0.0.1. With a name, the figures replace
+those of that name in ``results/serve.json`` and in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from http_load import HOST, LoadResult, hammer, image_request
 
-from vitexport.images import list_images
-from vitexport.serve.predictor import Predictor
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.tables import RESULTS, replace_table, save_results  # noqa: E402
+from vitexport.images import list_images  # noqa: E402
+from vitexport.serve.predictor import Predictor  # noqa: E402
 
 _START = "from vitexport.cli.serve import serve; serve()"
 _BARE = "import sys; from serve_load import bare; print(*bare(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))"
@@ -62,7 +68,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lanes", type=int, default=2)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--name", help="keep the figures under this name")
     options = parser.parse_args()
 
     requests = [image_request(path.read_bytes()) for path in list_images(options.images, limit=128)]
@@ -111,8 +117,31 @@ def main() -> None:
         "sigterm": {"lost": stopped.lost, "answered": dict(stopped.statuses), "exit_code": code},
     }
     print(json.dumps(result, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    if options.name:
+        _keep(options.name, result)
+
+
+def _keep(name: str, result: dict[str, Any]) -> None:
+    kept = json.loads((RESULTS / "serve.json").read_text())["rows"] if (RESULTS / "serve.json").is_file() else []
+    row = {
+        "model": name,
+        "clients": result["clients"],
+        "batch": result["batch"],
+        "images/s": result["images_per_second"],
+        "of the model alone": result["ratio"],
+        "of it, per CPU second": round(
+            result["images_per_cpu_second"] * 2 / sum(result["bare_images_per_cpu_second"]), 3
+        ),
+        "p50 ms": result["p50_ms"],
+        "p99 ms": result["p99_ms"],
+        "answers": ", ".join(f"{count} x {status}" for status, count in result["answers"].items()),
+        "lost": result["lost"],
+        "memory MiB before, after": ", ".join(str(value) for value in result["memory_mib"]),
+        "lost at SIGTERM": result["sigterm"]["lost"],
+    }
+    rows = [*(one for one in kept if one["model"] != name), row]
+    content = save_results("serve", rows, ("onnxruntime", "starlette", "uvicorn", "Pillow"))
+    replace_table(ROOT / "docs" / "benchmarks.md", "serve", content)
 
 
 def _bare_in_process(model: str, batch: int) -> tuple[float, float]:
