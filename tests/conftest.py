@@ -31,6 +31,20 @@ def digits() -> Path:
     return ROOT / "calib"
 
 
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quickstart's trained model as a simplified float ONNX file, made once."""
+    from vitexport.host.export import export_onnx
+    from vitexport.host.simplify import simplify_onnx
+    from vitexport.host.sources import load_model
+    from vitexport.recipe import ExportSettings, ModelSettings, SimplifySettings
+
+    folder = tmp_path_factory.mktemp("small")
+    loaded = load_model(ModelSettings(source=str(ROOT / "recipes" / "quickstart" / "model")))
+    exported = export_onnx(loaded, ExportSettings(), folder / "exported.onnx")
+    return simplify_onnx(exported.path, SimplifySettings(), folder / "model.onnx").path
+
+
 @pytest.fixture
 def photo() -> Image.Image:
     """A 60 x 40 RGB image with structure in every channel."""

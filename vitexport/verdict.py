@@ -117,19 +117,7 @@ def replay(
             recording = record(opened, inputs.images, _replay_batches(opened, bundle, inputs, recipe.verify.batch_size))
             executed = executed_shares(opened, bundle, artifact, inputs, options)
         rungs.append(_rung(artifact, recording, recipe.verify, (), executed))
-    ladder = climb(
-        RungInput(REFERENCE, "float32", reference, recipe.verify.float_tolerance),
-        rungs,
-        labels=inputs.labels,
-        gates=_answer_gates(recipe),
-    )
-    return _with_checks(
-        ladder,
-        labels_check(reference, inputs.labels),
-        cards_check(bundle, cards),
-        library_check(bundle),
-        originals_check(bundle, inputs),
-    )
+    return _judge(bundle, recipe, inputs, reference, rungs, cards)
 
 
 def replay_engine(
@@ -172,9 +160,21 @@ def replay_engine(
         known = Recording.load(bundle.path(recorded)).select(inputs.images)
         before = [replace(_rung(model, known, recipe.verify, (), None), tolerance=Tolerance())]
     rung = replace(_rung(model, answers, recipe.verify, (), _audited(engine)), name=ENGINE, bytes=engine.stat().st_size)
+    return _judge(bundle, recipe, inputs, reference, [*before, rung], cards)
+
+
+def _judge(
+    bundle: Bundle,
+    recipe: Recipe,
+    inputs: ReplayInputs,
+    reference: Recording,
+    rungs: Sequence[RungInput],
+    cards: Mapping[str, Mapping[str, str]],
+) -> Ladder:
+    """Hold answers of this machine against the recorded ones, with every check a bundle allows."""
     ladder = climb(
         RungInput(REFERENCE, "float32", reference, recipe.verify.float_tolerance),
-        [*before, rung],
+        rungs,
         labels=inputs.labels,
         gates=_answer_gates(recipe),
     )

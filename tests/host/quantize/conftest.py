@@ -1,4 +1,4 @@
-"""The quickstart's trained model, exported and simplified."""
+"""The float model that the quantizer's tests start from."""
 
 from __future__ import annotations
 
@@ -6,17 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vitexport.host.export import export_onnx
-from vitexport.host.simplify import simplify_onnx
-from vitexport.host.sources import load_model
-from vitexport.recipe import ExportSettings, ModelSettings, SimplifySettings
 
-ROOT = Path(__file__).parent.parent.parent.parent
-
-
-@pytest.fixture(scope="package")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("float")
-    loaded = load_model(ModelSettings(source=str(ROOT / "recipes" / "quickstart" / "model")))
-    exported = export_onnx(loaded, ExportSettings(), folder / "exported.onnx")
-    return simplify_onnx(exported.path, SimplifySettings(), folder / "model.onnx").path
+@pytest.fixture(scope="session")
+def model(small_model: Path) -> Path:
+    """The quickstart's trained model, exported and simplified."""
+    return small_model
