@@ -18,7 +18,7 @@ from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.tensors import Array, batch_limit
 from vitexport.verdict import replay_feed, replay_inputs
 
-__all__ = ["Measured", "Subject", "compare", "find_models", "open_subject", "thread_counts", "tune"]
+__all__ = ["Measured", "Model", "Subject", "compare", "find_models", "open_subject", "thread_counts", "tune"]
 
 _SAME = 1.03
 """Thread counts whose medians differ by less than this are as good as each other; the smaller one is then better."""

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vitexport.benchmark import load_warning, pin
 from vitexport.cli.screen import OUT, print_json
-from vitexport.comparison import Measured, Subject, compare, find_models, open_subject, tune
+from vitexport.comparison import Measured, Model, Subject, compare, find_models, open_subject, tune
 from vitexport.errors import RuntimeBackendError
 from vitexport.machine import describe_machine
 from vitexport.runtimes import RuntimeOptions, available_runtimes
@@ -99,10 +99,16 @@ def bench(
     if warning:
         click.echo(f"warning: {warning}", err=True)
     options = RuntimeOptions(threads=threads)
+    candidates = [(model, runtime) for model in find_models(targets) for runtime in runtimes or (None,)]
     if tuned:
-        rows = _tune(targets, runtimes, options, batch, seconds, warmup)
+        rows = [
+            row
+            for model, runtime in candidates
+            for size in batch
+            for row in tune(model, runtime, options, size, seconds=seconds, warmup=warmup)
+        ]
     else:
-        rows = _compare(targets, runtimes, options, batch, seconds, warmup)
+        rows = _compare(candidates, options, batch, seconds, warmup)
     if not rows:
         raise RuntimeBackendError(
             f"No model here takes a batch of {' or '.join(map(str, batch))}.", "Choose the size it was exported for."
@@ -120,20 +126,19 @@ def bench(
 
 
 def _compare(
-    targets: Sequence[Path],
-    runtimes: Sequence[str],
+    candidates: Sequence[tuple[Model, str | None]],
     options: RuntimeOptions,
     batch: Sequence[int],
     seconds: float,
     warmup: int,
 ) -> list[Measured]:
+    several = len({runtime for _, runtime in candidates}) > 1
     subjects: list[Subject] = []
     rows: list[Measured] = []
     try:
-        for model in find_models(targets):
-            for runtime in runtimes or (None,):
-                name = _free(f"{model.name} ({runtime})" if len(runtimes) > 1 else model.name, subjects)
-                subjects.append(open_subject(model, runtime, options, batch=max(batch), name=name))
+        for model, runtime in candidates:
+            name = _free(f"{model.name} ({runtime})" if several else model.name, subjects)
+            subjects.append(open_subject(model, runtime, options, batch=max(batch), name=name))
         for size in batch:
             fitting = [subject for subject in subjects if _fits(subject, size)]
             rows += compare(fitting, size, seconds=seconds, warmup=warmup) if fitting else ()
@@ -154,23 +159,6 @@ def _fits(subject: Subject, size: int) -> bool:
         return True
     click.echo(f"{subject.name}: made for another batch than {size}", err=True)
     return False
-
-
-def _tune(
-    targets: Sequence[Path],
-    runtimes: Sequence[str],
-    options: RuntimeOptions,
-    batch: Sequence[int],
-    seconds: float,
-    warmup: int,
-) -> list[Measured]:
-    return [
-        row
-        for model in find_models(targets)
-        for runtime in runtimes or (None,)
-        for size in batch
-        for row in tune(model, runtime, options, size, seconds=seconds, warmup=warmup)
-    ]
 
 
 def _as_json(row: Measured) -> dict[str, Any]:
