@@ -31,6 +31,7 @@ bench: $(VENV)/.dev  ## Every comparison of docs/benchmarks.md; a peer that is n
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/quantizers.py
+	$(BIN)/python benchmarks/engine_inference.py
 
 engines-sweep: $(VENV)/.dev  ## Build the full-size INT8 engines and rewrite the table in docs/tensorrt.md
 	$(BIN)/python benchmarks/engines.py

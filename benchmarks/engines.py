@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import re
 import resource
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.failures import last_error  # noqa: E402
 from benchmarks.model_rows import build, row_named, source_of  # noqa: E402
 
 TABLE = ROOT / "docs" / "tensorrt.md"
@@ -77,18 +77,9 @@ def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str
         command += ["--shallow"] if arguments.shallow else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            return {**measured, "failure": f"{step}: {_last_error(done.stderr)}"}
+            return {**measured, "failure": f"{step}: {last_error(done.stderr)}"}
         measured[step] = json.loads(done.stdout.splitlines()[-1])
     return measured
-
-
-def _last_error(stderr: str) -> str:
-    """Return the message of the exception that ended a step, all its lines."""
-    lines = stderr.strip().splitlines() or ["no message"]
-    starts = [
-        index for index, line in enumerate(lines) if re.match(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b", line)
-    ]
-    return "\n".join(lines[starts[-1] if starts else -1 :])
 
 
 def _step(step: str, arguments: argparse.Namespace) -> dict[str, Any]:

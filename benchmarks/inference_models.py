@@ -1,23 +1,44 @@
-"""The files that ``benchmarks/inference.py`` measures, made once per model and kept in a folder."""
+"""The files that the inference benchmarks measure, made once per model and kept in a folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from benchmarks.model_rows import build, row_named, source_of
 
-__all__ = ["prepare"]
+__all__ = ["CALIBRATION", "prepare", "prepare_float"]
 
 CALIBRATION = 64
 
 
 def prepare(source: str, folder: Path, images: Path, *, shallow: bool = False) -> None:
-    """Write every candidate's file of one model into ``folder``.
+    """Write every candidate's file of one model into ``folder``; arguments as for :func:`prepare_float`."""
+    import torch
+
+    from vitexport.host.quantize import quantize_onnx
+    from vitexport.images import list_images
+    from vitexport.recipe import QuantizeSettings
+
+    prepare_float(source, folder, images, shallow=shallow)
+    last = folder / "onnxruntime-dynamic.onnx"
+    if last.is_file():
+        return
+    _plain(_load(folder).module, torch.from_numpy(np.load(folder / "calib.npy")[:2]), folder)
+    # The searches for accuracy change no kernel, and random weights have no accuracy.
+    random = json.loads((folder / "done.json").read_text())["random"]
+    settings = QuantizeSettings(target="ort-x86", preset="fast" if random else "default")
+    calibration = list_images(images / "calib", limit=CALIBRATION)
+    quantize_onnx(folder / "ours.onnx", calibration, settings, folder / "ours-int8.onnx")
+    _onnxruntime_int8(folder)
+
+
+def prepare_float(source: str, folder: Path, images: Path, *, shallow: bool = False) -> None:
+    """Write a model's images, its source and our float32 graph into ``folder``.
 
     Args:
         source: Model source, or the name of a row of ``benchmarks/model_rows.py`` that is built with every parameter
@@ -28,10 +49,11 @@ def prepare(source: str, folder: Path, images: Path, *, shallow: bool = False) -
     """
     import torch
 
-    from vitexport.host.sources import load_model
+    from vitexport.host.export import export_onnx
+    from vitexport.host.simplify import simplify_onnx
     from vitexport.images import list_images, load_image
     from vitexport.preprocess import preprocess
-    from vitexport.recipe import ModelSettings
+    from vitexport.recipe import ExportSettings, SimplifySettings
 
     if (folder / "done.json").is_file():
         return
@@ -39,22 +61,24 @@ def prepare(source: str, folder: Path, images: Path, *, shallow: bool = False) -
     is_row = not source.startswith("timm:") and not Path(source).is_dir()
     if is_row:
         build(row_named(source), folder / "checkpoint", shallow=shallow)
-        checkpoint = source_of(row_named(source), folder / "checkpoint")
-    else:
-        checkpoint = source
-    loaded = load_model(ModelSettings(source=checkpoint))
+    checkpoint = source_of(row_named(source), folder / "checkpoint") if is_row else source
+    (folder / "source.txt").write_text(checkpoint, encoding="utf-8")
+    loaded = _load(folder)
     for name in ("calib", "dev"):
         paths = list_images(images / name, limit=CALIBRATION)
         np.save(folder / f"{name}.npy", np.stack([preprocess(load_image(path), loaded.preprocess) for path in paths]))
-    example = torch.from_numpy(np.load(folder / "calib.npy")[:2])
-    flops = _flops(loaded.module, example) // 2
-    (folder / "source.txt").write_text(checkpoint, encoding="utf-8")
-    _plain(loaded.module, example, folder)
-    # The searches for accuracy change no kernel, and random weights have no accuracy.
-    preset = "fast" if is_row else "default"
-    _ours(loaded, list_images(images / "calib", limit=CALIBRATION), preset, folder)
-    _onnxruntime_int8(folder)
+    flops = _flops(loaded.module, torch.from_numpy(np.load(folder / "calib.npy")[:2])) // 2
+    export_onnx(loaded, ExportSettings(), folder / "exported.onnx")
+    simplify_onnx(folder / "exported.onnx", SimplifySettings(), folder / "ours.onnx")
+    (folder / "exported.onnx").unlink()
     (folder / "done.json").write_text(json.dumps({"flops": flops, "random": is_row}))
+
+
+def _load(folder: Path) -> Any:
+    from vitexport.host.sources import load_model
+    from vitexport.recipe import ModelSettings
+
+    return load_model(ModelSettings(source=(folder / "source.txt").read_text(encoding="utf-8")))
 
 
 def _flops(module: Any, images: Any) -> int:
@@ -81,19 +105,6 @@ def _plain(module: Any, example: Any, folder: Path) -> None:
     model, _ = onnxsim.simplify(str(folder / "exported.onnx"))
     onnx.save(model, folder / "plain.onnx")
     (folder / "exported.onnx").unlink()
-
-
-def _ours(loaded: Any, calibration: tuple[Path, ...], preset: Literal["default", "fast"], folder: Path) -> None:
-    from vitexport.host.export import export_onnx
-    from vitexport.host.quantize import quantize_onnx
-    from vitexport.host.simplify import simplify_onnx
-    from vitexport.recipe import ExportSettings, QuantizeSettings, SimplifySettings
-
-    export_onnx(loaded, ExportSettings(), folder / "exported.onnx")
-    simplify_onnx(folder / "exported.onnx", SimplifySettings(), folder / "ours.onnx")
-    (folder / "exported.onnx").unlink()
-    settings = QuantizeSettings(target="ort-x86", preset=preset)
-    quantize_onnx(folder / "ours.onnx", calibration, settings, folder / "ours-int8.onnx")
 
 
 def _onnxruntime_int8(folder: Path) -> None:

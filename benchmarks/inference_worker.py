@@ -62,6 +62,31 @@ def _torch_compile(model: Path, batch: int) -> Run:
     return _torch_run(torch.compile(_module(model)))
 
 
+def _torch_cuda(model: Path, batch: int) -> Run:
+    return _cuda_run(_module(model).to("cuda"), "float32")
+
+
+def _torch_cuda_half(model: Path, batch: int) -> Run:
+    return _cuda_run(_module(model).to("cuda").half(), "float16")
+
+
+def _torch_cuda_half_compile(model: Path, batch: int) -> Run:
+    import torch
+
+    return _cuda_run(torch.compile(_module(model).to("cuda").half(), mode="max-autotune"), "float16")
+
+
+def _cuda_run(module: Any, dtype: str) -> Run:
+    """Run from an array in host memory to an array in host memory, as an engine's caller does."""
+    import torch
+
+    def run(images: Any) -> Any:
+        with torch.inference_mode():
+            return module(torch.from_numpy(images).to("cuda", getattr(torch, dtype)))[0].float().cpu().numpy()
+
+    return run
+
+
 def _torch_run(module: Any) -> Run:
     import torch
 
@@ -100,6 +125,10 @@ KINDS: dict[str, tuple[Callable[[Path, int], Run], str]] = {
     "torch": (_torch, "torch"),
     "torch-compile": (_torch_compile, "torch"),
     "openvino": (_openvino, "openvino"),
+    "torch-cuda": (_torch_cuda, "torch"),
+    "torch-cuda-half": (_torch_cuda_half, "torch"),
+    "torch-cuda-half-compile": (_torch_cuda_half_compile, "torch"),
+    "engine": (_vitexport, "vitexport"),
     "gemm-numpy": (_gemm_numpy, "numpy"),
     "gemm-torch": (_gemm_torch, "torch"),
 }

@@ -15,7 +15,7 @@ from typing import Any
 from vitexport.machine import describe_machine
 from vitexport.resume import tool_versions
 
-__all__ = ["DOCUMENTS", "RESULTS", "markdown_table", "render_document", "replace_table", "save_results"]
+__all__ = ["DOCUMENTS", "RESULTS", "keep_rows", "markdown_table", "render_document", "replace_table", "save_results"]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -33,6 +33,16 @@ def save_results(name: str, rows: Sequence[Mapping[str, Any]], packages: Sequenc
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return content
+
+
+def keep_rows(name: str, rows: Sequence[Mapping[str, Any]], packages: Sequence[str]) -> None:
+    """Put rows in the place of those of the same model and batch, and write the table of ``docs/benchmarks.md``."""
+    path = RESULTS / f"{name}.json"
+    earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    fresh = {(row["model"], row["batch"]) for row in rows}
+    merged = [*(row for row in earlier if (row["model"], row["batch"]) not in fresh), *rows]
+    merged.sort(key=lambda row: (str(row["model"]), int(row["batch"])))
+    replace_table(ROOT / "docs" / "benchmarks.md", name, save_results(name, merged, packages))
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import inference
-from benchmarks.inference import Candidate, Worker, WorkerError, start, take_turns
+from benchmarks import engine_inference, turns
+from benchmarks.failures import last_error
+from benchmarks.turns import Candidate, Worker, WorkerError, start, take_turns
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ class _Fake(Worker):
 
 
 def test_every_worker_has_one_turn_in_every_round_and_no_fixed_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "PAUSE", 0.0)
+    monkeypatch.setattr(turns, "PAUSE", 0.0)
     log: list[str] = []
     found = take_turns({name: _Fake(name, log) for name in "abcd"}, rounds=12, calls=3)
     assert {name: list(values) for name, values in found.items()} == {name: [2.0] * 12 for name in "abcd"}
@@ -61,3 +62,23 @@ def test_every_worker_has_one_turn_in_every_round_and_no_fixed_neighbour(monkeyp
 def test_a_worker_that_ends_without_an_answer_is_an_error(folder: Path) -> None:
     with pytest.raises(WorkerError, match="nothing-of-the-kind"):
         Worker(Candidate("wrong", "nothing-of-the-kind", "-"), folder, 1).wait()
+
+
+def test_engines_that_cannot_run_are_rows_with_the_reason(folder: Path) -> None:
+    (folder / "done.json").write_text('{"flops": 1, "random": true}', encoding="utf-8")
+    absent = {candidate.name: "no GPU here" for candidate in engine_inference.CANDIDATES}
+    rows = engine_inference.measure(folder, 8, rounds=1, calls=1, absent=absent)
+    assert [row["candidate"] for row in rows] == list(absent)
+    assert {(row["batch"], row["note"]) for row in rows} == {(8, "skipped: no GPU here")}
+
+
+@pytest.mark.parametrize(
+    ("stderr", "message"),
+    [
+        ("", "it ended without a word"),
+        ("Traceback ...\nValueError: what\nwhat to do", "ValueError: what\nwhat to do"),
+        ("killed", "killed"),
+    ],
+)
+def test_the_reason_of_a_failure_is_the_whole_last_exception(stderr: str, message: str) -> None:
+    assert last_error(stderr) == message

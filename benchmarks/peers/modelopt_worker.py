@@ -1,4 +1,4 @@
-"""NVIDIA Model Optimizer on ONNX. Options: ``mode`` (int8 or fp8) and ``method`` (max or entropy)."""
+"""NVIDIA Model Optimizer on ONNX. Options: ``mode`` (int8 or fp8), ``method`` (max or entropy) and ``body``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _run(job: Job) -> None:
         calibration_method=job.options["method"],
         calibration_eps=["cpu"],
         # Its default body is float16, which ONNX Runtime's CPU provider only emulates.
-        high_precision_dtype="fp32",
+        high_precision_dtype=job.options.get("body", "fp32"),
         output_path=job.out,
         log_level="WARNING",
     )
