@@ -20,6 +20,9 @@ __all__ = ["Affine", "linear_parameters", "match_channels"]
 
 Floats = NDArray[np.float64]
 
+_NOISE = 0.1
+"""Error, against the whole tensor, that 8 bits explain."""
+
 _CLOSE = 0.05
 """How far the weights may be from the exact inverse of a channel's scale; int8 rounding stays well below it."""
 
@@ -71,11 +74,23 @@ def match_channels(
 
 
 def _slack(reference: Floats, candidate: Floats, scale: Floats, shift: Floats) -> Floats:
-    """Return how far a fitted scale may be off because of noise; 0 where the fit explains too little to be noise."""
-    noise = ((candidate - scale * reference - shift) ** 2).mean(axis=0)
-    signal, total = reference.var(axis=0), candidate.var(axis=0)
-    known = np.where(signal > 1e-12, signal, 1.0)
-    slack: Floats = np.where((signal > 1e-12) & (noise < 0.25 * total), 2 * np.sqrt(noise / known), 0.0)
+    """Return how far a fitted scale may be off because of noise; 0 where the fit explains too little to be noise.
+
+    Two rows fix a scale and a shift whatever the noise, and say nothing of it: one token from each of two images is all
+    there is where a model computes only its class token. Rows that are all alike say nothing either.
+    """
+    spare = len(reference) - 2
+    if spare < 1:
+        return np.full_like(scale, np.inf)
+    noise = ((candidate - scale * reference - shift) ** 2).sum(axis=0) / spare
+    signal, total, loudness = reference.var(axis=0), candidate.var(axis=0), float(np.square(candidate).mean())
+    # A few rows may by chance lie on a line in one channel: none is taken to be less noisy than the median channel.
+    noise = np.maximum(noise, float(np.median(noise)))
+    is_noise = (noise < 0.25 * total) | (noise <= _NOISE**2 * loudness)
+    moving = signal > 1e-12 * loudness
+    # Estimates from few rows have long tails (Student's t).
+    reach = (2 + 6 / spare) * np.sqrt(noise / np.where(moving, signal, 1.0))
+    slack: Floats = np.where(is_noise, np.where(moving, reach, np.inf), 0.0)
     return slack
 
 
