@@ -234,23 +234,32 @@ def plan_layers(plans: Sequence[TensorPlan], settings: QuantizeSettings, form: F
     """
     done = {}
     for plan in plans:
-        rows, counts = plan.rows_and_weights()
-        covariance = plan.covariance()
-        rounded = plan.choice.grid.apply(rows)
-        mean = counts @ rounded
-        energy = gram = None
-        if covariance is None and settings.preset != "fast":
-            energy = counts @ np.square(rounded - mean)
-        elif covariance is not None:
-            # Rounding an input adds noise of a twelfth of its squared step to each channel.
-            energy = np.diagonal(covariance) + np.float32(plan.choice.grid.step**2 / 12)
-            if settings.rounding == "learned":
-                gram = covariance.astype(np.float64)
-                np.fill_diagonal(gram, energy)
+        exact, mean, energy, gram = _moments(plan, settings)
         limits = plan.ceilings if form.pair_limit else None
         for site in plan.sites:
             weight = site.weight()
             quantized = quantize_weight(weight, form.weight, energy=energy, gram=gram, ceilings=limits)
-            lost = (counts @ rows) @ weight - mean @ quantized.dequantized()
+            lost = exact @ weight - mean @ quantized.dequantized()
             done[site.name] = LayerPlan(quantized, lost.astype(np.float32))
     return done
+
+
+def _moments(
+    plan: TensorPlan, settings: QuantizeSettings
+) -> tuple[Floats, Floats, Floats | None, NDArray[np.float64] | None]:
+    """Return the mean of a tensor, and after rounding its mean, variances and covariance as far as they are used."""
+    rows, counts = plan.rows_and_weights()
+    rounded = plan.choice.grid.apply(rows)
+    exact, mean = counts @ rows, counts @ rounded
+    if settings.preset == "fast":
+        return exact, mean, None, None
+    covariance = plan.covariance()
+    if covariance is None:
+        return exact, mean, counts @ np.square(rounded - mean), None
+    # Rounding an input adds noise of a twelfth of its squared step to each channel.
+    energy = np.diagonal(covariance) + np.float32(plan.choice.grid.step**2 / 12)
+    if settings.rounding != "learned":
+        return exact, mean, energy, None
+    gram = covariance.astype(np.float64)
+    np.fill_diagonal(gram, energy)
+    return exact, mean, energy, gram
