@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from vitexport.files import atomic_path
 
-__all__ = ["EXTERNAL_DATA_BYTES", "companions_of", "initializer_bytes", "read_onnx", "write_onnx"]
+__all__ = ["EXTERNAL_DATA_BYTES", "companions_of", "initializer_bytes", "read_onnx", "weights_on_disk", "write_onnx"]
 
 EXTERNAL_DATA_BYTES = 1_800_000_000
 """Weights above this go to a file beside the model: a protobuf message cannot exceed 2 GiB."""
@@ -30,6 +30,18 @@ def read_onnx(path: Path) -> ir.Model:
     if len(model.graph.outputs) == 0:
         raise ValueError(f"'{path}' is not an ONNX file: it has no graph outputs")
     return model
+
+
+def weights_on_disk(model: ir.Model, folder: Path) -> ir.Model:
+    """Return the model with its weights in a file, mapped one by one while they are used, instead of in memory.
+
+    Args:
+        model: The model; as long as the caller keeps it, so are its weights.
+        folder: Where the file goes; it must stay while the result is used.
+    """
+    folder.mkdir()
+    ir.save(model, folder / "model.onnx", external_data="weights")
+    return ir.load(folder / "model.onnx")
 
 
 def initializer_bytes(model: ir.Model) -> int:
@@ -56,6 +68,9 @@ def write_onnx(model: ir.Model, out: Path, check: Callable[[Path], None] | None 
     """
     external = initializer_bytes(model) > EXTERNAL_DATA_BYTES
     data = out.with_name(f"{out.name}.data")
+    if not external:
+        # A weight that still is in another file has to come along.
+        ir.external_data.load_to_model(model)
     with atomic_path(out) as temporary:
         ir.save(model, temporary, external_data=data.name if external else None)
         if check is not None:
