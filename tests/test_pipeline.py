@@ -182,6 +182,6 @@ def test_inspect_shows_the_ranges_of_every_quantized_layer_worst_first(finished:
     result = CliRunner().invoke(main, ["inspect", str(finished.bundle.root), "--ranges", "--json"])
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["int8: activation ranges"]
-    errors = [float(row["layer error"]) for row in rows]
-    assert errors == sorted(errors, reverse=True) and len(rows) == 16  # 4 blocks x qkv, proj, fc1, fc2
+    errors = [float(row["layer SQNR dB"]) for row in rows]
+    assert errors == sorted(errors) and len(rows) == 16  # 4 blocks x qkv, proj, fc1, fc2
     assert CliRunner().invoke(main, ["inspect", __file__, "--ranges"]).exit_code == 1

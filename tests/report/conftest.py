@@ -23,6 +23,27 @@ CLASSES = 10
 IMAGES = 48
 
 
+def _range(layer: str, sqnr_db: float, outliers: list[dict[str, float]]) -> dict[str, object]:
+    entry: dict[str, object] = {"layers": [layer], "seen": [-3.5, 12.25], "step": 0.0625, "kept_float": not outliers}
+    return {**entry, "layer_sqnr_db": sqnr_db, "outliers": outliers}
+
+
+QUANTIZATION: dict[str, object] = {
+    "ranges": [
+        _range("blocks.0.attn.qkv", 38.5, [{"channel": 7, "times_median": 41.2}]),
+        _range("blocks.0.mlp.fc2", 21.5, []),
+    ],
+    "mixed_precision": {
+        "kept_float": ["0.fc2"],
+        "cost_db": {"0.fc2": 22.5, "0.qkv": 37.5},
+        "before": {"sqnr_db": 20.0, "agreement": 0.9375},
+        "after": {"sqnr_db": 26.0, "agreement": 1.0},
+        "images": 64,
+        "reasons": {"0.fc2": "quantized alone it leaves 22.5 dB"},
+    },
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """A bundle with its verdict."""
@@ -62,7 +83,8 @@ def make_case(root: Path, *, noise: float = 0.05, speed: float = 1.4, gates: Gat
             model = root / f"{name}.onnx"
             model.write_bytes(b"x" * (4000 if name == "simplified" else 1100))
             kind: Kind = "simplified" if name == "simplified" else "quantized"
-            artifacts.append(_artifact(root, model, name, kind, "float32" if name == "simplified" else "int8"))
+            made = _artifact(root, model, name, kind, "float32" if name == "simplified" else "int8")
+            artifacts.append(replace_details(made, (), QUANTIZATION) if name == "int8" else made)
         artifacts.append(replace_details(_artifact(root, path, f"recording/{name}", "recording"), companions, details))
     seconds = {"pytorch": 2.0, "simplified": 1.0, "int8": 1.0 / speed}
     times = {name: summarize(value * 1e-3 * random.lognormal(0, 0.05, 300), 1) for name, value in seconds.items()}

@@ -210,3 +210,13 @@ def test_only_everything_is_a_hundred_percent() -> None:
     assert percent(1.0) == "100.0 %"
     assert percent(0.99999) == "99.999 %"
     assert size(1_234_567) == "1.23 MB"
+
+
+def test_report_says_how_it_was_quantized_worst_layer_first_and_what_a_budget_kept(case: Case) -> None:
+    as_json, html, markdown = write_report(case.bundle, case.ladder, case.recipe)
+    found = json.loads(as_json.read_text(encoding="utf-8"))["quantization"]["int8"]
+    assert [entry["layer_sqnr_db"] for entry in found["ranges"]] == [21.5, 38.5]
+    for page in (html, markdown):
+        text = page.read_text(encoding="utf-8")
+        assert "7 (41.2x)" in text and "blocks.0.mlp.fc2 (kept float)" in text
+        assert "kept in float: 0.fc2; SQNR 20.0 to 26.0 dB, agreement 93.8% to 100.0%" in text

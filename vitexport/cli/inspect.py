@@ -13,13 +13,14 @@ from vitexport.bundle import Bundle
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import BundleError
 from vitexport.files import write_atomic
+from vitexport.remarks import budget_sentence
 
 __all__ = ["inspect"]
 
 
 @click.command()
 @click.argument("target", metavar="FILE|BUNDLE", type=click.Path(path_type=Path))
-@click.option("--ranges", is_flag=True, help="Show a bundle's activation ranges, worst layer error first.")
+@click.option("--ranges", is_flag=True, help="Show a bundle's activation ranges, worst layer first.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write an engine's audit as a page.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def inspect(target: Path, ranges: bool, html: Path | None, as_json: bool) -> None:
@@ -79,20 +80,34 @@ def _ranges(root: Path) -> dict[str, Any]:
     if not root.is_dir():
         raise BundleError(f"Expected a bundle, found the file '{root}'.", "Ranges are recorded in bundles only.")
     bundle = Bundle.open(root)
-    recorded = {a.name: a.details["ranges"] for a in bundle.artifacts if a.details.get("ranges")}
+    recorded = {a.name: a.details for a in bundle.artifacts if a.details.get("ranges")}
     if not recorded:
         raise BundleError(f"Expected a quantized model in '{root}', found none.", "Run a recipe that quantizes.")
+    content: dict[str, Any] = {}
+    for name, details in recorded.items():
+        worst_first = sorted(details["ranges"], key=lambda entry: entry["layer_sqnr_db"])
+        content[f"{name}: activation ranges"] = [_range(entry) for entry in worst_first]
+        mixed = details.get("mixed_precision")
+        if mixed is not None:
+            content[f"{name}: what each group costs"] = [
+                {"group": group, "alone, dB": f"{cost:.1f}", "kept float": mixed["reasons"].get(group, "")}
+                for group, cost in mixed["cost_db"].items()
+            ] or "the budget holds with everything quantized"
+            content[f"{name}: budget"] = budget_sentence(mixed)
+    return content
+
+
+def _range(entry: dict[str, Any]) -> dict[str, Any]:
+    low, high = entry["seen"]
     return {
-        f"{name}: activation ranges": [
-            {
-                "layers": ", ".join(entry["layers"]),
-                "step": f"{entry['step']:.3g}",
-                "zero point": entry["zero_point"],
-                "layer error": f"{entry['layer_error']:.3g}",
-            }
-            for entry in sorted(entries, key=lambda entry: -entry["layer_error"])
-        ]
-        for name, entries in recorded.items()
+        "layers": ", ".join(entry["layers"]) + (" (kept float)" if entry["kept_float"] else ""),
+        "seen": f"{low:.3g} to {high:.3g}",
+        "step": f"{entry['step']:.3g}",
+        "zero point": entry["zero_point"],
+        "layer SQNR dB": f"{entry['layer_sqnr_db']:.1f}",
+        "outlier channels (times the median)": ", ".join(
+            f"{channel['channel']} ({channel['times_median']:g}x)" for channel in entry["outliers"]
+        ),
     }
 
 

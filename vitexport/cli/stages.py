@@ -11,6 +11,7 @@ from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import RecipeError
 from vitexport.images import list_images
 from vitexport.recipe import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
+from vitexport.remarks import budget_sentence
 from vitexport.stage import StageResult
 
 __all__ = ["export", "quantize", "simplify"]
@@ -133,3 +134,6 @@ def _show(result: StageResult, as_json: bool) -> None:
     for key, value in result.details.items():
         if isinstance(value, int | float | str):
             OUT.print(f"  {key}: {value}", markup=False, highlight=False)
+    if "mixed_precision" in result.details:
+        sentence = budget_sentence(result.details["mixed_precision"])
+        OUT.print(f"  budget: {sentence}", soft_wrap=True, markup=False, highlight=False)

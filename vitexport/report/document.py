@@ -9,14 +9,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 import vitexport
-from vitexport.bundle import Bundle
+from vitexport.bundle import Artifact, Bundle
 from vitexport.disagreement import Disagreement, worst_images
 from vitexport.files import finite
 from vitexport.ladder import REFERENCE, Ladder
 from vitexport.machine import describe_machine
 from vitexport.recipe import Recipe
 from vitexport.recording import Recording
-from vitexport.remarks import headline, remarks
+from vitexport.remarks import budget_sentence, headline, remarks
 from vitexport.verdict import recording_name
 
 __all__ = ["SCHEMA", "build_document"]
@@ -46,6 +46,7 @@ def build_document(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> dict[str, 
         "disagreements": [_described(entry, bundle.labels) for entry in _disagreements(bundle, ladder)],
         "attempts": _read(bundle, "attempts").get("attempts", []),
         "errors": _read(bundle, "errors").get("rungs", {}),
+        "quantization": {artifact.name: _quantization(artifact) for artifact in bundle.artifacts if _ranges(artifact)},
         "artifacts": [_artifact(artifact) for artifact in bundle.artifacts if artifact.kind != "report"],
         "machine": _read(bundle, "benchmark").get("machine") or describe_machine(),
         "recipe": recipe.model_dump(mode="json"),
@@ -86,9 +87,24 @@ def _described(entry: Disagreement, names: Sequence[str]) -> dict[str, Any]:
     return described
 
 
-def _artifact(artifact: Any) -> dict[str, Any]:
+def _artifact(artifact: Artifact) -> dict[str, Any]:
     dumped: dict[str, Any] = artifact.model_dump(mode="json")
     return dumped
+
+
+def _ranges(artifact: Artifact) -> list[dict[str, Any]]:
+    ranges: list[dict[str, Any]] = artifact.details.get("ranges", [])
+    return ranges
+
+
+def _quantization(artifact: Artifact) -> dict[str, Any]:
+    """Return what the quantizer says of itself: inputs with the worst layer first, and what a budget left in float."""
+    mixed = artifact.details.get("mixed_precision")
+    return {
+        "ranges": sorted(_ranges(artifact), key=lambda entry: entry["layer_sqnr_db"]),
+        "mixed_precision": mixed,
+        "budget": None if mixed is None else budget_sentence(mixed),
+    }
 
 
 def _read(bundle: Bundle, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The mixed-precision search on the real DeiT-Tiny with outliers planted in known layers."""
+"""The mixed-precision search: outliers planted in a real DeiT-Tiny, attention, and what is said of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from vitexport.host.export import export_onnx
 from vitexport.host.quantize import quantize_onnx
+from vitexport.host.quantize.explanation import outlier_channels
 from vitexport.host.quantize.sites import choose_sites, sites_by_input
+from vitexport.host.quantize.statistics import Kept, StreamingStatistics
 from vitexport.host.quantize.transforms import apply_to_source, find_absorber, fold_into_consumers
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import load_model
@@ -18,6 +20,7 @@ from vitexport.images import list_images
 from vitexport.recipe import Budget, ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
 
 PLANTED = ("2.fc1", "5.qkv", "8.proj")
+IMAGES = list_images(Path(__file__).parent.parent.parent.parent / "calib" / "calibration", limit=64)
 
 
 def _plant(model: Path, out: Path) -> int:
@@ -54,3 +57,27 @@ def test_the_search_finds_planted_layers_and_meets_the_budget(shared: Path, tmp_
     assert set(report["kept_float"]) & set(PLANTED)
     assert len(result.details["kept_float"]) <= layers / 4
     assert len(report["kept_float"]) == len(set(report["kept_float"]))
+
+
+def test_a_budget_ranks_and_demotes_attention_with_the_layers(model: Path, tmp_path: Path) -> None:
+    settings = QuantizeSettings(target="portable", preset="fast", attention="int8", budget=Budget(min_sqnr_db=60))
+    details = quantize_onnx(model, IMAGES, settings, tmp_path / "int8.onnx").details
+    mixed = details["mixed_precision"]
+    attention = {group for group in mixed["cost_db"] if group.endswith(".attention")}
+    assert len(attention) > 1
+    assert mixed["before"]["sqnr_db"] < 60 <= mixed["after"]["sqnr_db"]
+    # Nothing in 8 bits leaves 60 dB, so everything had to go, and the file holds no Q/DQ at all.
+    assert attention < set(mixed["kept_float"]) == set(mixed["cost_db"])
+    assert details["attention"] == details["quantized"] == []
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in ir.load(tmp_path / "int8.onnx").graph}
+
+
+def test_outlier_channels_are_found_in_the_statistics_furthest_first() -> None:
+    values = np.random.default_rng(0).uniform(-1, 1, (4, 16, 32)).astype(np.float32)
+    values[2, 3, 20], values[1, 5, 9] = -30, 12
+    stream = StreamingStatistics("x", images=4, kept=Kept())
+    for image in values:
+        stream.update(image)
+    found = outlier_channels(stream.result())
+    assert [entry["channel"] for entry in found] == [20, 9]
+    assert found[0]["times_median"] == pytest.approx(30, rel=0.05)

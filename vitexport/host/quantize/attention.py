@@ -40,6 +40,7 @@ class AttentionPlan:
 
     Attributes:
         name: Module name of the attention.
+        group: What a budget demotes together: e.g. ``3.attention``.
         query: Grid of the query.
         key: Grid of the key.
         probabilities: Grid of the softmax output, whose range is always 0 to 1.
@@ -47,6 +48,7 @@ class AttentionPlan:
     """
 
     name: str
+    group: str
     query: Grid
     key: Grid
     probabilities: Grid
@@ -96,6 +98,7 @@ def plan_attention(
         form: What the target computes.
     """
     sources = {value.name: value for node in model.graph for value in node.outputs}
+    blocks = {one.name: one.block for one in find_attention(model)}
 
     def grid(amax: float) -> Grid:
         return symmetric(amax, form.activation, half=form.half_scales)
@@ -120,7 +123,12 @@ def plan_attention(
         reach_v = np.maximum((v.maximum - v_shift) / v_scale, (v_shift - v.minimum) / v_scale)
         plans.append(
             AttentionPlan(
-                name, grid(float(reach_q.max())), grid(float(reach_k.max())), _unit(form), grid(float(reach_v.max()))
+                name,
+                name if blocks[name] is None else f"{blocks[name]}.attention",
+                grid(float(reach_q.max())),
+                grid(float(reach_k.max())),
+                _unit(form),
+                grid(float(reach_v.max())),
             )
         )
     return tuple(plans)
@@ -145,10 +153,10 @@ def centre_values(
     for name, (_, _, value) in tensors.items():
         context = contexts.get(name)
         if context is not None and statistics[context].channels == statistics[value].channels:
-            stats, mean = statistics[value], statistics[value].mean
+            stats, mean = statistics[context], statistics[value].mean
             half = np.maximum(stats.maximum - mean, mean - stats.minimum)
             low, high = (mean - half).astype(np.float32), (mean + half).astype(np.float32)
-            centred[context] = replace(statistics[context], minimum=low, maximum=high)
+            centred[context] = replace(stats, minimum=low, maximum=high)
     return centred
 
 

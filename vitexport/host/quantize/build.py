@@ -30,7 +30,7 @@ def build_quantized(
         plans: Tensor plans.
         layers: Layer plans by name.
         attention: Plans of attentions to quantize.
-        keep_float: Groups (``Site.group``) left in float.
+        keep_float: Groups (of sites and attentions) left in float.
     """
     copy = model.clone()
     graph = copy.graph
@@ -44,5 +44,5 @@ def build_quantized(
         for name in names:
             set_bias(graph, sites[name], sites[name].bias() + layers[name].correction)
             emit_weight(graph, sites[name], layers[name].weight)
-    emit_attention(copy, attention)
+    emit_attention(copy, [plan for plan in attention if plan.group not in keep_float])
     return copy

@@ -75,7 +75,7 @@ def search_mixed(
     Args:
         model: The transformed float graph.
         build: Builds the quantized model that keeps the given groups in float.
-        groups: All groups, e.g. ``3.fc1``.
+        groups: All groups, e.g. ``3.fc1`` and ``3.attention``.
         feeds: Calibration images; verification images must not choose what they will judge.
         budget: What must hold.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ from vitexport.host.quantize.attention import (
 from vitexport.host.quantize.build import build_quantized
 from vitexport.host.quantize.calibrate import ImageFeeds, Progress, collect_statistics
 from vitexport.host.quantize.checks import check_images, check_model
+from vitexport.host.quantize.explanation import explain
 from vitexport.host.quantize.half import HalfReport, float_ranges, to_half
 from vitexport.host.quantize.importance import reads_class_token
-from vitexport.host.quantize.mixed import MixedReport, search_mixed
-from vitexport.host.quantize.plan import LayerPlan, TensorPlan, plan_layers, plan_tensors
+from vitexport.host.quantize.mixed import search_mixed
+from vitexport.host.quantize.plan import TensorPlan, plan_layers, plan_tensors
 from vitexport.host.quantize.postconditions import check
-from vitexport.host.quantize.sites import Site, choose_sites, sites_by_input
+from vitexport.host.quantize.sites import choose_sites, sites_by_input
 from vitexport.host.quantize.statistics import Kept, TensorStatistics
 from vitexport.host.quantize.statistics_file import load_statistics, save_statistics, statistics_key
 from vitexport.host.quantize.targets import Form, form_of
@@ -165,14 +166,19 @@ class _Work:
         mixed = None
         if self._settings.budget is not None:
             report("mixed precision", 0.0)
-            groups = list(dict.fromkeys(site.group for site in self._sites))
-            mixed = search_mixed(self.model, build, groups, feeds, self._settings.budget)
+            groups = dict.fromkeys([*(site.group for site in self._sites), *(plan.group for plan in attention)])
+            mixed = search_mixed(self.model, build, list(groups), feeds, self._settings.budget)
         kept = () if mixed is None else mixed.kept_float
         result = build(kept)
         names = [site.name for site in self._sites if site.group not in kept]
         symmetric = self._form.activation != "uint8"
-        check(result, layers=names, symmetric=symmetric, attention=[plan.name for plan in attention])
-        return result, _details(self._sites, plans, layers, attention, mixed, kept)
+        check(
+            result,
+            layers=names,
+            symmetric=symmetric,
+            attention=[plan.name for plan in attention if plan.group not in kept],
+        )
+        return result, explain(self._sites, plans, layers, attention, collected, mixed)
 
     def _contexts(self) -> dict[str, str]:
         """Return the tensor that reads each attention's output, by attention name."""
@@ -201,38 +207,6 @@ def _convert(result: ir.Model, floating: ir.Model, form: Form, feeds: ImageFeeds
     count = min(feeds.count, _RANGE_IMAGES)
     ranges = float_ranges(floating, feeds, [index * feeds.count // count for index in range(count)])
     return to_half(result, form.body, ranges)
-
-
-def _details(
-    sites: Sequence[Site],
-    plans: Sequence[TensorPlan],
-    layers: Mapping[str, LayerPlan],
-    attention: Sequence[AttentionPlan],
-    mixed: MixedReport | None,
-    kept: Collection[str],
-) -> dict[str, Any]:
-    details: dict[str, Any] = {
-        "quantized": [site.name for site in sites if site.group not in kept],
-        "kept_float": [site.name for site in sites if site.group in kept],
-        "attention": [plan.name for plan in attention],
-        "ranges": [
-            {
-                "tensor": str(plan.value.name),
-                "layers": [site.name for site in plan.sites],
-                "absorbed_by": plan.kind,
-                "step": plan.choice.grid.step,
-                "zero_point": plan.choice.grid.zero_point,
-                "strength": plan.choice.strength,
-                "ratio": plan.choice.ratio,
-                "layer_error": plan.choice.error,
-            }
-            for plan in plans
-        ],
-        "weights_bytes": sum(plan.weight.values.nbytes for plan in layers.values()),
-    }
-    if mixed is not None:
-        details["mixed_precision"] = asdict(mixed)
-    return details
 
 
 def _read(path: Path, folder: Path) -> ir.Model:

@@ -1,0 +1,90 @@
+"""What a quantization says about itself: every range, the channels that stand out, and what a budget left in float."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from vitexport.host.quantize.attention import AttentionPlan
+from vitexport.host.quantize.mixed import MixedReport
+from vitexport.host.quantize.plan import LayerPlan, TensorPlan
+from vitexport.host.quantize.sites import Site
+from vitexport.host.quantize.statistics import TensorStatistics
+
+__all__ = ["explain", "outlier_channels"]
+
+_OUTLIER = 6.0
+"""How many times as far as the median channel one must reach to be called an outlier."""
+
+_NAMED = 5
+
+
+def explain(
+    sites: Sequence[Site],
+    plans: Sequence[TensorPlan],
+    layers: Mapping[str, LayerPlan],
+    attention: Sequence[AttentionPlan],
+    statistics: Mapping[str, TensorStatistics],
+    mixed: MixedReport | None,
+) -> dict[str, Any]:
+    """Return the details of a quantized model, ready for JSON.
+
+    Args:
+        sites: All layers that could be quantized.
+        plans: Of every activation.
+        layers: Of every layer, by name.
+        attention: Of every attention.
+        statistics: Of the float model, by tensor name.
+        mixed: What the search for a budget did; None without a budget.
+    """
+    kept = () if mixed is None else mixed.kept_float
+    details: dict[str, Any] = {
+        "quantized": [site.name for site in sites if site.group not in kept],
+        "kept_float": [
+            *(site.name for site in sites if site.group in kept),
+            *(plan.name for plan in attention if plan.group in kept),
+        ],
+        "attention": [plan.name for plan in attention if plan.group not in kept],
+        "ranges": [_range(plan, statistics[plan.source], kept) for plan in plans],
+        "weights_bytes": sum(plan.weight.values.nbytes for plan in layers.values()),
+    }
+    if mixed is not None:
+        details["mixed_precision"] = asdict(mixed)
+    return details
+
+
+def _range(plan: TensorPlan, stats: TensorStatistics, kept: Collection[str]) -> dict[str, Any]:
+    choice = plan.choice
+    return {
+        "tensor": str(plan.value.name),
+        "layers": [site.name for site in plan.sites],
+        "kept_float": all(site.group in kept for site in plan.sites),
+        "absorbed_by": plan.kind,
+        "seen": [float(stats.minimum.min()), float(stats.maximum.max())],
+        "outliers": outlier_channels(stats),
+        "step": choice.grid.step,
+        "zero_point": choice.grid.zero_point,
+        "strength": choice.strength,
+        "ratio": choice.ratio,
+        "layer_error": choice.error,
+        "layer_sqnr_db": -10 * float(np.log10(max(choice.error, 1e-30))),
+    }
+
+
+def outlier_channels(stats: TensorStatistics) -> list[dict[str, Any]]:
+    """Return the channels that reach over six times as far as the median channel, the furthest first, at most five.
+
+    Args:
+        stats: Of a tensor, before any transform.
+    """
+    reach = np.maximum(np.abs(stats.minimum), np.abs(stats.maximum))
+    times = reach / max(float(np.median(reach)), 1e-30)
+    furthest = np.argsort(-times, kind="stable")[:_NAMED]
+    return [
+        {"channel": int(index), "times_median": round(float(times[index]), 1)}
+        for index in furthest
+        if times[index] > _OUTLIER
+    ]
