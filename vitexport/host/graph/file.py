@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from vitexport.files import atomic_path
 
-__all__ = ["EXTERNAL_DATA_BYTES", "companions_of", "initializer_bytes", "read_onnx", "weights_on_disk", "write_onnx"]
+__all__ = ["EXTERNAL_DATA_BYTES", "companions_of", "initializer_bytes", "read_onnx", "unload_weights", "write_onnx"]
 
 EXTERNAL_DATA_BYTES = 1_800_000_000
 """Weights above this go to a file beside the model: a protobuf message cannot exceed 2 GiB."""
+
+
+_MAPPED = 1 << 16
+"""Bytes from which a weight is worth a mapping, which takes a file descriptor."""
 
 
 def read_onnx(path: Path) -> ir.Model:
@@ -32,16 +37,21 @@ def read_onnx(path: Path) -> ir.Model:
     return model
 
 
-def weights_on_disk(model: ir.Model, folder: Path) -> ir.Model:
-    """Return the model with its weights in a file, mapped one by one while they are used, instead of in memory.
+def unload_weights(model: ir.Model, folder: Path) -> None:
+    """Put the weights of a model that was read into a file, from which each is mapped while it is used.
 
     Args:
-        model: The model; as long as the caller keeps it, so are its weights.
-        folder: Where the file goes; it must stay while the result is used.
+        model: The model; changed in place.
+        folder: Where the file goes; it must stay while the model is used.
     """
-    folder.mkdir()
-    ir.save(model, folder / "model.onnx", external_data="weights")
-    return ir.load(folder / "model.onnx")
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.serde.TensorProtoTensor) and tensor.nbytes <= _MAPPED:
+            # As long as one tensor refers to the message that was parsed, all that the file holds stays in memory.
+            value.const_value = ir.Tensor(
+                np.array(tensor.numpy()), tensor.dtype, name=tensor.name, doc_string=tensor.doc_string
+            )
+    ir.external_data.unload_from_model(model, folder, "weights", size_threshold_bytes=_MAPPED)
 
 
 def initializer_bytes(model: ir.Model) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from vitexport.errors import QuantizeError
-from vitexport.host.graph.file import read_onnx, weights_on_disk, write_onnx
+from vitexport.host.graph.file import read_onnx, unload_weights, write_onnx
 from vitexport.host.graph.layers import find_attention
 from vitexport.host.quantize.attention import (
     AttentionPlan,
@@ -77,7 +76,8 @@ def quantize_onnx(
     form = form_of(settings)
     with tempfile.TemporaryDirectory(prefix="vitexport-") as temporary:
         folder = Path(temporary)
-        source = _read(model, folder / "float")
+        source = _read(model)
+        unload_weights(source, folder)  # while images run only the runtime needs them
         check_model(source, str(model))
         card = ModelCard.from_metadata(source.metadata_props, where=str(model))
         feeds = ImageFeeds(
@@ -209,18 +209,13 @@ def _convert(result: ir.Model, floating: ir.Model, form: Form, feeds: ImageFeeds
     return to_half(result, form.body, ranges)
 
 
-def _read(path: Path, folder: Path) -> ir.Model:
-    """Read a model and put its weights into a file of ``folder``: calibration leaves them to the runtime."""
+def _read(path: Path) -> ir.Model:
     try:
-        loaded = read_onnx(path)
+        return read_onnx(path)
     except (OSError, ValueError) as error:
         raise QuantizeError(
             f"Expected an ONNX model at '{path}': {error}", "Give a file written by `vitexport export`."
         ) from error
-    model = weights_on_disk(loaded, folder)
-    del loaded
-    gc.collect()  # values and nodes refer to each other, so what was loaded would stay until some later collection
-    return model
 
 
 def _silent(step: str, fraction: float) -> None:

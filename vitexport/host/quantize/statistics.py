@@ -183,7 +183,8 @@ class StreamingStatistics:
         """
         rows = np.ascontiguousarray(value, dtype=np.float32).reshape(-1, value.shape[-1])
         low, high = rows.min(axis=0), rows.max(axis=0)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        amax = float(max(-low.min(), high.max()))
+        if not np.isfinite(amax):
             raise CalibrationError(
                 f"Expected finite activations in '{self._name}', found NaN or infinity at image {self._images}.",
                 "Check the preprocessing, and that the float model runs correctly (`vitexport verify`).",
@@ -198,7 +199,6 @@ class StreamingStatistics:
         else:
             np.minimum(self._minimum, low, out=self._minimum)
             np.maximum(self._maximum, high, out=self._maximum)
-        amax = float(max(-low.min(), high.max()))
         self._total += np.ones(len(rows), dtype=np.float32) @ rows
         if self._kept.histogram:
             self._count(rows, amax)
