@@ -15,7 +15,7 @@ from vitexport.errors import ImageError
 from vitexport.preprocess import PreprocessSpec, batch
 from vitexport.tensors import Array, TensorSpec
 
-__all__ = ["MAX_PIXELS", "batches", "content_hashes", "decode_image", "list_images", "load_image"]
+__all__ = ["MAX_PIXELS", "batches", "content_hash", "content_hashes", "decode_image", "list_images", "load_image"]
 
 # A camera's 50 megapixels fit; a decompression bomb does not. RGB at this size is 192 MB.
 MAX_PIXELS = 64_000_000
@@ -118,10 +118,18 @@ def batches(paths: Sequence[Path], spec: PreprocessSpec, tensor: TensorSpec, siz
         yield batch([load_image(path) for path in paths[start : start + size]], spec, tensor)
 
 
+def content_hash(image: Image.Image) -> str:
+    """Return a SHA-256 of an image's pixels, so that a renamed or re-encoded (lossless) copy is found."""
+    pixels = np.ascontiguousarray(image)
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(pixels.data)
+    return digest.hexdigest()
+
+
 def content_hashes(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Return a SHA-256 of each image's decoded pixels, so that a renamed or re-encoded (lossless) copy is found."""
-    hashes = []
-    for path in paths:
-        pixels = np.asarray(load_image(path))
-        hashes.append(hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest())
-    return tuple(hashes)
+    """Return :func:`content_hash` of each image file.
+
+    Raises:
+        ImageError: An image cannot be used; the message names it.
+    """
+    return tuple(content_hash(load_image(path)) for path in paths)

@@ -1,12 +1,19 @@
 """Calibration statistics: of fixed size, exact, and the same however images come."""
 
+import tracemalloc
+import weakref
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from vitexport.errors import CalibrationError
 from vitexport.host.quantize import calibrate
 from vitexport.host.quantize.covariance import StreamingCovariance, unpack_covariance
-from vitexport.host.quantize.statistics import BINS, Kept, StreamingStatistics
+from vitexport.host.quantize.statistics import BINS, EXTREME_ROWS, Kept, StreamingStatistics
+from vitexport.images import batches, content_hashes
+from vitexport.preprocess import PreprocessSpec, Resize
+from vitexport.tensors import TensorSpec
 
 
 def stream(images, **kept):
@@ -38,6 +45,16 @@ def test_the_covariance_is_that_of_the_rows(images):
     np.testing.assert_allclose(found, np.cov(rows.T, bias=True), atol=2e-3 * rows.var(axis=0).max())
 
 
+def test_the_covariance_of_many_channels_is_that_of_the_rows_too():
+    rng = np.random.default_rng(4)
+    rows = (rng.normal(size=(700, 150)) @ rng.normal(size=(150, 150)) + rng.normal(size=150)).astype(np.float32)
+    one = StreamingCovariance(150)
+    one.update(rows, np.ones(700, dtype=np.float32))
+    np.testing.assert_allclose(
+        unpack_covariance(*one.result()), np.cov(rows.T, bias=True), atol=1e-3 * rows.var(axis=0).max()
+    )
+
+
 def test_the_covariance_does_not_depend_on_how_rows_arrive(images):
     rows, weights = np.concatenate(images).reshape(-1, 12), np.linspace(1, 2, 450, dtype=np.float32)
     results = []
@@ -65,24 +82,101 @@ def test_what_is_not_asked_for_is_not_kept(images):
     assert not found.histogram.any()
 
 
+def test_sampled_rows_beyond_float16_are_kept_whole_and_the_others_to_its_precision(images):
+    images[4][0, 0, 3] = 123457.0
+    found = stream(images, sample_rows=450)
+    rows = np.concatenate(images).reshape(-1, 12)
+    assert found.sample.dtype == np.float32
+    np.testing.assert_array_equal(found.sample[200:], rows[200:])
+    np.testing.assert_allclose(found.sample[:200], rows[:200], rtol=1e-3, atol=1e-6)
+    assert found.extremes[0, 3] == 123457.0
+    images[4][0, 0, 3] = 1.0
+    assert stream(images, sample_rows=450).sample.dtype == np.float16
+
+
+def test_the_extremes_are_the_rows_of_largest_magnitude(images):
+    rows = np.concatenate(images).reshape(-1, 12)
+    largest = rows[np.argsort(-np.abs(rows).max(axis=1), kind="stable")[:EXTREME_ROWS]]
+    np.testing.assert_array_equal(stream(images).extremes, largest.astype(np.float16))
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    def peak(count):
+        rng = np.random.default_rng(5)
+        tracemalloc.start()
+        statistics = StreamingStatistics("x", images=count, kept=Kept())
+        for _ in range(count):
+            statistics.update(rng.normal(size=(1, 65, 96)).astype(np.float32))
+        statistics.result()
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(1)  # what the first call of all loads is no part of it
+    few = peak(16)
+    assert peak(128) <= 1.2 * few
+
+
 def test_nan_is_refused(images):
     images[3][0, 1, 2] = np.nan
     with pytest.raises(CalibrationError, match="image 3"):
         stream(images)
 
 
+def test_images_are_prepared_alike_and_known_by_their_pixels_however_many_are_decoded_at_once(tmp_path):
+    rng = np.random.default_rng(6)
+    paths = [tmp_path / f"{index}.png" for index in range(10)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    spec = PreprocessSpec(image_size=(8, 8), resize=Resize(mode="squash", size=(8, 8)), mean=(0, 0, 0), std=(1, 1, 1))
+    tensor = TensorSpec("x", ("n", 3, 8, 8), "float32")
+    expected = np.concatenate(list(batches(paths, spec, tensor, 4)))
+    for size in (1, 7, 32):
+        feeds = calibrate.ImageFeeds(paths, spec, tensor, tmp_path / str(size), batch_size=size)
+        assert feeds.hashes == content_hashes(paths)
+        np.testing.assert_array_equal(np.concatenate([feeds.image(index) for index in range(10)]), expected)
+
+
+class Runtime:
+    """Doubles its input; counts outputs that are not freed yet."""
+
+    inputs = (type("Spec", (), {"name": "x", "shape": ("batch", 2)})(),)
+
+    def __init__(self):
+        self.alive = self.most = 0
+
+    def run(self, feeds):
+        output = feeds["x"] * 2
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(output, self.freed)
+        return {"y": output}
+
+    def freed(self):
+        self.alive -= 1
+
+
+class Feeds:
+    def image(self, index):
+        return np.full((1, 2), index, dtype=np.float32)
+
+
 def test_images_come_back_in_order_from_any_number_of_cores(monkeypatch):
-    class Runtime:
-        inputs = (type("Spec", (), {"name": "x", "shape": ("batch", 2)})(),)
-
-        def run(self, feeds):
-            return {"y": feeds["x"] * 2}
-
-    class Feeds:
-        def image(self, index):
-            return np.full((1, 2), index, dtype=np.float32)
-
     for cores in (1, 2, 5):
         monkeypatch.setattr(calibrate, "usable_cores", lambda cores=cores: cores)
         outputs = list(calibrate.run_images(Runtime(), Feeds(), [4, 0, 9, 3]))
         assert [float(one["y"][0, 0]) for one in outputs] == [8, 0, 18, 6]
+
+
+def test_what_runs_side_by_side_fits_the_memory_there_is_for_it(monkeypatch):
+    monkeypatch.setattr(calibrate, "usable_cores", lambda: 6)
+    most = []
+    for room in (8, 8 * 5):
+        monkeypatch.setattr(calibrate, "IN_FLIGHT_BYTES", room)
+        runtime = Runtime()
+        for outputs in calibrate.run_images(runtime, Feeds(), range(40)):
+            outputs.pop("y")
+            assert runtime.alive <= room // 8 + 1
+        most.append(runtime.most)
+    assert most[0] == 2
+    assert 2 < most[1] <= 5

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from vitexport.files import atomic_path
 
-__all__ = ["EXTERNAL_DATA_BYTES", "companions_of", "initializer_bytes", "read_onnx", "write_onnx"]
+__all__ = ["EXTERNAL_DATA_BYTES", "companions_of", "initializer_bytes", "read_onnx", "unload_weights", "write_onnx"]
 
 EXTERNAL_DATA_BYTES = 1_800_000_000
 """Weights above this go to a file beside the model: a protobuf message cannot exceed 2 GiB."""
+
+
+_MAPPED = 1 << 16
+"""Bytes from which a weight is worth a mapping, which takes a file descriptor."""
 
 
 def read_onnx(path: Path) -> ir.Model:
@@ -30,6 +35,23 @@ def read_onnx(path: Path) -> ir.Model:
     if len(model.graph.outputs) == 0:
         raise ValueError(f"'{path}' is not an ONNX file: it has no graph outputs")
     return model
+
+
+def unload_weights(model: ir.Model, folder: Path) -> None:
+    """Put the weights of a model that was read into a file, from which each is mapped while it is used.
+
+    Args:
+        model: The model; changed in place.
+        folder: Where the file goes; it must stay while the model is used.
+    """
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.serde.TensorProtoTensor) and tensor.nbytes <= _MAPPED:
+            # As long as one tensor refers to the message that was parsed, all that the file holds stays in memory.
+            value.const_value = ir.Tensor(
+                np.array(tensor.numpy()), tensor.dtype, name=tensor.name, doc_string=tensor.doc_string
+            )
+    ir.external_data.unload_from_model(model, folder, "weights", size_threshold_bytes=_MAPPED)
 
 
 def initializer_bytes(model: ir.Model) -> int:
@@ -56,6 +78,9 @@ def write_onnx(model: ir.Model, out: Path, check: Callable[[Path], None] | None 
     """
     external = initializer_bytes(model) > EXTERNAL_DATA_BYTES
     data = out.with_name(f"{out.name}.data")
+    if not external:
+        # A weight that still is in another file has to come along.
+        ir.external_data.load_to_model(model)
     with atomic_path(out) as temporary:
         ir.save(model, temporary, external_data=data.name if external else None)
         if check is not None:

@@ -14,13 +14,16 @@ import onnx_ir as ir
 
 from vitexport.errors import CalibrationError
 from vitexport.host.quantize.statistics import Kept, StreamingStatistics, TensorStatistics
-from vitexport.images import batches
+from vitexport.images import content_hash, load_image
 from vitexport.machine import usable_cores
-from vitexport.preprocess import PreprocessSpec
+from vitexport.preprocess import PreprocessSpec, batch
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.tensors import Array, TensorSpec, batch_limit
 
-__all__ = ["ImageFeeds", "Progress", "collect_statistics", "exposed", "run_images"]
+__all__ = ["IN_FLIGHT_BYTES", "ImageFeeds", "Progress", "collect_statistics", "exposed", "run_images"]
+
+IN_FLIGHT_BYTES = 1 << 28
+"""What the outputs of images that run side by side may take together; two may always run."""
 
 Progress = Callable[[str, float], None]
 
@@ -34,6 +37,12 @@ class ImageFeeds:
         tensor: The model input they feed.
         folder: Where the preprocessed images are written.
         batch_size: Images decoded at a time; changes memory, never a result.
+
+    Attributes:
+        hashes: :func:`~vitexport.images.content_hash` of each image.
+
+    Raises:
+        ImageError: An image cannot be used; the message names it.
     """
 
     def __init__(
@@ -43,11 +52,13 @@ class ImageFeeds:
         self.count = len(paths)
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        index = 0
-        for batch in batches(paths, spec, tensor, batch_size):
-            for image in batch:
-                np.save(folder / f"{index}.npy", image)
-                index += 1
+        hashes: list[str] = []
+        for start in range(0, len(paths), batch_size):
+            images = [load_image(path) for path in paths[start : start + batch_size]]
+            for index, array in enumerate(batch(images, spec, tensor), start):
+                np.save(folder / f"{index}.npy", array)
+            hashes += [content_hash(image) for image in images]
+        self.hashes = tuple(hashes)
 
     def image(self, index: int) -> Array:
         """Return one image with a leading batch axis of 1."""
@@ -73,7 +84,8 @@ def exposed(model: ir.Model, names: Sequence[str], *, optimize: bool = True) -> 
         before = len(graph.outputs)
         graph.outputs.extend(extra)
         try:
-            ir.save(model, path)
+            # Weights in a file of their own never are in memory twice: neither to write the graph nor to open it.
+            ir.save(model, path, external_data="exposed.data")
         finally:
             while len(graph.outputs) > before:
                 graph.outputs.pop()
@@ -82,11 +94,12 @@ def exposed(model: ir.Model, names: Sequence[str], *, optimize: bool = True) -> 
             yield runtime
 
 
-def run_images(runtime: Runtime, feeds: ImageFeeds, indices: Sequence[int]) -> Iterator[Mapping[str, Array]]:
+def run_images(runtime: Runtime, feeds: ImageFeeds, indices: Sequence[int]) -> Iterator[dict[str, Array]]:
     """Yield the outputs of one image after the other, in order, each with a leading batch axis of 1.
 
-    The next images run on the other cores meanwhile. A model of a fixed batch size runs on full batches, the last one
-    filled up with its last image.
+    The next images run on the other cores meanwhile, as many as :data:`IN_FLIGHT_BYTES` has room for. What is yielded
+    belongs to the caller: an output taken out of the dictionary is freed as soon as the caller is done with it. A model
+    of a fixed batch size runs on full batches, the last one filled up with its last image.
     """
     spec = runtime.inputs[0]
     size = batch_limit(spec) or 1
@@ -96,21 +109,30 @@ def run_images(runtime: Runtime, feeds: ImageFeeds, indices: Sequence[int]) -> I
         return runtime.run({spec.name: np.concatenate([feeds.image(index) for index in filled])})
 
     parts = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
-    ahead = usable_cores()
-    with ThreadPoolExecutor(ahead) as pool:
+    cores = usable_cores()
+    ahead = min(cores, 2)
+    with ThreadPoolExecutor(cores) as pool:
         running: deque[tuple[int, Future[Mapping[str, Array]]]] = deque()
         try:
             while parts or running:
-                while parts and len(running) <= ahead:
+                while parts and len(running) < ahead:
                     part = parts.pop(0)
                     running.append((len(part), pool.submit(run, part)))
                 rows, future = running.popleft()
                 outputs = future.result()
-                for row in range(rows):
-                    yield {name: value[row : row + 1] for name, value in outputs.items()}
+                taken = sum(array.nbytes for array in outputs.values())
+                ahead = min(cores, max(2, IN_FLIGHT_BYTES // max(taken, 1)))
+                images = _split(outputs, rows)
+                del future, outputs
+                while images:
+                    yield images.popleft()
         finally:
             for _, future in running:
                 future.cancel()
+
+
+def _split(outputs: Mapping[str, Array], rows: int) -> deque[dict[str, Array]]:
+    return deque({name: value[row : row + 1] for name, value in outputs.items()} for row in range(rows))
 
 
 def collect_statistics(
@@ -143,7 +165,7 @@ def collect_statistics(
     with exposed(model, names) as runtime:
         for index, outputs in enumerate(run_images(runtime, feeds, range(feeds.count))):
             for name, stream in streams.items():
-                stream.update(outputs[name])
+                stream.update(outputs.pop(name))
             if progress is not None:
                 progress("calibrating", (index + 1) / feeds.count)
-    return {name: stream.result() for name, stream in streams.items()}
+    return {name: streams.pop(name).result() for name in list(streams)}

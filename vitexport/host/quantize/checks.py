@@ -33,15 +33,17 @@ class CalibrationWarning(UserWarning):
     """Calibration can go on, but its images risk the accuracy of the result."""
 
 
-def check_images(images: Sequence[Path], verification: Sequence[Path] = ()) -> tuple[str, ...]:
-    """Check that calibration images are enough, readable, different, and not those of the verification.
+def check_images(images: Sequence[Path], hashes: Sequence[str], verification: Sequence[Path] = ()) -> None:
+    """Check that calibration images are enough, different, and not those of the verification.
 
-    Returns:
-        A SHA-256 of each calibration image's pixels.
+    Args:
+        images: Calibration images.
+        hashes: :func:`~vitexport.images.content_hash` of each.
+        verification: Images that will judge the result.
 
     Raises:
         CalibrationError: Fewer than 16 images, one image repeated, or images that verification uses too.
-        ImageError: An image cannot be read; the message names it.
+        ImageError: A verification image cannot be read; the message names it.
     """
     if len(images) < MINIMUM_IMAGES:
         raise CalibrationError(
@@ -49,7 +51,6 @@ def check_images(images: Sequence[Path], verification: Sequence[Path] = ()) -> t
             f"Give real images of the kind the model will see; {RECOMMENDED_IMAGES} or more are recommended. "
             "Random data is never used in their place.",
         )
-    hashes = content_hashes(images)
     different = len(set(hashes))
     if different < MINIMUM_IMAGES:
         raise CalibrationError(
@@ -72,7 +73,6 @@ def check_images(images: Sequence[Path], verification: Sequence[Path] = ()) -> t
             CalibrationWarning,
             stacklevel=3,
         )
-    return hashes
 
 
 def check_model(model: ir.Model, where: str) -> None:

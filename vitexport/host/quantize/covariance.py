@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,16 @@ LARGEST = 4096
 _BUFFERED = 512
 """Rows gathered before one matrix product adds them."""
 
+_SLAB = 64
+"""Rows of the symmetric sum of products that are kept together, from their first diagonal element on."""
+
 Floats = NDArray[np.float32]
+
+
+def _mapped(rows: int, columns: int) -> Floats:
+    """Return zeros in a mapping of their own: freed, they leave the process at once instead of holes in its heap."""
+    zeros: Floats = np.ndarray((rows, columns), dtype=np.float32, buffer=mmap.mmap(-1, 4 * rows * columns))
+    return zeros
 
 
 class StreamingCovariance:
@@ -24,9 +35,11 @@ class StreamingCovariance:
     """
 
     def __init__(self, channels: int) -> None:
-        self._buffer = np.empty((_BUFFERED, channels), dtype=np.float32)
+        self._buffer = _mapped(_BUFFERED, channels)
         self._filled = 0
-        self._products = np.zeros((channels, channels), dtype=np.float32)
+        self._slabs = {
+            start: _mapped(min(_SLAB, channels - start), channels - start) for start in range(0, channels, _SLAB)
+        }
         self._sum: NDArray[np.float64] = np.zeros(channels)
         self._weight = 0.0
 
@@ -45,30 +58,40 @@ class StreamingCovariance:
 
     def _flush(self) -> None:
         used = self._buffer[: self._filled]
-        self._products += used.T @ used
+        products = used.T @ used
+        for start, slab in self._slabs.items():
+            slab += products[start : start + len(slab), start:]
         self._filled = 0
 
     def result(self) -> tuple[NDArray[np.float16], Floats]:
         """Return the correlations above the diagonal, packed row by row, and the standard deviation of each channel."""
         self._flush()
-        mean = self._sum / max(self._weight, 1e-30)
-        covariance = self._products / np.float32(max(self._weight, 1e-30))
-        covariance -= np.outer(mean, mean).astype(np.float32)
-        deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
+        weight = max(self._weight, 1e-30)
+        mean = self._sum / weight
+        diagonal = np.concatenate([np.diagonal(slab) for slab in self._slabs.values()]) / np.float32(weight)
+        deviation = np.sqrt(np.maximum(diagonal - (mean * mean).astype(np.float32), 0.0))
         inverse = np.where(deviation > 0, 1 / np.maximum(deviation, 1e-30), 0.0).astype(np.float32)
-        covariance *= inverse
-        covariance *= inverse[:, None]
-        upper = np.triu_indices(len(deviation), 1)
-        return np.clip(covariance[upper], -1, 1).astype(np.float16), deviation.astype(np.float32)
+        packed = []
+        for start, slab in self._slabs.items():
+            covariance = slab / np.float32(weight)
+            covariance -= np.outer(mean[start : start + len(slab)], mean[start:]).astype(np.float32)
+            covariance *= inverse[start:]
+            covariance *= inverse[start : start + len(slab), None]
+            np.clip(covariance, -1, 1, out=covariance)
+            packed += [row[index + 1 :].astype(np.float16) for index, row in enumerate(covariance)]
+        return np.concatenate(packed), deviation.astype(np.float32)
 
 
 def unpack_covariance(packed: NDArray[np.float16], deviation: Floats) -> Floats:
     """Return the covariance ``[C, C]`` that :meth:`StreamingCovariance.result` packed."""
     channels = len(deviation)
-    covariance = np.zeros((channels, channels), dtype=np.float32)
-    covariance[np.triu_indices(channels, 1)] = packed
-    covariance += covariance.T
-    np.fill_diagonal(covariance, 1.0)
+    covariance = np.eye(channels, dtype=np.float32)
+    first = 0
+    for row in range(channels):
+        above = packed[first : first + channels - row - 1]
+        covariance[row, row + 1 :] = above
+        covariance[row + 1 :, row] = above
+        first += len(above)
     covariance *= deviation
     covariance *= deviation[:, None]
     return covariance

@@ -54,9 +54,8 @@ class TensorPlan:
         sites: The layers.
         kind: What absorbed the transform: ``norm``, ``value``, ``gelu`` or ``none``.
         choice: Scale, shift, grid and the error they leave.
-        rows: Transformed sample, ``[R, K]``.
-        counts: What each row counts for.
-        covariance: Of the channels after the transform and before rounding, ``[K, K]``, or None where it was not kept.
+        statistics: Of the tensor before the transform.
+        class_token: Row 0 of each image is what the head reads.
         ceilings: Largest uint8 that each channel is expected to reach, ``[K]``; None for other grids.
     """
 
@@ -65,10 +64,22 @@ class TensorPlan:
     sites: tuple[Site, ...]
     kind: str
     choice: InputPlan
-    rows: Floats
-    counts: Floats
-    covariance: Floats | None
+    statistics: TensorStatistics
+    class_token: bool
     ceilings: NDArray[np.int64] | None
+
+    def rows_and_weights(self) -> tuple[Floats, Floats]:
+        """Return the transformed sample, ``[R, K]``, and what each row counts for."""
+        rows, counts = self.statistics.rows_and_weights(class_token=self.class_token)
+        return self.choice.transform(rows), counts
+
+    def covariance(self) -> Floats | None:
+        """Return that of the channels after the transform and before rounding, ``[K, K]``; None if it was not kept."""
+        covariance = self.statistics.covariance()
+        if covariance is not None:
+            covariance /= self.choice.scale
+            covariance /= self.choice.scale[:, None]
+        return covariance
 
 
 def plan_tensors(
@@ -97,14 +108,8 @@ def plan_tensors(
         readers = [Reader(site.weight(), column_importance(site)) for site in group]
         choice = _choose(absorber, stats, rows, counts, readers, settings, form)
         value = _apply(model.graph, absorber, group, choice)
-        covariance = stats.covariance()
-        if covariance is not None:
-            covariance /= choice.scale
-            covariance /= choice.scale[:, None]
         ceilings = _ceilings(choice, stats) if choice.grid.dtype == "uint8" else None
-        plans.append(
-            TensorPlan(name, value, group, absorber.kind, choice, choice.transform(rows), counts, covariance, ceilings)
-        )
+        plans.append(TensorPlan(name, value, group, absorber.kind, choice, stats, class_token, ceilings))
     return tuple(plans)
 
 
@@ -231,21 +236,32 @@ def plan_layers(plans: Sequence[TensorPlan], settings: QuantizeSettings, form: F
     """
     done = {}
     for plan in plans:
-        rounded = plan.choice.grid.apply(plan.rows)
-        mean = plan.counts @ rounded
-        energy = gram = None
-        if plan.covariance is None and settings.preset != "fast":
-            energy = plan.counts @ np.square(rounded - mean)
-        elif plan.covariance is not None:
-            # Rounding an input adds noise of a twelfth of its squared step to each channel.
-            energy = np.diagonal(plan.covariance) + np.float32(plan.choice.grid.step**2 / 12)
-            if settings.rounding == "learned":
-                gram = plan.covariance.astype(np.float64)
-                np.fill_diagonal(gram, energy)
+        exact, mean, energy, gram = _moments(plan, settings)
         limits = plan.ceilings if form.pair_limit else None
         for site in plan.sites:
             weight = site.weight()
             quantized = quantize_weight(weight, form.weight, energy=energy, gram=gram, ceilings=limits)
-            lost = (plan.counts @ plan.rows) @ weight - mean @ quantized.dequantized()
+            lost = exact @ weight - mean @ quantized.dequantized()
             done[site.name] = LayerPlan(quantized, lost.astype(np.float32))
     return done
+
+
+def _moments(
+    plan: TensorPlan, settings: QuantizeSettings
+) -> tuple[Floats, Floats, Floats | None, NDArray[np.float64] | None]:
+    """Return the mean of a tensor, and after rounding its mean, variances and covariance as far as they are used."""
+    rows, counts = plan.rows_and_weights()
+    rounded = plan.choice.grid.apply(rows)
+    exact, mean = counts @ rows, counts @ rounded
+    if settings.preset == "fast":
+        return exact, mean, None, None
+    covariance = plan.covariance()
+    if covariance is None:
+        return exact, mean, counts @ np.square(rounded - mean), None
+    # Rounding an input adds noise of a twelfth of its squared step to each channel.
+    energy = np.diagonal(covariance) + np.float32(plan.choice.grid.step**2 / 12)
+    if settings.rounding != "learned":
+        return exact, mean, energy, None
+    gram = covariance.astype(np.float64)
+    np.fill_diagonal(gram, energy)
+    return exact, mean, energy, gram

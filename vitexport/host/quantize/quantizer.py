@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from vitexport.errors import QuantizeError
-from vitexport.host.graph.file import read_onnx, write_onnx
+from vitexport.host.graph.file import read_onnx, unload_weights, write_onnx
 from vitexport.host.graph.layers import find_attention
 from vitexport.host.quantize.attention import (
     AttentionPlan,
@@ -74,26 +74,30 @@ def quantize_onnx(
     """
     report = progress or _silent
     form = form_of(settings)
-    source = _read(model)
-    check_model(source, str(model))
-    card = ModelCard.from_metadata(source.metadata_props, where=str(model))
-    hashes = check_images(images, verification)
-    with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
-        feeds = ImageFeeds(images, card.preprocess, card.model.inputs[0], Path(folder), batch_size=settings.batch_size)
+    with tempfile.TemporaryDirectory(prefix="vitexport-") as temporary:
+        folder = Path(temporary)
+        source = _read(model)
+        unload_weights(source, folder)  # while images run only the runtime needs them
+        check_model(source, str(model))
+        card = ModelCard.from_metadata(source.metadata_props, where=str(model))
+        feeds = ImageFeeds(
+            images, card.preprocess, card.model.inputs[0], folder / "images", batch_size=settings.batch_size
+        )
+        check_images(images, feeds.hashes, verification)
         if settings.precision in ("fp16", "bf16"):
             result, details = source, dict[str, Any]()
         else:
             work = _Work(source, settings, form, str(model))
-            key = statistics_key(model, hashes, _kept(settings))
+            key = statistics_key(model, feeds.hashes, _kept(settings))
             collected = work.statistics(feeds, statistics, key, report)
             result, details = work.quantize(collected, feeds, report)
         if form.body != "float32":
             report("converting", 0.0)
             half = _convert(result, source, form, feeds)
             details = {**details, "body": form.body, "kept_float32": dict(half.kept)}
-    entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
-    result.metadata_props.update(replace(card, history=(*card.history, entry)).to_metadata())
-    companions = write_onnx(result, out)
+        entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
+        result.metadata_props.update(replace(card, history=(*card.history, entry)).to_metadata())
+        companions = write_onnx(result, out)
     if statistics is not None and details.get("quantized"):
         companions = (*companions, statistics)
     report("done", 1.0)

@@ -59,8 +59,8 @@ class TensorStatistics:
         minimum: float32 ``[C]`` smallest value of each channel.
         maximum: float32 ``[C]`` largest value of each channel.
         total: float64 ``[C]`` sum of each channel.
-        sample: float16 ``[R, C]`` (float32 where that overflows) rows spread evenly over images and
-            positions, the same for any batch size.
+        sample: float16 ``[R, C]`` (float32 from the first row that it cannot hold) rows spread evenly over images
+            and positions, the same for any batch size.
         sample_rows: int32 ``[R]`` position of each sampled row in its image.
         extremes: as ``sample``, ``[E, C]``; the rows that hold the largest magnitudes, which a sample would miss.
         correlations: float16 ``[C (C - 1) / 2]`` above the diagonal, row by row; empty where none were kept.
@@ -118,10 +118,9 @@ class TensorStatistics:
         return unpack_covariance(self.correlations, self.deviation) if self.deviation.size else None
 
 
-def _compact(rows: Floats) -> NDArray[np.floating[Any]]:
-    """Keep rows in half the space: the error of float16 is a hundredth of what 8 bits lose."""
-    compact: NDArray[np.floating[Any]] = rows.astype(np.float16 if np.abs(rows).max(initial=0) < 6e4 else np.float32)
-    return compact
+def _fits_float16(rows: Floats) -> bool:
+    """Return whether rows can be kept in half the space: the error of float16 is a hundredth of what 8 bits lose."""
+    return bool(np.abs(rows).max(initial=0) < 6e4)
 
 
 @lru_cache(maxsize=64)
@@ -170,7 +169,7 @@ class StreamingStatistics:
         self._minimum: Floats | None = None
         self._maximum: Floats | None = None
         self._total: NDArray[np.float64] = np.zeros(0)
-        self._sample: Floats | None = None
+        self._sample: NDArray[np.floating[Any]] | None = None
         self._positions = np.zeros(kept.sample_rows, dtype=np.int32)
         self._filled = 0
         self._extremes: Floats = np.zeros((0, 0), dtype=np.float32)
@@ -184,7 +183,8 @@ class StreamingStatistics:
         """
         rows = np.ascontiguousarray(value, dtype=np.float32).reshape(-1, value.shape[-1])
         low, high = rows.min(axis=0), rows.max(axis=0)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        amax = float(max(-low.min(), high.max()))
+        if not np.isfinite(amax):
             raise CalibrationError(
                 f"Expected finite activations in '{self._name}', found NaN or infinity at image {self._images}.",
                 "Check the preprocessing, and that the float model runs correctly (`vitexport verify`).",
@@ -192,7 +192,7 @@ class StreamingStatistics:
         if self._minimum is None or self._maximum is None or self._sample is None:
             self._minimum, self._maximum = low, high
             self._total = np.zeros(rows.shape[1])
-            self._sample = np.empty((self._sample_rows, rows.shape[1]), dtype=np.float32)
+            self._sample = np.zeros((self._sample_rows, rows.shape[1]), dtype=np.float16)
             self._extremes = np.empty((0, rows.shape[1]), dtype=np.float32)
             if self._kept.covariance_rows and rows.shape[1] <= LARGEST:
                 self._covariance = StreamingCovariance(rows.shape[1])
@@ -201,11 +201,11 @@ class StreamingStatistics:
             np.maximum(self._maximum, high, out=self._maximum)
         self._total += np.ones(len(rows), dtype=np.float32) @ rows
         if self._kept.histogram:
-            self._count(rows, float(max(-low.min(), high.max())))
+            self._count(rows, amax)
         if self._covariance is not None:
             self._correlate(rows, self._covariance)
-        self._keep(rows, self._sample)
-        self._keep_extremes(rows)
+        self._sample = self._keep(rows, self._sample)
+        self._keep_extremes(rows, amax)
         self._rows += rows.shape[0]
         self._images += 1
 
@@ -231,20 +231,24 @@ class StreamingStatistics:
         index += np.float32(BINS // 2)
         self._histogram += np.bincount(index.astype(np.intp).ravel(), minlength=BINS)[:BINS]
 
-    def _keep(self, rows: Floats, sample: Floats) -> None:
+    def _keep(self, rows: Floats, sample: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         picked = sample_positions(self._images, rows.shape[0], self._per_image)
         picked = picked[: self._sample_rows - self._filled]
-        room = len(picked)
-        sample[self._filled : self._filled + room] = rows[picked]
-        self._positions[self._filled : self._filled + room] = picked
-        self._filled += room
+        chosen = rows[picked]
+        if sample.dtype == np.float16 and not _fits_float16(chosen):
+            sample = sample.astype(np.float32)
+        end = self._filled + len(picked)
+        sample[self._filled : end] = chosen
+        self._positions[self._filled : end] = picked
+        self._filled = end
+        return sample
 
-    def _keep_extremes(self, rows: Floats) -> None:
-        peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    def _keep_extremes(self, rows: Floats, amax: float) -> None:
         threshold = self._peaks[-1] if len(self._peaks) == EXTREME_ROWS else np.float32(-1)
-        candidates = np.flatnonzero(peaks > threshold)
-        if not len(candidates):
+        if amax <= threshold:
             return
+        peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+        candidates = np.flatnonzero(peaks > threshold)
         all_peaks = np.concatenate([self._peaks, peaks[candidates]])
         order = np.argsort(-all_peaks, kind="stable")[:EXTREME_ROWS]
         self._extremes = np.concatenate([self._extremes, rows[candidates]])[order]
@@ -270,9 +274,9 @@ class StreamingStatistics:
             minimum=self._minimum,
             maximum=self._maximum,
             total=self._total,
-            sample=_compact(self._sample[: self._filled]),
+            sample=self._sample[: self._filled],
             sample_rows=self._positions[: self._filled].copy(),
-            extremes=_compact(self._extremes),
+            extremes=self._extremes.astype(np.float16) if _fits_float16(self._extremes) else self._extremes,
             correlations=correlations,
             deviation=deviation,
         )
