@@ -60,7 +60,7 @@ class Row:
         return Path(sys.executable) if self.peer is None else peer_python(self.peer)
 
 
-def _ours(name: str, title: str, *, timed: bool = False, **options: str) -> Row:
+def _ours(name: str, title: str, *, timed: bool = False, **options: Any) -> Row:
     return Row(name, f"vitexport, {title}", "vitexport", options, timed=timed)
 
 
@@ -82,6 +82,13 @@ ROWS = (
     _ours("vitexport-fast", "the same, `--preset fast`", target="portable", preset="fast", timed=True),
     _ours("vitexport-tensorrt", "`tensorrt` (float16 body)", target="tensorrt"),
     _ours("vitexport-attention", "symmetric int8, attention products too", target="portable", attention="int8"),
+    _ours(
+        "vitexport-attention-18db",
+        "the same, `--min-sqnr-db 18`",
+        target="portable",
+        attention="int8",
+        budget={"min_sqnr_db": 18},
+    ),
     _ours("vitexport-ort-x86", "`ort-x86`", target="ort-x86"),
     _ours("vitexport-fp8", "`--precision fp8`", target="portable", precision="fp8"),
     _ort("minmax-48", "static s8s8, MinMax, our layers only", "MinMax"),

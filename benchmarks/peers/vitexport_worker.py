@@ -11,7 +11,7 @@ from vitexport.recipe import QuantizeSettings
 
 def _run(job: Job) -> None:
     images = [Path(path) for path in job.images]
-    quantize_onnx(Path(job.model), images, QuantizeSettings(**job.options), Path(job.out))
+    quantize_onnx(Path(job.model), images, QuantizeSettings.model_validate(dict(job.options)), Path(job.out))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def explain(
             *(plan.name for plan in attention if plan.group in kept),
         ],
         "attention": [plan.name for plan in attention if plan.group not in kept],
-        "ranges": [_range(plan, statistics[plan.source], kept) for plan in plans],
+        "ranges": [_range(plan, statistics[plan.statistics.name], kept) for plan in plans],
         "weights_bytes": sum(plan.weight.values.nbytes for plan in layers.values()),
     }
     if mixed is not None:

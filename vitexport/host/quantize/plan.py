@@ -49,7 +49,6 @@ class TensorPlan:
     """One quantized activation and the layers that read it.
 
     Attributes:
-        source: Name of the tensor that was calibrated.
         value: The tensor after transforms.
         sites: The layers.
         kind: What absorbed the transform: ``norm``, ``value``, ``gelu`` or ``none``.
@@ -59,7 +58,6 @@ class TensorPlan:
         ceilings: Largest uint8 that each channel is expected to reach, ``[K]``; None for other grids.
     """
 
-    source: str
     value: ir.Value
     sites: tuple[Site, ...]
     kind: str
@@ -109,7 +107,7 @@ def plan_tensors(
         choice = _choose(absorber, stats, rows, counts, readers, settings, form)
         value = _apply(model.graph, absorber, group, choice)
         ceilings = _ceilings(choice, stats) if choice.grid.dtype == "uint8" else None
-        plans.append(TensorPlan(name, value, group, absorber.kind, choice, stats, class_token, ceilings))
+        plans.append(TensorPlan(value, group, absorber.kind, choice, stats, class_token, ceilings))
     return tuple(plans)
 
 
