@@ -70,7 +70,7 @@ def assert_unchanged(before: Array, graph: ir.Model, feeds: ImageFeeds, folder: 
 
 
 def statistics(graph: ir.Model, feeds: ImageFeeds, names: list[str]) -> dict[str, TensorStatistics]:
-    return collect_statistics(graph, names, feeds, kept=Kept(sample_rows=64))
+    return collect_statistics(graph, dict.fromkeys(names, Kept(sample_rows=64)), feeds)
 
 
 def shared_inputs(graph: ir.Model, kind: str) -> list[tuple[Site, ...]]:

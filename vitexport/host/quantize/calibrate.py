@@ -137,20 +137,18 @@ def _split(outputs: Mapping[str, Array], rows: int) -> deque[dict[str, Array]]:
 
 def collect_statistics(
     model: ir.Model,
-    names: Sequence[str],
+    wanted: Mapping[str, Kept],
     feeds: ImageFeeds,
     *,
-    kept: Kept,
     class_token: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, TensorStatistics]:
-    """Run every image once and return the statistics of the tensors ``names``.
+    """Run every image once and return the statistics of the ``wanted`` tensors.
 
     Args:
         model: A model.
-        names: Tensors, each with channels as its last axis.
+        wanted: What to keep of each tensor, by name; channels are its last axis.
         feeds: Calibration images.
-        kept: What to keep of each tensor.
         class_token: Row 0 of each image is what the head reads.
         progress: Called with a step name and the fraction of it that is done.
 
@@ -160,9 +158,10 @@ def collect_statistics(
     if not feeds.count:
         raise CalibrationError("Expected calibration images, found none.", "Give a folder of real images.")
     streams = {
-        name: StreamingStatistics(name, images=feeds.count, kept=kept, class_token=class_token) for name in names
+        name: StreamingStatistics(name, images=feeds.count, kept=kept, class_token=class_token)
+        for name, kept in wanted.items()
     }
-    with exposed(model, names) as runtime:
+    with exposed(model, list(wanted)) as runtime:
         for index, outputs in enumerate(run_images(runtime, feeds, range(feeds.count))):
             for name, stream in streams.items():
                 stream.update(outputs.pop(name))

@@ -41,21 +41,36 @@ class HalfReport:
 
 
 def float_ranges(model: ir.Model, feeds: ImageFeeds, images: Sequence[int]) -> dict[str, float]:
-    """Return the largest magnitude of every float32 tensor that nodes compute, over some images."""
-    names = [
-        str(value.name)
-        for node in model.graph
-        for value in node.outputs
-        if value.dtype == ir.DataType.FLOAT and not (value.shape is not None and len(value.shape) == 0)
-    ]
-    ranges = dict.fromkeys(names, 0.0)
-    with exposed(model, names) as runtime:
+    """Return the largest magnitude of every float32 tensor that nodes compute, over some images.
+
+    The graph itself takes the maxima: one number of each tensor leaves the runtime, not the tensor.
+    """
+    probe = model.clone()
+    peaks: dict[str, str] = {}
+    for node in list(probe.graph):
+        for value in node.outputs:
+            if value.dtype == ir.DataType.FLOAT and not (value.shape is not None and len(value.shape) == 0):
+                peaks[_take_peak(probe.graph, value)] = str(value.name)
+    ranges = dict.fromkeys(peaks.values(), 0.0)
+    with exposed(probe, list(peaks)) as runtime:
         for outputs in run_images(runtime, feeds, images):
-            for name in names:
-                value = outputs[name]
-                if value.size:
-                    ranges[name] = max(ranges[name], float(np.abs(value).max()))
+            for peak, name in peaks.items():
+                # Of a full batch the first row holds the maximum of all.
+                if outputs[peak].size:
+                    ranges[name] = max(ranges[name], float(outputs[peak].max()))
     return ranges
+
+
+def _take_peak(graph: ir.Graph, value: ir.Value) -> str:
+    """Add the nodes that find a tensor's largest magnitude; return the name of their result, one element."""
+    magnitude = ir.node("Abs", [value], name=f"{value.name}.magnitude")
+    largest = ir.node("ReduceMax", [magnitude.outputs[0]], attributes={"keepdims": 1}, name=f"{value.name}.peak")
+    for node in (magnitude, largest):
+        node.outputs[0].name, node.outputs[0].type = f"{node.name}.value", value.type
+    producer = value.producer()
+    assert producer is not None
+    graph.insert_after(producer, [magnitude, largest])
+    return str(largest.outputs[0].name)
 
 
 def to_half(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> HalfReport:

@@ -30,7 +30,7 @@ from vitexport.host.quantize.mixed import search_mixed
 from vitexport.host.quantize.plan import TensorPlan, plan_layers, plan_tensors
 from vitexport.host.quantize.postconditions import check
 from vitexport.host.quantize.sites import choose_sites, sites_by_input
-from vitexport.host.quantize.statistics import Kept, TensorStatistics
+from vitexport.host.quantize.statistics import EXTREMES, Kept, TensorStatistics
 from vitexport.host.quantize.statistics_file import load_statistics, save_statistics, statistics_key
 from vitexport.host.quantize.targets import Form, form_of
 from vitexport.host.quantize.transforms import ensure_biases, zero_key_biases
@@ -88,8 +88,9 @@ def quantize_onnx(
             result, details = source, dict[str, Any]()
         else:
             work = _Work(source, settings, form, str(model))
-            key = statistics_key(model, feeds.hashes, _kept(settings))
-            collected = work.statistics(feeds, statistics, key, report)
+            kept = _kept(settings, stored=statistics is not None)
+            key = statistics_key(model, feeds.hashes, kept)
+            collected = work.statistics(feeds, kept, statistics, key, report)
             result, details = work.quantize(collected, feeds, report)
         if form.body != "float32":
             report("converting", 0.0)
@@ -123,20 +124,19 @@ class _Work:
             )
 
     def statistics(
-        self, feeds: ImageFeeds, path: Path | None, key: str, report: Progress
+        self, feeds: ImageFeeds, kept: Kept, path: Path | None, key: str, report: Progress
     ) -> dict[str, TensorStatistics]:
         """Read statistics that fit, or run every image and save them."""
-        names = list(sites_by_input(self._sites))
-        names += [name for tensors in self._attention.values() for name in tensors]
+        wanted = dict.fromkeys((name for tensors in self._attention.values() for name in tensors), EXTREMES)
+        wanted |= dict.fromkeys(sites_by_input(self._sites), kept)
         if path is not None and path.is_file():
-            found = load_statistics(path, key, names)
+            found = load_statistics(path, key, list(wanted))
             if found is not None:
                 return found
         collected = collect_statistics(
             self.model,
-            names,
+            wanted,
             feeds,
-            kept=_kept(self._settings),
             class_token=reads_class_token(self.model),
             progress=report,
         )
@@ -195,11 +195,11 @@ class _Work:
         return plan_attention(self.model, self._attention, collected, values, self._form)
 
 
-def _kept(settings: QuantizeSettings) -> Kept:
-    """Return what calibration has to keep: the fast preset nothing that it does not read itself."""
-    if settings.preset == "fast":
-        return Kept(covariance_rows=0, histogram=settings.method not in ("auto", "max"))
-    return Kept()
+def _kept(settings: QuantizeSettings, *, stored: bool) -> Kept:
+    """Return what calibration has to keep: what these settings read, and in a file also what other methods would."""
+    fast = settings.preset == "fast"
+    histogram = settings.method not in ("auto", "max") or (stored and not fast)
+    return Kept(covariance_rows=0, histogram=histogram) if fast else Kept(histogram=histogram)
 
 
 def _convert(result: ir.Model, floating: ir.Model, form: Form, feeds: ImageFeeds) -> HalfReport:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vitexport.errors import CalibrationError
 from vitexport.host.quantize.covariance import LARGEST, StreamingCovariance, unpack_covariance
 
-__all__ = ["BINS", "EXTREME_ROWS", "Kept", "StreamingStatistics", "TensorStatistics", "sample_positions"]
+__all__ = ["BINS", "EXTREMES", "EXTREME_ROWS", "Kept", "StreamingStatistics", "TensorStatistics", "sample_positions"]
 
 BINS = 4096
 """Histogram bins over ``[-bound, bound)``; the bound is a power of two, doubled by merging pairs of bins."""
@@ -45,6 +45,10 @@ class Kept:
     sample_rows: int = 1024
     covariance_rows: int = 8192
     histogram: bool = True
+
+
+EXTREMES = Kept(sample_rows=0, covariance_rows=0, histogram=False)
+"""For tensors of which only extremes and means are read."""
 
 
 @dataclass(frozen=True)
