@@ -25,6 +25,8 @@ class RuntimeOptions:
         optimize: Let the runtime optimise the graph; False runs it as written, for exact semantics of Q/DQ.
         device: ``cpu`` or ``cuda:N``.
         provider: A sub-provider where the runtime has several (e.g. ONNX Runtime's ``cuda``); None for its default.
+        in_order: Run nodes in the order in which they are written, where the runtime would choose another: what is read
+            at once is then freed at once.
         cuda_graph: Record each input shape as a CUDA graph and replay it, where the runtime can.
     """
 
@@ -32,6 +34,7 @@ class RuntimeOptions:
     optimize: bool = True
     device: str = "cpu"
     provider: str | None = None
+    in_order: bool = False
     cuda_graph: bool = False
 
 

@@ -64,6 +64,8 @@ class OnnxRuntime(Adapter):
         session_options = ort.SessionOptions()
         session_options.log_severity_level = 3
         session_options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
+        if options.in_order:
+            session_options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         if options.threads is not None:
             session_options.intra_op_num_threads = options.threads
         if not options.optimize:

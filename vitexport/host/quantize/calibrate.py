@@ -90,7 +90,8 @@ def exposed(model: ir.Model, names: Sequence[str], *, optimize: bool = True) -> 
             while len(graph.outputs) > before:
                 graph.outputs.pop()
         # One thread each: images run side by side, and results do not depend on how many cores there are.
-        with open_runtime(path, "onnxruntime", RuntimeOptions(optimize=optimize, threads=1)) as runtime:
+        options = RuntimeOptions(optimize=optimize, threads=1, in_order=True)
+        with open_runtime(path, "onnxruntime", options) as runtime:
             yield runtime
 
 
