@@ -78,19 +78,19 @@ def _nncf(name: str, title: str, preset: str, *, smooth_quant: bool) -> Row:
 
 
 ROWS = (
-    _ours("vitexport", "symmetric int8 (`portable`: `tensorrt` with a float32 body)", target="portable", timed=True),
-    _ours("vitexport-fast", "the same, `--preset fast`", target="portable", preset="fast", timed=True),
-    _ours("vitexport-tensorrt", "`tensorrt` (float16 body)", target="tensorrt"),
+    _ours("vitexport", "`portable`: symmetric int8, float32 body", target="portable", timed=True),
+    _ours("vitexport-fast", "symmetric int8, `--preset fast`", target="portable", preset="fast", timed=True),
+    _ours("vitexport-tensorrt", "`tensorrt`: symmetric int8, float16 body", target="tensorrt"),
     _ours("vitexport-attention", "symmetric int8, attention products too", target="portable", attention="int8"),
     _ours(
         "vitexport-attention-18db",
-        "the same, `--min-sqnr-db 18`",
+        "symmetric int8, attention products too, `--min-sqnr-db 18`",
         target="portable",
         attention="int8",
         budget={"min_sqnr_db": 18},
     ),
-    _ours("vitexport-ort-x86", "`ort-x86`", target="ort-x86"),
-    _ours("vitexport-fp8", "`--precision fp8`", target="portable", precision="fp8"),
+    _ours("vitexport-ort-x86", "`ort-x86`: no 16-bit sum overflows without VNNI", target="ort-x86"),
+    _ours("vitexport-fp8", "`--precision fp8`, float32 body", target="portable", precision="fp8"),
     _ort("minmax-48", "static s8s8, MinMax, our layers only", "MinMax"),
     _ort("minmax", "static s8s8, MinMax", "MinMax"),
     _ort("percentile", "static s8s8, Percentile", "Percentile"),

@@ -108,8 +108,18 @@ def _speed_by_model(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"speed at batch 1": e["speed at batch 1"], **{m: e.get(m, "") for m in models}} for e in found.values()]
 
 
+_ACCURACY = ("SQNR dB", "agreement %", "top-1 change", "TensorRT parses it", "peak GB", "time / MinMax")
+
+
+def _accuracy_by_tool(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row per quantizer whose file was judged, the nearest to float32 first."""
+    judged = sorted((row for row in rows if "SQNR dB" in row), key=lambda row: -float(row["SQNR dB"]))
+    return [{"quantizer": row["tool and setting"], **{key: row.get(key, "") for key in _ACCURACY}} for row in judged]
+
+
 SUMMARIES: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]]] = {
     "inference-summary": ("inference", _speed_by_model),
+    "quantizers-summary": ("quantizers", _accuracy_by_tool),
 }
 """Tables made of some of another benchmark's figures: name to (results file, what it shows)."""
 

@@ -75,3 +75,16 @@ def test_a_document_without_the_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="table: known"):
         replace_table(document, "known", _CONTENT)
     assert document.read_text() == "nothing here"
+
+
+def test_the_quantizers_summary_shows_what_was_judged_nearest_first(tmp_path: Path) -> None:
+    rows = [
+        {"name": "a", "tool and setting": "A", "SQNR dB": 9.5, "agreement %": 90.0, "peak GB": 0.3},
+        {"name": "b", "tool and setting": "B", "peak GB": 0.1},
+        {"name": "c", "tool and setting": "C", "SQNR dB": 23.5, "agreement %": 98.4},
+    ]
+    content = {"date": "2026-01-01", "machine": {"processor": "P", "cores": "2"}, "versions": {}, "rows": rows}
+    (tmp_path / "quantizers.json").write_text(json.dumps(content), encoding="utf-8")
+    lines = render_document(_TEXT.format("quantizers-summary"), tmp_path).splitlines()
+    found = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
+    assert found == ["quantizer", "---", "C", "A"]
