@@ -61,7 +61,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def unpack(archive: Path, folder: Path) -> Path:
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        # Python 3.10 and 3.11 have the filter only in their later releases.
+        tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+        tar.extractall(folder)
     (root,) = folder.iterdir()
     return root
 
