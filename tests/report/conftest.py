@@ -30,8 +30,8 @@ def _range(layer: str, sqnr_db: float, outliers: list[dict[str, float]]) -> dict
 
 QUANTIZATION: dict[str, object] = {
     "ranges": [
-        _range("blocks.0.attn.qkv", 38.5, [{"channel": 7, "times_median": 41.2}]),
         _range("blocks.0.mlp.fc2", 21.5, []),
+        _range("blocks.0.attn.qkv", 38.5, [{"channel": 7, "times_median": 41.2}]),
     ],
     "mixed_precision": {
         "kept_float": ["0.fc2"],

@@ -85,8 +85,7 @@ def _ranges(root: Path) -> dict[str, Any]:
         raise BundleError(f"Expected a quantized model in '{root}', found none.", "Run a recipe that quantizes.")
     content: dict[str, Any] = {}
     for name, details in recorded.items():
-        worst_first = sorted(details["ranges"], key=lambda entry: entry["layer_sqnr_db"])
-        content[f"{name}: activation ranges"] = [_range(entry) for entry in worst_first]
+        content[f"{name}: activation ranges"] = [_range(entry) for entry in details["ranges"]]
         mixed = details.get("mixed_precision")
         if mixed is not None:
             content[f"{name}: what each group costs"] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -46,7 +46,7 @@ def build_document(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> dict[str, 
         "disagreements": [_described(entry, bundle.labels) for entry in _disagreements(bundle, ladder)],
         "attempts": _read(bundle, "attempts").get("attempts", []),
         "errors": _read(bundle, "errors").get("rungs", {}),
-        "quantization": {artifact.name: _quantization(artifact) for artifact in bundle.artifacts if _ranges(artifact)},
+        "quantization": {a.name: _quantization(a.details) for a in bundle.artifacts if a.details.get("ranges")},
         "artifacts": [_artifact(artifact) for artifact in bundle.artifacts if artifact.kind != "report"],
         "machine": _read(bundle, "benchmark").get("machine") or describe_machine(),
         "recipe": recipe.model_dump(mode="json"),
@@ -92,16 +92,11 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
     return dumped
 
 
-def _ranges(artifact: Artifact) -> list[dict[str, Any]]:
-    ranges: list[dict[str, Any]] = artifact.details.get("ranges", [])
-    return ranges
-
-
-def _quantization(artifact: Artifact) -> dict[str, Any]:
-    """Return what the quantizer says of itself: inputs with the worst layer first, and what a budget left in float."""
-    mixed = artifact.details.get("mixed_precision")
+def _quantization(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the quantizer says of itself: its inputs, and what a budget left in float."""
+    mixed = details.get("mixed_precision")
     return {
-        "ranges": sorted(_ranges(artifact), key=lambda entry: entry["layer_sqnr_db"]),
+        "ranges": details["ranges"],
         "mixed_precision": mixed,
         "budget": None if mixed is None else budget_sentence(mixed),
     }

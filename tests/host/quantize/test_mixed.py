@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from click.testing import CliRunner
 
+from vitexport.cli import main
 from vitexport.host.export import export_onnx
 from vitexport.host.quantize import quantize_onnx
 from vitexport.host.quantize.explanation import outlier_channels
@@ -69,7 +71,16 @@ def test_a_budget_ranks_and_demotes_attention_with_the_layers(model: Path, tmp_p
     # Nothing in 8 bits leaves 60 dB, so everything had to go, and the file holds no Q/DQ at all.
     assert attention < set(mixed["kept_float"]) == set(mixed["cost_db"])
     assert details["attention"] == details["quantized"] == []
+    assert details["weights_bytes"] == 0 and all(entry["kept_float"] for entry in details["ranges"])
     assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in ir.load(tmp_path / "int8.onnx").graph}
+
+
+def test_the_command_says_what_a_budget_kept_in_float(model: Path, tmp_path: Path) -> None:
+    images = str(IMAGES[0].parent)
+    command = ["quantize", str(model), "--images", images, "--limit", "64", "--target", "portable", "--preset", "fast"]
+    done = CliRunner().invoke(main, [*command, "--min-sqnr-db", "60", "-o", str(tmp_path / "int8.onnx")])
+    assert done.exit_code == 0, done.output
+    assert "budget: kept in float: " in done.output and "on 64 calibration images" in done.output
 
 
 def test_outlier_channels_are_found_in_the_statistics_furthest_first() -> None:

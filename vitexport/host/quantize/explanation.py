@@ -30,7 +30,7 @@ def explain(
     statistics: Mapping[str, TensorStatistics],
     mixed: MixedReport | None,
 ) -> dict[str, Any]:
-    """Return the details of a quantized model, ready for JSON.
+    """Return the details of a quantized model, ready for JSON; ranges come with the worst layer first.
 
     Args:
         sites: All layers that could be quantized.
@@ -41,15 +41,17 @@ def explain(
         mixed: What the search for a budget did; None without a budget.
     """
     kept = () if mixed is None else mixed.kept_float
+    quantized = [site.name for site in sites if site.group not in kept]
+    ranges = [_range(plan, statistics[plan.statistics.name], kept) for plan in plans]
     details: dict[str, Any] = {
-        "quantized": [site.name for site in sites if site.group not in kept],
+        "quantized": quantized,
         "kept_float": [
             *(site.name for site in sites if site.group in kept),
             *(plan.name for plan in attention if plan.group in kept),
         ],
         "attention": [plan.name for plan in attention if plan.group not in kept],
-        "ranges": [_range(plan, statistics[plan.statistics.name], kept) for plan in plans],
-        "weights_bytes": sum(plan.weight.values.nbytes for plan in layers.values()),
+        "ranges": sorted(ranges, key=lambda entry: entry["layer_sqnr_db"]),
+        "weights_bytes": sum(layers[name].weight.values.nbytes for name in quantized),
     }
     if mixed is not None:
         details["mixed_precision"] = asdict(mixed)
@@ -69,7 +71,6 @@ def _range(plan: TensorPlan, stats: TensorStatistics, kept: Collection[str]) -> 
         "zero_point": choice.grid.zero_point,
         "strength": choice.strength,
         "ratio": choice.ratio,
-        "layer_error": choice.error,
         "layer_sqnr_db": -10 * float(np.log10(max(choice.error, 1e-30))),
     }
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vitexport.host.quantize.grid import Grid, QuantizedWeight, between, symmetric
 from vitexport.host.quantize.importance import column_importance
-from vitexport.host.quantize.ranges import Method, magnitude_range
+from vitexport.host.quantize.ranges import Method, magnitude_range, magnitudes
 from vitexport.host.quantize.search import (
     ONE_SIDED_RATIOS,
     RATIOS,
@@ -154,17 +154,12 @@ def _choose(
         )
     low, high = float(stats.minimum.min()), float(stats.maximum.max())
     if method != "max":
-        reach = magnitude_range(_magnitudes(stats), stats.bound, stats.amax, method)
+        reach = magnitude_range(magnitudes(stats.histogram), stats.bound, stats.amax, method)
         low, high = max(low, -reach), min(high, reach)
     ratios = (0.7,) if searched and fast else ONE_SIDED_RATIOS if searched else (1.0,)
     shifts = absorber.kind == "gelu" and form.shift_after_gelu
     candidates = [(ratio, *_one_sided(low, high, ratio * margin, shifts=shifts, form=form)) for ratio in ratios]
     return search_fixed(rows, counts, readers, candidates)
-
-
-def _magnitudes(stats: TensorStatistics) -> NDArray[np.int64]:
-    middle = len(stats.histogram) // 2
-    return stats.histogram[middle:] + stats.histogram[:middle][::-1]
 
 
 def _limit(method: Method, counts: Floats) -> Callable[[Floats], float]:
