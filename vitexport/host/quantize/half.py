@@ -153,7 +153,7 @@ class _Conversion:
                     "Run the model through `vitexport simplify` first: it infers types.",
                 )
             if value.dtype == ir.DataType.FLOAT:
-                value.dtype = self._type
+                value.type = ir.TensorType(self._type)  # a new one: values made from one another share the old
 
     def restore_outputs(self) -> None:
         """Cast the model's outputs back to float32 under their own names."""

@@ -13,6 +13,7 @@ from vitexport.host.quantize.grid import Grid, QuantizedWeight, between, symmetr
 from vitexport.host.quantize.importance import column_importance
 from vitexport.host.quantize.ranges import Method, magnitude_range, magnitudes
 from vitexport.host.quantize.search import (
+    FAST,
     ONE_SIDED_RATIOS,
     RATIOS,
     STRENGTHS,
@@ -55,7 +56,8 @@ class TensorPlan:
         choice: Scale, shift, grid and the error they leave.
         statistics: Of the tensor before the transform.
         class_token: Row 0 of each image is what the head reads.
-        ceilings: Largest uint8 that each channel is expected to reach, ``[K]``; None for other grids.
+        ceilings: Largest uint8 that each channel is expected to reach in a kernel that adds in 16 bits, ``[K]``; None
+            where the target has no such kernel.
     """
 
     value: ir.Value
@@ -106,15 +108,19 @@ def plan_tensors(
         readers = [Reader(site.weight(), column_importance(site)) for site in group]
         choice = _choose(absorber, stats, rows, counts, readers, settings, form)
         value = _apply(model.graph, absorber, group, choice)
-        ceilings = _ceilings(choice, stats) if choice.grid.dtype == "uint8" else None
+        ceilings = _ceilings(choice, stats) if form.pair_limit else None
         plans.append(TensorPlan(value, group, absorber.kind, choice, stats, class_token, ceilings))
     return tuple(plans)
 
 
 def _ceilings(choice: InputPlan, stats: TensorStatistics) -> NDArray[np.int64]:
-    """Return the largest uint8 of each channel, with room for images that reach further than those of calibration."""
+    """Return the largest uint8 of each channel, with room for images that reach further than those of calibration.
+
+    Kernels that take only uint8 (AVX2's) are given int8 with 128 added.
+    """
     reach = np.maximum(choice.transform(stats.maximum), 0) * _REACH / choice.grid.step
-    ceilings: NDArray[np.int64] = np.clip(np.ceil(reach) + choice.grid.zero_point, 1, 255).astype(np.int64)
+    zero = choice.grid.zero_point + (128 if choice.grid.dtype == "int8" else 0)
+    ceilings: NDArray[np.int64] = np.clip(np.ceil(reach) + zero, 1, 255).astype(np.int64)
     return ceilings
 
 
@@ -140,6 +146,8 @@ def _choose(
     searched = settings.method == "auto"
     if absorber.kind in ("norm", "value"):
         limit = None if method == "max" else _limit(method, counts)
+        strength, ratio = FAST[absorber.kind]
+        ratios = ((ratio,) if fast else RATIOS[absorber.kind]) if searched else (1.0,)
         return search_absorbed(
             rows,
             counts,
@@ -147,8 +155,8 @@ def _choose(
             stats.maximum,
             readers,
             grid_up_to,
-            strengths=(0.7,) if fast else STRENGTHS,
-            ratios=RATIOS if searched and not fast else (1.0,),
+            strengths=(strength,) if fast else STRENGTHS[absorber.kind],
+            ratios=ratios,
             limit=limit,
             try_plain=not fast,
         )
@@ -188,7 +196,9 @@ def _one_sided(low: float, high: float, ratio: float, *, shifts: bool, form: For
     if not shifts:
         return 0.0, symmetric(max(-low, high), form.activation, half=form.half_scales)
     grid = symmetric((high - low) / 2 * (254 / 255), form.activation, half=form.half_scales)
-    return float(np.rint((high + low) / 2 / grid.step) * grid.step), grid
+    shift = float(np.rint((high + low) / 2 / grid.step) * grid.step)
+    # A float16 body subtracts what float16 makes of the shift: the bias must make up for that very number.
+    return float(np.float16(shift)) if form.half_scales else shift, grid
 
 
 def _apply(graph: ir.Graph, absorber: Absorber, group: Sequence[Site], choice: InputPlan) -> ir.Value:
@@ -230,10 +240,9 @@ def plan_layers(plans: Sequence[TensorPlan], settings: QuantizeSettings, form: F
     done = {}
     for plan in plans:
         exact, mean, energy, gram = _moments(plan, settings)
-        limits = plan.ceilings if form.pair_limit else None
         for site in plan.sites:
             weight = site.weight()
-            quantized = quantize_weight(weight, form.weight, energy=energy, gram=gram, ceilings=limits)
+            quantized = quantize_weight(weight, form.weight, energy=energy, gram=gram, ceilings=plan.ceilings)
             lost = exact @ weight - mean @ quantized.dequantized()
             done[site.name] = LayerPlan(quantized, lost.astype(np.float32))
     return done

@@ -45,4 +45,4 @@ def form_of(settings: QuantizeSettings) -> Form:
         return Form(half_scales=True, body="float16")
     if settings.target in ("ort-x86", "ort-arm64"):
         return Form(activation="uint8", shift_after_gelu=False, pair_limit=settings.target == "ort-x86")
-    return Form()
+    return Form(pair_limit=True)  # such a file runs wherever ONNX Runtime does, CPUs without VNNI among them
