@@ -13,6 +13,7 @@ from vitexport.host.graph.file import read_onnx
 from vitexport.host.quantize.attention import attention_tensors, plan_attention
 from vitexport.host.quantize.calibrate import ImageFeeds, collect_statistics
 from vitexport.host.quantize.plan import plan_tensors
+from vitexport.host.quantize.probabilities import Fit
 from vitexport.host.quantize.sites import Site, choose_sites, sites_by_input
 from vitexport.host.quantize.statistics import Kept, TensorStatistics
 from vitexport.host.quantize.targets import form_of
@@ -129,7 +130,9 @@ def test_queries_and_keys_are_balanced_and_keys_centred(graph: ir.Model, feeds: 
     tensors = attention_tensors(graph)
     assert tensors
     found = statistics(graph, feeds, [name for names in tensors.values() for name in names])
-    plan_attention(graph, tensors, found, {}, form_of(QuantizeSettings(target="tensorrt")))
+    means = {name: found[value].mean.astype(np.float32) for name, (_, _, value) in tensors.items()}
+    fits = {name: Fit(1.0, mean, np.ones_like(mean)) for name, mean in means.items()}
+    plan_attention(graph, tensors, found, {}, fits, form_of(QuantizeSettings(target="tensorrt")))
     assert_unchanged(before, graph, feeds, tmp_path)
 
 

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vitexport.host.graph.layers import find_attention
-from vitexport.host.quantize.calibrate import ImageFeeds, exposed, run_images
+from vitexport.host.graph.constants import array_of
+from vitexport.host.graph.layers import LinearLayer, find_attention
 from vitexport.host.quantize.emit import emit_activation
 from vitexport.host.quantize.grid import Grid, symmetric
-from vitexport.host.quantize.statistics import CLASS_TOKEN_IMPORTANCE, TensorStatistics
+from vitexport.host.quantize.probabilities import Fit, probability_grid
+from vitexport.host.quantize.statistics import TensorStatistics
 from vitexport.host.quantize.targets import Form
 from vitexport.host.quantize.transforms import projection_columns, scale_projection
 
 __all__ = [
     "AttentionPlan",
+    "apply_gains",
     "attention_tensors",
-    "centre_values",
     "emit_attention",
-    "fit_probabilities",
     "plan_attention",
 ]
 
 Floats = NDArray[np.float32]
-
-_REACHES = (1.0, 0.85, 0.72, 0.6, 0.5, 0.42, 0.35, 0.29, 0.24, 0.2)
-_FITTED_IMAGES = 8
 
 _VIEWS = frozenset({"Reshape", "Transpose"})
 
@@ -43,8 +40,9 @@ class AttentionPlan:
         group: What a budget demotes together: e.g. ``3.attention``.
         query: Grid of the query.
         key: Grid of the key.
-        probabilities: Grid of the softmax output, whose range is always 0 to 1.
+        probabilities: Grid of the softmax output.
         value: Grid of the value.
+        gain: What the value's channels are multiplied by while this attention is quantized, ``[C]``.
     """
 
     name: str
@@ -53,6 +51,7 @@ class AttentionPlan:
     key: Grid
     probabilities: Grid
     value: Grid
+    gain: Floats
 
 
 def attention_tensors(model: ir.Model) -> dict[str, tuple[str, str, str]]:
@@ -83,6 +82,7 @@ def plan_attention(
     tensors: Mapping[str, tuple[str, str, str]],
     statistics: Mapping[str, TensorStatistics],
     values: Mapping[str, tuple[Floats, Floats]],
+    fits: Mapping[str, Fit],
     form: Form,
 ) -> tuple[AttentionPlan, ...]:
     """Make query and key easier to quantize, exactly, and choose the grids of every attention.
@@ -95,6 +95,7 @@ def plan_attention(
         tensors: From :func:`attention_tensors`.
         statistics: Of those tensors, before any transform.
         values: Scale and shift that were already applied to a value tensor, by its name.
+        fits: How far probabilities reach, by attention name.
         form: What the target computes.
     """
     sources = {value.name: value for node in model.graph for value in node.outputs}
@@ -127,77 +128,38 @@ def plan_attention(
                 name if blocks[name] is None else f"{blocks[name]}.attention",
                 grid(float(reach_q.max())),
                 grid(float(reach_k.max())),
-                _unit(form),
-                grid(float(reach_v.max())),
+                probability_grid(form, fits[name].reach),
+                grid(float((reach_v * fits[name].gain).max())),
+                fits[name].gain,
             )
         )
     return tuple(plans)
 
 
-def centre_values(
-    tensors: Mapping[str, tuple[str, str, str]],
-    statistics: Mapping[str, TensorStatistics],
-    contexts: Mapping[str, str],
-) -> dict[str, TensorStatistics]:
-    """Return statistics of attention's outputs whose middle is the mean of the value, channel by channel.
+def apply_gains(model: ir.Model, plans: Sequence[AttentionPlan]) -> dict[str, Floats]:
+    """Multiply the values of planned attentions by their gains, in the float weights and biases that make them.
 
-    Rounding loses the small probabilities of a row and with them a share of the value's mean. Shifting values to a mean
-    of zero, which the next bias makes up for, takes that loss away.
-
-    Args:
-        tensors: From :func:`attention_tensors`.
-        statistics: By tensor name.
-        contexts: Name of the tensor that attention's output is quantized as, by attention name.
-    """
-    centred = {}
-    for name, (_, _, value) in tensors.items():
-        context = contexts.get(name)
-        if context is not None and statistics[context].channels == statistics[value].channels:
-            stats, mean = statistics[context], statistics[value].mean
-            half = np.maximum(stats.maximum - mean, mean - stats.minimum)
-            low, high = (mean - half).astype(np.float32), (mean + half).astype(np.float32)
-            centred[context] = replace(stats, minimum=low, maximum=high)
-    return centred
-
-
-def fit_probabilities(
-    model: ir.Model, plans: Sequence[AttentionPlan], feeds: ImageFeeds, class_token: bool
-) -> tuple[AttentionPlan, ...]:
-    """Choose how far the grid of probabilities reaches in each attention by the error in what attention returns.
-
-    Args:
-        model: The transformed float graph.
-        plans: Plans whose grid of probabilities reaches to 1.
-        feeds: Calibration images; a few are run.
-        class_token: Whether the error in row 0 counts for more.
+    Returns:
+        The factor of each output column, ``[N]``, by name of the layer.
     """
     by_name = {plan.name: plan for plan in plans}
-    found = {one.name: one for one in find_attention(model) if one.name in by_name}
-    names = {name: [str(value.name) for value in one.context.inputs if value] for name, one in found.items()}
-    errors = {name: np.zeros(len(_REACHES)) for name in found}
-    count = min(feeds.count, _FITTED_IMAGES)
-    with exposed(model, [name for pair in names.values() for name in pair]) as runtime:
-        for outputs in run_images(runtime, feeds, [index * feeds.count // count for index in range(count)]):
-            for name, (probabilities, value) in names.items():
-                p, v = outputs[probabilities].astype(np.float32), outputs[value].astype(np.float32)
-                for index, reach in enumerate(_REACHES):
-                    left = np.square((_reaching(by_name[name].probabilities, reach).apply(p) - p) @ v).sum(
-                        axis=(0, 1, 3)
-                    )
-                    errors[name][index] += left.sum() + (CLASS_TOKEN_IMPORTANCE * left[0] if class_token else 0.0)
-    best = {name: _REACHES[int(np.argmin(error))] for name, error in errors.items()}
-    return tuple(replace(plan, probabilities=_reaching(plan.probabilities, best.get(plan.name, 1.0))) for plan in plans)
+    factors: dict[str, Floats] = {}
+    for one in find_attention(model):
+        plan = by_name.get(one.name)
+        found = None if plan is None else projection_columns(one.context.inputs[1])
+        if plan is None or found is None:
+            continue
+        layer, columns = found
+        scale_projection(model.graph, layer, columns, plan.gain, np.zeros_like(plan.gain))
+        factor = factors.setdefault(layer.name, np.ones(_columns(layer), dtype=np.float32))
+        factor[columns] = plan.gain
+    return factors
 
 
-def _reaching(grid: Grid, reach: float) -> Grid:
-    return replace(grid, step=float(np.float16(grid.step * reach)))
-
-
-def _unit(form: Form) -> Grid:
-    """Return the grid of probabilities, fixed as TensorRT's fused attention wants it: 1/127 for int8, 1/448 for fp8."""
-    if form.activation == "uint8":
-        return Grid(1 / 255, 0, "uint8")
-    return symmetric(1.0, form.activation, half=form.half_scales)
+def _columns(layer: LinearLayer) -> int:
+    bias = array_of(layer.bias)
+    assert bias is not None
+    return int(bias.size)
 
 
 def emit_attention(model: ir.Model, plans: Sequence[AttentionPlan]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from vitexport.host.graph.layers import find_linears
-from vitexport.host.quantize.attention import AttentionPlan, emit_attention
+from vitexport.host.quantize.attention import AttentionPlan, apply_gains, emit_attention
 from vitexport.host.quantize.emit import emit_activation, emit_weight
 from vitexport.host.quantize.plan import LayerPlan, TensorPlan
 from vitexport.host.quantize.sites import Site, is_transposed
@@ -34,6 +35,8 @@ def build_quantized(
     """
     copy = model.clone()
     graph = copy.graph
+    quantized = [plan for plan in attention if plan.group not in keep_float]
+    gains = apply_gains(copy, quantized)
     values = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
     sites = {layer.name: Site(layer, is_transposed(layer.matmul)) for layer in find_linears(copy)}
     for plan in plans:
@@ -42,7 +45,8 @@ def build_quantized(
             continue
         emit_activation(graph, values[plan.value.name], plan.choice.grid, [sites[name].layer.matmul for name in names])
         for name in names:
-            set_bias(graph, sites[name], sites[name].bias() + layers[name].correction)
-            emit_weight(graph, sites[name], layers[name].weight)
-    emit_attention(copy, [plan for plan in attention if plan.group not in keep_float])
+            gain = gains.get(name, np.float32(1))
+            set_bias(graph, sites[name], sites[name].bias() + layers[name].correction * gain)
+            emit_weight(graph, sites[name], layers[name].weight.scaled(gain))
+    emit_attention(copy, quantized)
     return copy

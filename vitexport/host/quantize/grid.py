@@ -87,3 +87,7 @@ class QuantizedWeight:
         """Return float32 ``[K, N]``."""
         result: Floats = (self.values.astype(np.float32) - self.zero_point) * self.scale
         return result
+
+    def scaled(self, gain: Floats) -> QuantizedWeight:
+        """Return the weight whose output channels are multiplied by ``gain``, ``[N]``, at the same integers."""
+        return QuantizedWeight(self.values, (self.scale * gain).astype(np.float32), self.zero_point)

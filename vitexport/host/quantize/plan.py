@@ -147,7 +147,7 @@ def _choose(
     if absorber.kind in ("norm", "value"):
         limit = None if method == "max" else _limit(method, counts)
         strength, ratio = FAST[absorber.kind]
-        ratios = ((ratio,) if fast else RATIOS[absorber.kind]) if searched else (1.0,)
+        reaches: Sequence[float] = (ratio,) if fast else RATIOS[absorber.kind]
         return search_absorbed(
             rows,
             counts,
@@ -156,7 +156,7 @@ def _choose(
             readers,
             grid_up_to,
             strengths=(strength,) if fast else STRENGTHS[absorber.kind],
-            ratios=ratios,
+            ratios=reaches if searched else (1.0,),
             limit=limit,
             try_plain=not fast,
         )

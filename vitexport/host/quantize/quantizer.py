@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from vitexport.errors import QuantizeError
@@ -16,8 +17,6 @@ from vitexport.host.graph.layers import find_attention
 from vitexport.host.quantize.attention import (
     AttentionPlan,
     attention_tensors,
-    centre_values,
-    fit_probabilities,
     plan_attention,
 )
 from vitexport.host.quantize.build import build_quantized
@@ -29,7 +28,8 @@ from vitexport.host.quantize.importance import reads_class_token
 from vitexport.host.quantize.mixed import search_mixed
 from vitexport.host.quantize.plan import TensorPlan, plan_layers, plan_tensors
 from vitexport.host.quantize.postconditions import check
-from vitexport.host.quantize.sites import choose_sites, sites_by_input
+from vitexport.host.quantize.probabilities import Fit, centred, fit_attention
+from vitexport.host.quantize.sites import Site, choose_sites, sites_by_input
 from vitexport.host.quantize.statistics import EXTREMES, Kept, TensorStatistics
 from vitexport.host.quantize.statistics_file import load_statistics, save_statistics, statistics_key
 from vitexport.host.quantize.targets import Form, form_of
@@ -149,14 +149,11 @@ class _Work:
     ) -> tuple[ir.Model, dict[str, Any]]:
         """Return the quantized graph, checked, and what there is to say about it."""
         class_token = reads_class_token(self.model)
-        if not self._attention:
-            zero_key_biases(self.model)
         report("ranges", 0.0)
-        centred = centre_values(self._attention, collected, self._contexts())
-        plans = plan_tensors(self.model, self._sites, {**collected, **centred}, self._settings, self._form, class_token)
-        attention = self._plan_attention(plans, collected)
-        if attention and self._form.activation != "float8_e4m3fn":
-            attention = fit_probabilities(self.model, attention, feeds, class_token)
+        fits = self._fit_attention(collected, feeds, class_token)
+        statistics = {**collected, **self._centred(collected, fits)}
+        plans = plan_tensors(self.model, self._sites, statistics, self._settings, self._form, class_token)
+        attention = self._plan_attention(plans, collected, fits)
         report("weights", 0.0)
         layers = plan_layers(plans, self._settings, self._form)
 
@@ -180,19 +177,38 @@ class _Work:
         )
         return result, explain(self._sites, plans, layers, attention, collected, mixed)
 
-    def _contexts(self) -> dict[str, str]:
-        """Return the tensor that reads each attention's output, by attention name."""
-        inputs = {site.layer.block: site.input_name for site in self._sites if site.layer.role == "proj"}
-        return {one.name: inputs[one.block] for one in find_attention(self.model) if one.block in inputs}
+    def _outputs(self) -> dict[str, Site]:
+        """Return the layer that reads each attention's output, by attention name."""
+        readers = {site.layer.block: site for site in self._sites if site.layer.role == "proj"}
+        return {one.name: readers[one.block] for one in find_attention(self.model) if one.block in readers}
+
+    def _fit_attention(
+        self, collected: Mapping[str, TensorStatistics], feeds: ImageFeeds, class_token: bool
+    ) -> dict[str, Fit]:
+        if not self._attention:
+            zero_key_biases(self.model)
+            return {}
+        importance = {name: np.square(site.weight()).sum(axis=1) for name, site in self._outputs().items()}
+        return fit_attention(self.model, self._attention, collected, importance, feeds, self._form, class_token)
+
+    def _centred(
+        self, collected: Mapping[str, TensorStatistics], fits: Mapping[str, Fit]
+    ) -> dict[str, TensorStatistics]:
+        names = {name: site.input_name for name, site in self._outputs().items() if name in fits}
+        return {
+            tensor: centred(collected[tensor], fits[name].centre)
+            for name, tensor in names.items()
+            if collected[tensor].channels == len(fits[name].centre)
+        }
 
     def _plan_attention(
-        self, plans: Sequence[TensorPlan], collected: Mapping[str, TensorStatistics]
+        self, plans: Sequence[TensorPlan], collected: Mapping[str, TensorStatistics], fits: Mapping[str, Fit]
     ) -> tuple[AttentionPlan, ...]:
         after = {plan.sites[0].layer.block: plan.choice for plan in plans if plan.kind == "value"}
         blocks = {one.name: one.block for one in find_attention(self.model)}
         chosen = {tensors[2]: after.get(blocks[name]) for name, tensors in self._attention.items()}
         values = {name: (choice.scale, choice.shift) for name, choice in chosen.items() if choice is not None}
-        return plan_attention(self.model, self._attention, collected, values, self._form)
+        return plan_attention(self.model, self._attention, collected, values, fits, self._form)
 
 
 def _kept(settings: QuantizeSettings, *, stored: bool) -> Kept:
