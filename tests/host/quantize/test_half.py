@@ -78,6 +78,14 @@ def test_what_would_overflow_stays_float32_and_is_named(
         assert measure("logits", _logits(loud), _logits(result.path)).sqnr_db >= 50
 
 
+@pytest.mark.filterwarnings("ignore:Calibrating on 16 images")
+def test_a_quantized_layer_next_to_what_overflows_stays_whole(loud: Path, tmp_path: Path) -> None:
+    settings = QuantizeSettings(target="tensorrt", preset="fast")
+    result = quantize_onnx(loud, IMAGES, settings, tmp_path / "int8.onnx")
+    assert any("dequantize" in node for node in result.details["kept_float32"])
+    assert measure("logits", _logits(loud), _logits(result.path)).sqnr_db >= 15
+
+
 def test_without_ranges_the_same_graph_overflows(loud: Path, tmp_path: Path) -> None:
     graph = read_onnx(loud)
     assert not to_half(graph, "float16", {}).kept

@@ -50,7 +50,7 @@ def test_the_centre_is_the_one_of_least_squares(rng: np.random.Generator) -> Non
             centre = error.centre(np.zeros(HEADS * CHANNELS, np.float32)).reshape(HEADS, CHANNELS)
             np.testing.assert_allclose(centre[head, channel], solution[0], rtol=1e-4)
             left += float(residual[0])
-    np.testing.assert_allclose(error.left(np.ones(HEADS * CHANNELS, np.float32)), left, rtol=1e-4)
+    np.testing.assert_allclose(error.left(np.ones(HEADS * CHANNELS, np.float32)), left, rtol=2e-3)
 
 
 def test_a_token_that_all_rows_attend_to_may_be_clipped(rng: np.random.Generator) -> None:

@@ -18,7 +18,7 @@ from vitexport.host.quantize.postconditions import breaches
 from vitexport.images import batches, list_images
 from vitexport.model import ModelCard
 from vitexport.parity import measure
-from vitexport.recipe import QuantizeSettings
+from vitexport.recipe import QuantizeSettings, Target
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tensors import Array
 
@@ -65,8 +65,11 @@ def test_every_form_stays_close_to_float_on_images_it_never_saw(
     assert result.path.stat().st_size < 0.6 * model.stat().st_size
 
 
-def test_x86_form_means_the_same_with_and_without_the_runtimes_optimisations(model: Path, tmp_path: Path) -> None:
-    path = quantize_onnx(model, IMAGES, QuantizeSettings(target="ort-x86"), tmp_path / "q.onnx").path
+@pytest.mark.parametrize("target", ["ort-x86", "portable"])
+def test_a_file_for_any_x86_means_the_same_with_and_without_the_runtimes_optimisations(
+    model: Path, tmp_path: Path, target: Target
+) -> None:
+    path = quantize_onnx(model, IMAGES, QuantizeSettings(target=target), tmp_path / "q.onnx").path
     reference = logits(model)
     optimised = measure("logits", reference, logits(path)).sqnr_db
     as_written = measure("logits", reference, logits(path, optimize=False)).sqnr_db

@@ -117,6 +117,17 @@ def test_memory_does_not_grow_with_the_number_of_images():
     assert peak(128) <= 1.2 * few
 
 
+@pytest.mark.parametrize("rows", [100, 1000])
+def test_fewer_rows_say_less_about_how_far_others_reach(rows):
+    """Sixteen thousand samples of a normal distribution reach about as far beyond a few as is expected of them."""
+    rng = np.random.default_rng(1)
+    few = stream([rng.normal(size=(1, rows, 400)).astype(np.float32)])
+    many = np.mean([rng.normal(size=16384).max() for _ in range(400)])
+    np.testing.assert_allclose(few.beyond, many / few.maximum.mean(), rtol=0.12)
+    assert few.beyond > 1.1
+    assert stream([np.ones((1, 20_000, 2), np.float32)]).beyond == 1
+
+
 def test_nan_is_refused(images):
     images[3][0, 1, 2] = np.nan
     with pytest.raises(CalibrationError, match="image 3"):

@@ -159,3 +159,15 @@ def test_everything_that_is_planned_together_changes_nothing(
     plans = plan_tensors(graph, sites, found, settings, form_of(settings), class_token=True)
     assert {plan.kind for plan in plans} >= {"norm", "value", "gelu"}
     assert_unchanged(before, graph, feeds, tmp_path)
+
+
+def test_the_bias_makes_up_for_the_shift_that_a_float16_body_subtracts(
+    graph: ir.Model, feeds: ImageFeeds, tmp_path: Path
+) -> None:
+    settings = QuantizeSettings(target="tensorrt")
+    sites = choose_sites(graph, where="model")
+    found = statistics(graph, feeds, list(sites_by_input(sites)))
+    plans = plan_tensors(graph, sites, found, settings, form_of(settings), class_token=True)
+    shifts = np.array([plan.choice.shift[0] for plan in plans if plan.kind == "gelu"])
+    assert shifts.all()
+    np.testing.assert_array_equal(shifts, shifts.astype(np.float16))

@@ -51,6 +51,20 @@ def test_neighbouring_products_never_overflow_below_the_ceilings(rng, learned, c
     assert relative < 1e-3
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_room_for_pairs_costs_little(rng, learned):
+    """A few large weights among ordinary ones: the whole channel's step grows a little, no weight is moved far."""
+    inputs = correlated(rng, 2000, 192)
+    weight = (rng.normal(size=(192, 48)) * 0.3).astype(np.float32)
+    weight[rng.integers(0, 192, 48), np.arange(48)] += 1.0
+    kept = {"energy": inputs.var(axis=0), "gram": np.cov(inputs.T) if learned else None}
+    free = quantize_weight(weight, "int8", **kept)
+    limited = quantize_weight(weight, "int8", **kept, ceilings=np.full(192, 245))
+    assert saturating_pairs(free.values, 245) > 0
+    assert saturating_pairs(limited.values, 245) == 0
+    assert output_error(inputs, weight, limited) < 2.5 * output_error(inputs, weight, free)
+
+
 def test_inputs_that_stay_low_leave_their_weights_the_full_range(rng):
     weight = rng.normal(size=(64, 32)).astype(np.float32)
     low = quantize_weight(weight, "int8", ceilings=np.full(64, 100))

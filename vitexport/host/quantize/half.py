@@ -89,6 +89,7 @@ def to_half(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> HalfRep
     """
     graph = model.graph
     limit = _LIMITS[dtype]
+    ranges = {**ranges, **_dequantized_ranges(graph, ranges)}
     kept = {node: peak for node in graph if (peak := _peak(node, ranges)) * _HEADROOM > limit}
     conversion = _Conversion(graph, dtype, kept)
     for node in list(graph):
@@ -99,6 +100,22 @@ def to_half(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> HalfRep
     ]:
         del graph.initializers[name]
     return HalfReport(dtype, {str(node.name): peak for node, peak in kept.items()})
+
+
+def _dequantized_ranges(graph: ir.Graph, ranges: Mapping[str, float]) -> dict[str, float]:
+    """Return the largest magnitude of what each DequantizeLinear puts out: what was quantized, or its stored weight."""
+    found = {}
+    for node in graph:
+        if node.op_type != "DequantizeLinear":
+            continue
+        integers, scale = array_of(node.inputs[0]), array_of(node.inputs[1])
+        quantize = None if node.inputs[0] is None else node.inputs[0].producer()
+        if integers is not None and scale is not None:
+            reach = np.abs(scale.astype(np.float64)).max() * np.abs(integers.astype(np.float64)).max()
+            found[str(node.outputs[0].name)] = float(reach)
+        elif quantize is not None and quantize.inputs[0] is not None:
+            found[str(node.outputs[0].name)] = ranges.get(str(quantize.inputs[0].name), 0.0)
+    return found
 
 
 def _peak(node: ir.Node, ranges: Mapping[str, float]) -> float:

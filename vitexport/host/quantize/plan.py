@@ -118,7 +118,7 @@ def _ceilings(choice: InputPlan, stats: TensorStatistics) -> NDArray[np.int64]:
 
     Kernels that take only uint8 (AVX2's) are given int8 with 128 added.
     """
-    reach = np.maximum(choice.transform(stats.maximum), 0) * _REACH / choice.grid.step
+    reach = np.maximum(choice.transform(stats.maximum), 0) * _REACH * stats.beyond / choice.grid.step
     zero = choice.grid.zero_point + (128 if choice.grid.dtype == "int8" else 0)
     ceilings: NDArray[np.int64] = np.clip(np.ceil(reach) + zero, 1, 255).astype(np.int64)
     return ceilings
@@ -157,6 +157,7 @@ def _choose(
             grid_up_to,
             strengths=(strength,) if fast else STRENGTHS[absorber.kind],
             ratios=reaches if searched else (1.0,),
+            beyond=stats.beyond,
             limit=limit,
             try_plain=not fast,
         )
@@ -164,7 +165,8 @@ def _choose(
     if method != "max":
         reach = magnitude_range(magnitudes(stats.histogram), stats.bound, stats.amax, method)
         low, high = max(low, -reach), min(high, reach)
-    ratios = (0.7,) if searched and fast else ONE_SIDED_RATIOS if searched else (1.0,)
+    tried: Sequence[float] = (0.7,) if fast else ONE_SIDED_RATIOS
+    ratios = [ratio * stats.beyond for ratio in tried] if searched else [1.0]
     shifts = absorber.kind == "gelu" and form.shift_after_gelu
     candidates = [(ratio, *_one_sided(low, high, ratio * margin, shifts=shifts, form=form)) for ratio in ratios]
     return search_fixed(rows, counts, readers, candidates)

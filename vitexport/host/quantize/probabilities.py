@@ -111,12 +111,16 @@ class Moments:
             value: ``[heads, tokens, D]``.
             weights: What each row counts for, ``[rows]``.
         """
-        change = rounded - exact
-        output = exact @ value
-        lost = np.broadcast_to(change.sum(axis=2, keepdims=True), output.shape)
-        parts = np.stack([np.ones_like(output), lost, output, change @ value]).astype(np.float64)
-        parts = parts.transpose(1, 3, 0, 2)  # [heads, D, 4, rows]
-        sums = (parts * weights) @ parts.swapaxes(2, 3)
+        root = np.sqrt(weights).astype(np.float32)[:, None]
+        change = (rounded - exact) * root
+        output, moved = (exact * root) @ value, change @ value
+        rows = np.stack([np.broadcast_to(root[:, 0], change.shape[:2]), change.sum(axis=2)], axis=1)
+        sums = np.empty((*output.shape[::2], 4, 4))
+        sums[..., :2, :2] = (rows @ rows.swapaxes(1, 2))[:, None]
+        for column, one in ((2, output), (3, moved)):
+            sums[..., :2, column] = sums[..., column, :2] = (rows @ one).swapaxes(1, 2)
+            sums[..., column, 3] = sums[..., 3, column] = np.einsum("hrd,hrd->hd", one, moved)
+        sums[..., 2, 2] = np.einsum("hrd,hrd->hd", output, output)
         self._sums = self._sums + sums if self._sums.size else sums
 
     def left(self, importance: Floats | None = None) -> float:

@@ -134,6 +134,7 @@ def search_absorbed(
     *,
     strengths: Sequence[float],
     ratios: Sequence[float],
+    beyond: float = 1.0,
     limit: Callable[[Floats], float] | None = None,
     try_plain: bool = True,
 ) -> InputPlan:
@@ -148,12 +149,13 @@ def search_absorbed(
         make_grid: From the largest magnitude to the grid.
         strengths: SmoothQuant strengths to try.
         ratios: Ranges to try at the best strength.
+        beyond: How many times as far channels are expected to reach on other images.
         limit: From transformed rows to the range that ratio 1 stands for; the largest magnitude otherwise.
         try_plain: Also try no scaling at all.
     """
     middle = ((maximum + minimum) / 2).astype(np.float32)
     # A channel's extremes on other images lie further out, most of all where calibration saw next to nothing in it.
-    half = np.maximum((maximum - minimum) / 2 * _WIDER, _NARROWEST * (maximum - minimum).max() / 2)
+    half = np.maximum((maximum - minimum) / 2 * _WIDER * beyond, _NARROWEST * (maximum - minimum).max() / 2)
     measure = OutputError(rows, counts, readers)
     best: InputPlan | None = None
 
