@@ -10,7 +10,7 @@ import pytest
 
 from vitexport.host.graph.constants import array_of
 from vitexport.host.graph.file import read_onnx
-from vitexport.host.quantize.attention import attention_tensors, plan_attention
+from vitexport.host.quantize.attention import apply_gains, attention_tensors, plan_attention
 from vitexport.host.quantize.calibrate import ImageFeeds, collect_statistics
 from vitexport.host.quantize.plan import plan_tensors
 from vitexport.host.quantize.probabilities import Fit
@@ -134,6 +134,36 @@ def test_queries_and_keys_are_balanced_and_keys_centred(graph: ir.Model, feeds: 
     fits = {name: Fit(1.0, mean, np.ones_like(mean)) for name, mean in means.items()}
     plan_attention(graph, tensors, found, {}, fits, form_of(QuantizeSettings(target="tensorrt")))
     assert_unchanged(before, graph, feeds, tmp_path)
+
+
+def test_gains_multiply_the_values_and_nothing_else(graph: ir.Model, feeds: ImageFeeds, tmp_path: Path) -> None:
+    before = outputs(graph, feeds, tmp_path)
+    tensors = attention_tensors(graph)
+    found = statistics(graph, feeds, [name for names in tensors.values() for name in names])
+    fits = {
+        name: Fit(1.0, found[v].mean.astype(np.float32), 1 + found[v].maximum) for name, (_, _, v) in tensors.items()
+    }
+    untouched = (np.ones(1, np.float32), np.zeros(1, np.float32))
+    values = {value: untouched for _, _, value in tensors.values()}
+    plans = plan_attention(graph, tensors, found, values, fits, form_of(QuantizeSettings(target="tensorrt")))
+    factors = apply_gains(graph, plans)
+    assert len(factors) == len(plans) > 0
+    assert np.abs(outputs(graph, feeds, tmp_path) - before).max() > 0.1 * np.abs(before).max()
+    readers = {site.layer.block: site for site in choose_sites(graph, where="model") if site.layer.role == "proj"}
+    for plan in plans:
+        reader = readers[int(plan.group.split(".")[0])]
+        fold_into_consumers(graph.graph, [reader], 1 / plan.gain, np.zeros_like(plan.gain))
+    assert_unchanged(before, graph, feeds, tmp_path)
+
+
+def test_values_that_were_not_centred_get_no_gain(graph: ir.Model, feeds: ImageFeeds) -> None:
+    tensors = attention_tensors(graph)
+    found = statistics(graph, feeds, [name for names in tensors.values() for name in names])
+    fits = {
+        name: Fit(1.0, found[v].mean.astype(np.float32), 1 + found[v].maximum) for name, (_, _, v) in tensors.items()
+    }
+    plans = plan_attention(graph, tensors, found, {}, fits, form_of(QuantizeSettings(target="tensorrt")))
+    assert all((plan.gain == 1).all() for plan in plans)
 
 
 def test_missing_biases_are_added_as_zeros(graph: ir.Model, feeds: ImageFeeds, tmp_path: Path) -> None:

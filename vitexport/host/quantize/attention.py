@@ -121,6 +121,8 @@ def plan_attention(
         else:
             reach_k = np.maximum(k.maximum, -k.minimum)
         v_scale, v_shift = values.get(value, (np.ones_like(v.maximum), np.zeros_like(v.maximum)))
+        # The gain is one around the centre: it holds only for values that were centred.
+        gain = fits[name].gain if value in values else np.ones_like(v.maximum)
         reach_v = np.maximum((v.maximum - v_shift) / v_scale, (v_shift - v.minimum) / v_scale)
         plans.append(
             AttentionPlan(
@@ -129,8 +131,8 @@ def plan_attention(
                 grid(float(reach_q.max())),
                 grid(float(reach_k.max())),
                 probability_grid(form, fits[name].reach),
-                grid(float((reach_v * fits[name].gain).max())),
-                fits[name].gain,
+                grid(float((reach_v * gain).max())),
+                gain,
             )
         )
     return tuple(plans)
