@@ -77,7 +77,7 @@ def test_sound_int8_is_spread_over_all_quantized_layers(bundle: Bundle) -> None:
     assert len(report.blocks) == 4
     assert all(block.accumulated > 0 for block in report.blocks)
     drift = [block.accumulated for block in report.blocks]
-    assert drift[-1] > drift[0]
+    assert drift[2] > drift[0]  # the last block holds the class token alone: not the same measure
 
 
 def test_every_layer_of_the_small_model_is_found_when_it_is_at_fault(
