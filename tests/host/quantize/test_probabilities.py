@@ -37,7 +37,7 @@ def test_the_centre_is_the_one_of_least_squares(rng: np.random.Generator) -> Non
     for _ in range(3):
         p, v = with_a_sink(rng)
         change = rounded(p, 0.3) - p
-        error.add(p, rounded(p, 0.3), v, weights)
+        error.add(change, p @ v, v, weights)
         lost.append(change.sum(axis=2))
         output.append(change @ v)
     root = np.sqrt(np.tile(weights, 3))
@@ -61,7 +61,7 @@ def test_a_token_that_all_rows_attend_to_may_be_clipped(rng: np.random.Generator
     for _ in range(4):
         p, v = with_a_sink(rng)
         for reach, error in errors.items():
-            error.add(p, rounded(p, reach), v, weights)
+            error.add(rounded(p, reach) - p, p @ v, v, weights)
     np.testing.assert_allclose(errors[0.2].centre(0 * ones)[:CHANNELS], [3.0, -2.0, 5.0], atol=0.1)
     assert errors[0.2].left(ones) < 0.6 * errors[1.0].left(ones)
 
@@ -70,7 +70,8 @@ def test_nothing_lost_leaves_the_mean() -> None:
     error = Moments()
     p = np.zeros((HEADS, TOKENS, TOKENS), np.float32)
     p[..., 0] = 1
-    error.add(p, rounded(p, 1.0), np.ones((HEADS, TOKENS, CHANNELS), np.float32), np.ones(TOKENS))
+    v = np.ones((HEADS, TOKENS, CHANNELS), np.float32)
+    error.add(rounded(p, 1.0) - p, p @ v, v, np.ones(TOKENS))
     mean = np.arange(HEADS * CHANNELS, dtype=np.float32)
     np.testing.assert_array_equal(error.centre(mean), mean)
 
@@ -78,7 +79,7 @@ def test_nothing_lost_leaves_the_mean() -> None:
 def test_the_gain_is_the_slope_of_each_head(rng: np.random.Generator) -> None:
     moments = Moments()
     p, v = with_a_sink(rng)
-    moments.add(p, rounded(p, 0.6), v, np.ones(TOKENS))
+    moments.add(rounded(p, 0.6) - p, p @ v, v, np.ones(TOKENS))
     centre = moments.centre(np.zeros(HEADS * CHANNELS, np.float32))
     shifted = v - centre.reshape(HEADS, 1, CHANNELS)
     exact, found = p @ shifted, rounded(p, 0.6) @ shifted

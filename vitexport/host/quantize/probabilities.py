@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vitexport.host.graph.layers import find_attention
 from vitexport.host.quantize.calibrate import ImageFeeds, exposed, run_images
-from vitexport.host.quantize.grid import Grid, symmetric
+from vitexport.host.quantize.grid import Grid, between, symmetric
 from vitexport.host.quantize.statistics import CLASS_TOKEN_IMPORTANCE, TensorStatistics, sample_positions
 from vitexport.host.quantize.targets import Form
 
@@ -73,6 +73,7 @@ def fit_attention(
     found = {one.name: one for one in find_attention(model) if one.name in tensors}
     names = {name: [str(value.name) for value in one.context.inputs if value] for name, one in found.items()}
     moments = {name: [Moments() for _ in _REACHES] for name in found}
+    grids = [probability_grid(form, reach) for reach in _REACHES]
     count = min(feeds.count, _FITTED_IMAGES)
     with exposed(model, [name for pair in names.values() for name in pair]) as runtime:
         for image, outputs in enumerate(
@@ -83,8 +84,10 @@ def fit_attention(
                 rows = sample_positions(image, p.shape[1], _FITTED_ROWS)
                 weights = np.full(len(rows), (p.shape[1] - 1) / max(len(rows) - 1, 1))
                 weights[0] = CLASS_TOKEN_IMPORTANCE if class_token else 1.0
-                for sums, reach in zip(moments[name], _REACHES, strict=True):
-                    sums.add(p[:, rows], probability_grid(form, reach).apply(p[:, rows]), v, weights)
+                exact = p[:, rows]
+                output = exact @ v
+                for sums, grid in zip(moments[name], grids, strict=True):
+                    sums.add(grid.apply(exact) - exact, output, v, weights)
     for name, tried in moments.items():
         best = int(np.argmin([sums.left(importance.get(name)) for sums in tried]))
         centre = tried[best].centre(means[name])
@@ -102,18 +105,18 @@ class Moments:
     def __init__(self) -> None:
         self._sums: NDArray[np.float64] = np.zeros((0, 0, 4, 4))
 
-    def add(self, exact: Floats, rounded: Floats, value: Floats, weights: NDArray[np.float64]) -> None:
+    def add(self, change: Floats, output: Floats, value: Floats, weights: NDArray[np.float64]) -> None:
         """Add an image.
 
         Args:
-            exact: Probabilities, ``[heads, rows, tokens]``.
-            rounded: The same after rounding.
+            change: What rounding adds to each probability, ``[heads, rows, tokens]``.
+            output: Attention's exact output, ``[heads, rows, D]``.
             value: ``[heads, tokens, D]``.
             weights: What each row counts for, ``[rows]``.
         """
         root = np.sqrt(weights).astype(np.float32)[:, None]
-        change = (rounded - exact) * root
-        output, moved = (exact * root) @ value, change @ value
+        change, output = change * root, output * root
+        moved = change @ value
         rows = np.stack([np.broadcast_to(root[:, 0], change.shape[:2]), change.sum(axis=2)], axis=1)
         sums = np.empty((*output.shape[::2], 4, 4))
         sums[..., :2, :2] = (rows @ rows.swapaxes(1, 2))[:, None]
@@ -160,5 +163,5 @@ def centred(statistics: TensorStatistics, centre: Floats) -> TensorStatistics:
 def probability_grid(form: Form, reach: float) -> Grid:
     """Return the grid from 0 to ``reach``; TensorRT's own is that to 1: 1/127 for int8, 1/448 for fp8."""
     if form.activation == "uint8":
-        return Grid(float(np.float16(reach / 255)), 0, "uint8")
+        return between(0.0, reach, half=form.half_scales)
     return symmetric(reach, form.activation, half=form.half_scales)

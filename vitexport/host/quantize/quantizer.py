@@ -150,7 +150,9 @@ class _Work:
         """Return the quantized graph, checked, and what there is to say about it."""
         class_token = reads_class_token(self.model)
         report("ranges", 0.0)
-        fits = self._fit_attention(collected, feeds, class_token)
+        if not self._attention:
+            zero_key_biases(self.model)
+        fits = self._fit_attention(collected, feeds, class_token) if self._attention else {}
         statistics = {**collected, **self._centred(collected, fits)}
         plans = plan_tensors(self.model, self._sites, statistics, self._settings, self._form, class_token)
         attention = self._plan_attention(plans, collected, fits)
@@ -185,9 +187,6 @@ class _Work:
     def _fit_attention(
         self, collected: Mapping[str, TensorStatistics], feeds: ImageFeeds, class_token: bool
     ) -> dict[str, Fit]:
-        if not self._attention:
-            zero_key_biases(self.model)
-            return {}
         importance = {name: np.square(site.weight()).sum(axis=1) for name, site in self._outputs().items()}
         return fit_attention(self.model, self._attention, collected, importance, feeds, self._form, class_token)
 
