@@ -31,7 +31,7 @@ from benchmarks.peers.launch import PeerError, run_worker  # noqa: E402
 from benchmarks.tables import keep_rows, markdown_table  # noqa: E402
 from benchmarks.turns import Candidate, compare_logits, start, take_turns  # noqa: E402
 from vitexport.errors import VitexportError  # noqa: E402
-from vitexport.images import list_images  # noqa: E402
+from vitexport.inputs.images import list_images  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
 MODELS = (str(SHARED / "models" / "deit-tiny-hf"), "vit-b16-timm")
@@ -82,7 +82,7 @@ def main() -> int:
 def write_quantized(folder: Path, calibration: Sequence[Path]) -> dict[str, str]:
     """Write every ONNX file that an engine is built from; return which could not be made, and why."""
     from vitexport.host.quantize import quantize_onnx
-    from vitexport.recipe import QuantizeSettings
+    from vitexport.recipe.settings import QuantizeSettings
 
     for mode in OURS:
         out = folder / f"ours-{mode}.onnx"

@@ -91,21 +91,21 @@ def _step(step: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if step == "export":
         from vitexport.host.export import export_onnx
         from vitexport.host.sources import load_model
-        from vitexport.recipe import ExportSettings, ModelSettings
+        from vitexport.recipe.settings import ExportSettings, ModelSettings
 
         loaded = load_model(ModelSettings(source=source_of(row, work / "checkpoint"), task=row.task))
         export_onnx(loaded, ExportSettings(), work / "exported.onnx")
         return {"bytes": (work / "exported.onnx").stat().st_size}
     if step == "simplify":
         from vitexport.host.simplify import simplify_onnx
-        from vitexport.recipe import SimplifySettings
+        from vitexport.recipe.settings import SimplifySettings
 
         simplify_onnx(work / "exported.onnx", SimplifySettings(), work / "simplified.onnx")
         return {"bytes": (work / "simplified.onnx").stat().st_size}
     if step == "quantize":
         from vitexport.host.quantize import quantize_onnx
-        from vitexport.images import list_images
-        from vitexport.recipe import QuantizeSettings
+        from vitexport.inputs.images import list_images
+        from vitexport.recipe.settings import QuantizeSettings
 
         settings = QuantizeSettings(precision="int8", target="tensorrt", preset="fast")
         images = list_images(arguments.images, limit=arguments.limit)

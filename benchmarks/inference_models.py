@@ -21,8 +21,8 @@ def prepare(source: str, folder: Path, images: Path, *, shallow: bool = False) -
     import torch
 
     from vitexport.host.quantize import quantize_onnx
-    from vitexport.images import list_images
-    from vitexport.recipe import QuantizeSettings
+    from vitexport.inputs.images import list_images
+    from vitexport.recipe.settings import QuantizeSettings
 
     prepare_float(source, folder, images, shallow=shallow)
     last = folder / "onnxruntime-dynamic.onnx"
@@ -51,9 +51,9 @@ def prepare_float(source: str, folder: Path, images: Path, *, shallow: bool = Fa
 
     from vitexport.host.export import export_onnx
     from vitexport.host.simplify import simplify_onnx
-    from vitexport.images import list_images, load_image
-    from vitexport.preprocess import preprocess
-    from vitexport.recipe import ExportSettings, SimplifySettings
+    from vitexport.inputs.images import list_images, load_image
+    from vitexport.inputs.preprocess import preprocess
+    from vitexport.recipe.settings import ExportSettings, SimplifySettings
 
     if (folder / "done.json").is_file():
         return
@@ -76,7 +76,7 @@ def prepare_float(source: str, folder: Path, images: Path, *, shallow: bool = Fa
 
 def _load(folder: Path) -> Any:
     from vitexport.host.sources import load_model
-    from vitexport.recipe import ModelSettings
+    from vitexport.recipe.settings import ModelSettings
 
     return load_model(ModelSettings(source=(folder / "source.txt").read_text(encoding="utf-8")))
 

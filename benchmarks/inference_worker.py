@@ -47,7 +47,7 @@ def _vitexport(model: Path, batch: int) -> Run:
 def _module(model: Path) -> Any:
     """Load the PyTorch model whose source the file names."""
     from vitexport.host.sources import load_model
-    from vitexport.recipe import ModelSettings
+    from vitexport.recipe.settings import ModelSettings
 
     return load_model(ModelSettings(source=model.read_text(encoding="utf-8"))).module
 

@@ -111,7 +111,7 @@ def _peak_gb() -> float:
 
 def _load(row: Row, folder: Path) -> Any:
     from vitexport.host.sources import load_model
-    from vitexport.recipe import ModelSettings
+    from vitexport.recipe.settings import ModelSettings
 
     source = source_of(row, folder / "checkpoint")
     return load_model(ModelSettings(source=source, task=row.task), image_size=row.image_size)
@@ -119,7 +119,7 @@ def _load(row: Row, folder: Path) -> Any:
 
 def _step_export(row: Row, folder: Path, images: Path) -> dict[str, Any]:
     from vitexport.host.export import export_onnx
-    from vitexport.recipe import ExportSettings
+    from vitexport.recipe.settings import ExportSettings
 
     loaded = _load(row, folder)
     started = time.perf_counter()
@@ -136,7 +136,7 @@ def _step_export(row: Row, folder: Path, images: Path) -> dict[str, Any]:
 
 def _step_simplify(row: Row, folder: Path, images: Path) -> dict[str, Any]:
     from vitexport.host.simplify import simplify_onnx
-    from vitexport.recipe import SimplifySettings
+    from vitexport.recipe.settings import SimplifySettings
 
     started = time.perf_counter()
     result = simplify_onnx(folder / "exported.onnx", SimplifySettings(), folder / "simplified.onnx")
@@ -152,7 +152,7 @@ def _step_simplify(row: Row, folder: Path, images: Path) -> dict[str, Any]:
 def _step_reference(row: Row, folder: Path, images: Path) -> dict[str, Any]:
     import numpy as np
 
-    from vitexport.images import batches, list_images
+    from vitexport.inputs.images import batches, list_images
     from vitexport.runtimes.pytorch import PyTorchRuntime
 
     loaded = _load(row, folder)

@@ -26,10 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.tables import markdown_table, replace_table, save_results  # noqa: E402
-from vitexport.benchmark import interleave  # noqa: E402
-from vitexport.images import list_images, load_image  # noqa: E402
-from vitexport.model import ModelCard  # noqa: E402
-from vitexport.preprocess import preprocess  # noqa: E402
+from vitexport.bench.latency import interleave  # noqa: E402
+from vitexport.bundle.metadata import ModelCard  # noqa: E402
+from vitexport.inputs.images import list_images, load_image  # noqa: E402
+from vitexport.inputs.preprocess import preprocess  # noqa: E402
 from vitexport.runtimes import open_runtime  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
@@ -61,7 +61,7 @@ def _export(source: str, folder: Path) -> Path:
     from vitexport.host.export import export_onnx
     from vitexport.host.simplify import simplify_onnx
     from vitexport.host.sources import load_model
-    from vitexport.recipe import ExportSettings, ModelSettings, SimplifySettings
+    from vitexport.recipe.settings import ExportSettings, ModelSettings, SimplifySettings
 
     exported = export_onnx(load_model(ModelSettings(source=source)), ExportSettings(), folder / "exported.onnx")
     return simplify_onnx(exported.path, SimplifySettings(), folder / "model.onnx").path

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from vitexport.accuracy import compare_top1
 from vitexport.errors import VitexportError
-from vitexport.parity import measure
 from vitexport.runtimes import RuntimeOptions, open_runtime
+from vitexport.verify.accuracy import compare_top1
+from vitexport.verify.parity import measure
 
 __all__ = ["EightBit", "Score", "count_eight_bit", "logits_of", "score", "tensorrt_verdict"]
 
@@ -115,7 +115,7 @@ def score(reference: Floats, found: Floats, labels: Sequence[int]) -> Score:
 def tensorrt_verdict(path: Path) -> Mapping[str, Any]:
     """Return what TensorRT-RTX's ONNX parser says, without a GPU: ``accepts`` (None: not installed), ``reason``."""
     from vitexport.engine.network import parse_network
-    from vitexport.runtimes.tensorrt_api import load_api
+    from vitexport.runtimes.tensorrt.api import load_api
 
     try:
         api = load_api("tensorrt-rtx")

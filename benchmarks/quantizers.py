@@ -84,7 +84,7 @@ class Bench:
 def _layers(model: Path) -> list[str]:
     """Return the nodes that this package quantizes by default."""
     from vitexport.host.graph.file import read_onnx
-    from vitexport.host.quantize.sites import choose_sites
+    from vitexport.host.quantize.planning.layers import choose_sites
 
     return [str(site.layer.matmul.name) for site in choose_sites(read_onnx(model), where=str(model))]
 
@@ -135,8 +135,8 @@ def _save(name: str, figures: Mapping[str, Any]) -> None:
 
 
 def _prepare(arguments: argparse.Namespace, work: Path) -> Bench:
-    from vitexport.accuracy import find_labels
-    from vitexport.images import list_images
+    from vitexport.inputs.images import list_images
+    from vitexport.verify.accuracy import find_labels
 
     work.mkdir(parents=True, exist_ok=True)
     model = work / "model.onnx"
@@ -154,7 +154,7 @@ def _export(source: str, out: Path) -> None:
     from vitexport.host.export import export_onnx
     from vitexport.host.simplify import simplify_onnx
     from vitexport.host.sources import load_model
-    from vitexport.recipe import ExportSettings, ModelSettings, SimplifySettings
+    from vitexport.recipe.settings import ExportSettings, ModelSettings, SimplifySettings
 
     exported = export_onnx(load_model(ModelSettings(source=source)), ExportSettings(), out.with_name("exported.onnx"))
     simplify_onnx(exported.path, SimplifySettings(), out)
@@ -260,7 +260,7 @@ def _ask_accuracy(bench: Bench, rows: Sequence[Row]) -> Iterator[tuple[str, dict
 
 def _ask_latency(bench: Bench, rows: Sequence[Row], seconds: float) -> list[tuple[str, dict[str, Any]]]:
     """Return the median over rounds of each model's latency over the float model's, batch 1, default options."""
-    from vitexport.benchmark import interleave
+    from vitexport.bench.latency import interleave
     from vitexport.runtimes import open_runtime
 
     runtimes = {"float32": open_runtime(bench.model)}

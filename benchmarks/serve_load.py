@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.tables import RESULTS, replace_table, save_results  # noqa: E402
-from vitexport.images import list_images  # noqa: E402
-from vitexport.serve.predictor import Predictor  # noqa: E402
+from vitexport.inputs.images import list_images  # noqa: E402
+from vitexport.predict.predictor import Predictor  # noqa: E402
 
 _START = "from vitexport.cli.serve import serve; serve()"
 _BARE = "import sys; from serve_load import bare; print(*bare(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))"

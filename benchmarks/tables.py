@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitexport.machine import describe_machine
-from vitexport.resume import tool_versions
+from vitexport.pipeline.step import tool_versions
 
 __all__ = ["DOCUMENTS", "RESULTS", "keep_rows", "markdown_table", "render_document", "replace_table", "save_results"]
 

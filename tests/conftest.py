@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitexport.pipeline import run
-from vitexport.recipe import Recipe, load_recipe, parse_recipe
+from vitexport.pipeline.run import run
+from vitexport.recipe.settings import Recipe, load_recipe, parse_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +37,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from vitexport.host.export import export_onnx
     from vitexport.host.simplify import simplify_onnx
     from vitexport.host.sources import load_model
-    from vitexport.recipe import ExportSettings, ModelSettings, SimplifySettings
+    from vitexport.recipe.settings import ExportSettings, ModelSettings, SimplifySettings
 
     folder = tmp_path_factory.mktemp("small")
     loaded = load_model(ModelSettings(source=str(ROOT / "recipes" / "quickstart" / "model")))

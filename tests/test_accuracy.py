@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitexport.accuracy import accuracy, compare_top1, find_labels
 from vitexport.errors import ImageError
+from vitexport.verify.accuracy import accuracy, compare_top1, find_labels
 
 
 def one_hot(classes: list[int], count: int = 10) -> np.ndarray:

@@ -15,15 +15,13 @@ PACKAGE = Path(__file__).parent.parent / "vitexport"
 # A module may import only from its own layer's room or from lower layers.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"tensors", "files", "stage", "machine"},
-    {"preprocess", "images", "model", "recording", "accuracy", "benchmark", "power"},
-    {"recipe", "engine_settings", "bundle"},
-    {"parity", "pixel_parity", "ladder", "disagreement", "remarks", "fallback", "checks"},
-    {"runtimes", "device"},
-    {"host", "engine"},
-    {"resume", "verdict", "localize", "evidence", "comparison", "report"},
-    {"workspace", "pipeline"},
-    {"serve", "kit"},
+    {"tensors", "files", "stage", "machine", "engine_settings"},
+    {"inputs", "bundle", "recipe"},
+    {"runtimes"},
+    {"device"},
+    {"bench", "verify", "host", "engine"},
+    {"predict", "report"},
+    {"pipeline", "serve", "deploy"},
     {"cli"},
 ]
 HEAVY = {
@@ -33,7 +31,7 @@ HEAVY = {
     "onnx": ("host",),
     "onnx_ir": ("host",),
     "onnxsim": ("host",),
-    "onnxruntime": ("host", "runtimes/onnxruntime.py", "runtimes/executed.py"),
+    "onnxruntime": ("host", "runtimes/onnxruntime.py", "runtimes/onnxruntime_profile.py"),
     "tensorrt": ("engine", "runtimes"),
     "tensorrt_rtx": ("engine", "runtimes"),
     "pycuda": ("engine", "runtimes"),

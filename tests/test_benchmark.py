@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from vitexport.benchmark import interleave, load_warning, pin, resident_bytes, summarize
+from vitexport.bench.latency import interleave, load_warning, pin, resident_bytes, summarize
 from vitexport.errors import RuntimeBackendError
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from vitexport.bundle import Artifact, Bundle, FileRecord, Provenance
+from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Provenance
+from vitexport.bundle.metadata import ModelSpec
 from vitexport.errors import BundleError
 from vitexport.files import atomic_path, sha256_file, write_atomic
-from vitexport.model import ModelSpec
-from vitexport.preprocess import PreprocessSpec, Resize
+from vitexport.inputs.preprocess import PreprocessSpec, Resize
 from vitexport.tensors import TensorSpec
 
 PROVENANCE = Provenance(stage="export", key="k", settings={}, parents=(), tools={}, seconds=0.5)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitexport.bundle import Bundle
-from vitexport.checks import labels_check
-from vitexport.pixel_parity import compare_pixels
-from vitexport.preprocess import PreprocessSpec, Resize, preprocess
-from vitexport.recording import Recording
+from vitexport.bundle.bundle import Bundle
+from vitexport.bundle.layout import read_replay_inputs
+from vitexport.bundle.recording import Recording
+from vitexport.inputs.preprocess import PreprocessSpec, Resize, preprocess
+from vitexport.inputs.preprocess_diff import compare_pixels
 from vitexport.runtimes import open_runtime
-from vitexport.runtimes.executed import executed_layers, share_of_work
-from vitexport.verdict import replay_feed, replay_inputs
+from vitexport.runtimes.onnxruntime_profile import executed_layers, share_of_work
+from vitexport.verify.checks import labels_check
 
 SPEC = PreprocessSpec(
     image_size=(32, 32),
@@ -104,7 +104,7 @@ def test_what_onnxruntime_executes_is_read_from_its_profile(
     bundle = Bundle.open(coloured_bundle)
     path = bundle.path(bundle.artifact(rung))
     with open_runtime(path) as runtime:
-        feed = replay_feed(runtime, bundle, replay_inputs(bundle), slice(0, 2))
+        feed = read_replay_inputs(bundle).feed(runtime.inputs[0], bundle.preprocess, slice(0, 2))
         layers = executed_layers(path, {runtime.inputs[0].name: feed})
     assert len(layers) == 18  # patch embedding, four layers in each of four blocks, head
     assert low <= share_of_work(layers, "int8") <= high

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from vitexport.bundle import Artifact, Bundle, FileRecord
+from vitexport.bundle.bundle import Artifact, Bundle, FileRecord
 from vitexport.cli import COMMANDS, main
-from vitexport.pipeline import run
-from vitexport.recipe import load_recipe, parse_recipe
+from vitexport.pipeline.run import run
+from vitexport.recipe.settings import load_recipe, parse_recipe
 
 ROOT = Path(__file__).parent.parent
 

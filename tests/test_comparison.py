@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
-from vitexport.benchmark import summarize
+from vitexport.bench.compare import Measured, find_models, open_subject, ranked, thread_counts
+from vitexport.bench.latency import summarize
 from vitexport.cli import main
 from vitexport.cli.bench import parse_cores
-from vitexport.comparison import Measured, find_models, open_subject, ranked, thread_counts
 from vitexport.runtimes import RuntimeOptions
 
 

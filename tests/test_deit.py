@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vitexport.pipeline import run
-from vitexport.recipe import parse_recipe
+from vitexport.pipeline.run import run
+from vitexport.recipe.settings import parse_recipe
 
 
 def test_deit_tiny_keeps_pytorchs_accuracy_through_our_own_preprocessing(shared: Path, tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from vitexport.bundle import Bundle
+from vitexport.bundle.bundle import Bundle
 from vitexport.cli import main
-from vitexport.engine.audit import AuditedGemm, AuditReport
 from vitexport.engine.build import build_engine
 from vitexport.engine_settings import EngineSettings
 from vitexport.runtimes import Runtime, open_runtime
 from vitexport.runtimes.base import Adapter, RuntimeOptions
-from vitexport.runtimes.sidecar import sidecar_path
+from vitexport.runtimes.tensorrt.audit import AuditedGemm, AuditReport
+from vitexport.runtimes.tensorrt.sidecar import sidecar_path
 from vitexport.tensors import Array
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
@@ -85,8 +85,8 @@ def gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[OnG
             opened.append(OnGpu(bundle / "models" / "simplified.onnx", sizes, change))
             return opened[-1]
 
-        monkeypatch.setattr("vitexport.verdict.open_runtime", runs)
-        monkeypatch.setattr("vitexport.engine.audit.audit_engine", lambda engine: _audit(found))
+        monkeypatch.setattr("vitexport.verify.replay.open_runtime", runs)
+        monkeypatch.setattr("vitexport.runtimes.tensorrt.audit.audit_engine", lambda engine: _audit(found))
         return opened
 
     return make
@@ -174,7 +174,7 @@ def test_the_precision_gate_is_judged_by_the_audit(
 
 
 def _record(root: Path, path: Path) -> dict[str, Any]:
-    from vitexport.bundle import FileRecord
+    from vitexport.bundle.bundle import FileRecord
 
     return FileRecord.of(path, root).model_dump(mode="json")
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vitexport import pipeline
-from vitexport.benchmark import summarize
+from vitexport.bench.latency import summarize
+from vitexport.bundle.recording import Recording
 from vitexport.errors import QuantizeError
-from vitexport.fallback import Candidate, candidates, settle
-from vitexport.ladder import Ladder, RungInput, climb
-from vitexport.recipe import Budget, Gates, QuantizeSettings, Recipe, Tolerance, load_recipe, parse_recipe
-from vitexport.recording import Recording
-from vitexport.remarks import remarks
+from vitexport.pipeline import run as pipeline
+from vitexport.pipeline.fallback import Candidate, candidates, settle
+from vitexport.recipe.settings import Budget, Gates, QuantizeSettings, Recipe, Tolerance, load_recipe, parse_recipe
+from vitexport.verify.summary import remarks
+from vitexport.verify.variants import Ladder, RungInput, climb
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,14 +15,14 @@ import pytest
 from onnx import numpy_helper
 
 from tests.host.diagnose.faults import FAULTS, perturb_one_weight, plant, scale_by_four, swap_two_channels
-from vitexport.bundle import Bundle
+from vitexport.bundle.bundle import Bundle
+from vitexport.host.diagnose.bundle import bisect_rung, write_errors
 from vitexport.host.preprocess_parity import compare_with_library
 from vitexport.host.sources import load_model
-from vitexport.ladder import Ladder
-from vitexport.localize import bisect_rung, write_errors
-from vitexport.recipe import ModelSettings, Recipe
+from vitexport.recipe.settings import ModelSettings, Recipe
 from vitexport.report import write_report
-from vitexport.verdict import bundle_recipe, judge, replay
+from vitexport.verify.replay import bundle_recipe, judge, replay
+from vitexport.verify.variants import Ladder
 
 ROOT = Path(__file__).parent.parent
 LAYER = "vit.layers.2.mlp.fc2"

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from vitexport.errors import ImageError
-from vitexport.images import batches, content_hashes, decode_image, list_images, load_image
-from vitexport.preprocess import PreprocessSpec, Resize
+from vitexport.inputs.images import batches, content_hashes, decode_image, list_images, load_image
+from vitexport.inputs.preprocess import PreprocessSpec, Resize
 from vitexport.tensors import TensorSpec
 
 

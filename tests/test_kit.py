@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.serve.linear_model import PREPROCESS, random_pixels, save_image, write_bundle
-from vitexport.bundle import Artifact, Bundle, FileRecord, Provenance
+from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Provenance
+from vitexport.bundle.recording import Recording, ReplayInputs, input_hashes
 from vitexport.cli.kit import kit
+from vitexport.deploy.device_kit import build_wheel, write_kit
 from vitexport.device.profiles import device_profile
 from vitexport.errors import BundleError, EngineBuildError, RecipeError
-from vitexport.kit import build_wheel, write_kit
-from vitexport.preprocess import normalize, pixels
-from vitexport.recording import Recording, ReplayInputs, input_hashes
-from vitexport.serve.predictor import Predictor
+from vitexport.inputs.preprocess import normalize, pixels
+from vitexport.predict.predictor import Predictor
 
 RECIPE = """
 name: linear

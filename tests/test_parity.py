@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vitexport.bundle.recording import Recording, ReplayInputs, input_hashes
 from vitexport.errors import BundleError
-from vitexport.parity import compare, measure
-from vitexport.recipe import Tolerance
-from vitexport.recording import Recording, ReplayInputs, input_hashes
+from vitexport.recipe.settings import Tolerance
 from vitexport.tensors import Array
+from vitexport.verify.parity import compare, measure
 
 STRICT = Tolerance(max_abs=1e-4, min_cosine=0.999, min_sqnr_db=40, min_agreement=1.0)
 LOGITS = np.array([[1.0, 2.0, 3.0], [3.0, 1.0, 0.5]], np.float32)

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from vitexport.bundle import Bundle
+from vitexport.bundle.bundle import Bundle
 from vitexport.cli import main
 from vitexport.errors import CalibrationError, ImageError, ModelSourceError
-from vitexport.pipeline import RunResult, run
-from vitexport.recipe import Recipe, load_recipe, parse_recipe
-from vitexport.verdict import bundle_recipe, judge, replay
+from vitexport.pipeline.run import RunResult, run
+from vitexport.recipe.settings import Recipe, load_recipe, parse_recipe
+from vitexport.verify.replay import bundle_recipe, judge, replay
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"

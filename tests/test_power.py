@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vitexport.power import PowerMeter, parse_tegrastats, summarize_power
+from vitexport.bench.power import PowerMeter, parse_tegrastats, summarize_power
 
 ORIN_NANO = (
     "11-21-2026 10:00:00 RAM 2448/7620MB (lfb 2x4MB) SWAP 0/3810MB (cached 0MB) CPU [12%@1510,8%@1510,off,off]"

@@ -6,7 +6,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from vitexport.errors import FeedMismatchError
-from vitexport.preprocess import PreprocessSpec, Resize, batch, pixels, preprocess
+from vitexport.inputs.preprocess import PreprocessSpec, Resize, batch, pixels, preprocess
 from vitexport.tensors import TensorSpec
 
 

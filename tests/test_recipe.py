@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from vitexport.errors import RecipeError
-from vitexport.recipe import load_recipe, parse_recipe
+from vitexport.recipe.settings import load_recipe, parse_recipe
 
 MINIMAL = {"name": "x", "model": {"source": "m"}, "data": {"verification": {"images": "v"}}}
 

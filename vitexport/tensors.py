@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vitexport.errors import FeedMismatchError
 
-__all__ = ["Array", "TensorSpec", "batch_limit", "check_feeds"]
+__all__ = ["Array", "TensorSpec", "batch_limit", "check_feeds", "pad_rows", "tile_rows"]
 
 Array = NDArray[np.generic]
 
@@ -38,6 +38,17 @@ def batch_limit(spec: TensorSpec) -> int | None:
     """Return the fixed batch size of an input, or None when its first axis is dynamic."""
     first = spec.shape[0] if spec.shape else 1
     return first if isinstance(first, int) else None
+
+
+def pad_rows(rows: Array, size: int) -> Array:
+    """Return ``rows`` lengthened to ``size`` on axis 0 by repeating the last one; longer ones come back as they are."""
+    missing = size - len(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing > 0 else rows
+
+
+def tile_rows(rows: Array, size: int) -> Array:
+    """Return exactly ``size`` rows: those given, again and again from the first."""
+    return np.resize(rows, (size, *rows.shape[1:]))
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> None:

@@ -14,7 +14,7 @@ from benchmarks.peers.job import Job, work
 from vitexport.host.export import export_onnx
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import load_model
-from vitexport.recipe import ExportSettings, ModelSettings, SimplifySettings
+from vitexport.recipe.settings import ExportSettings, ModelSettings, SimplifySettings
 
 # The clock starts with every package imported, for all tools alike.
 _IMPORTED = (onnx, onnxsim, timm, torch, transformers.AutoModelForImageClassification)

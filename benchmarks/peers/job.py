@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitexport.images import batches
-from vitexport.model import ModelCard
+from vitexport.bundle.metadata import ModelCard
+from vitexport.inputs.images import batches
 from vitexport.tensors import Array
 
 __all__ = ["Job", "feeds", "work"]

@@ -1,4 +1,4 @@
-"""This package. Options: settings of :class:`~vitexport.recipe.QuantizeSettings`."""
+"""This package. Options: settings of :class:`~vitexport.recipe.settings.QuantizeSettings`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.peers.job import Job, work
 from vitexport.host.quantize import quantize_onnx
-from vitexport.recipe import QuantizeSettings
+from vitexport.recipe.settings import QuantizeSettings
 
 
 def _run(job: Job) -> None:

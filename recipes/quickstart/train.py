@@ -1,7 +1,7 @@
 """Train the quickstart's model: a small Vision Transformer that reads handwritten digits.
 
 ``python recipes/quickstart/train.py`` rewrites ``recipes/quickstart/model/`` in a few minutes on two CPU cores. The
-training images go through the same :func:`vitexport.preprocess.preprocess` that serves the exported model, with
+training images go through the same :func:`vitexport.inputs.preprocess.preprocess` that serves the exported model, with
 augmentation applied to the image before it. Neither the calibration nor the hold-out images are trained on.
 
 The same seed, number of threads, torch version and CPU instruction set give the same weights, bit for bit. Elsewhere
@@ -25,7 +25,7 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from vitexport.files import write_atomic
-from vitexport.preprocess import PreprocessSpec, Resize, pixels, preprocess
+from vitexport.inputs.preprocess import PreprocessSpec, Resize, pixels, preprocess
 
 MODEL = Path(__file__).resolve().parent / "model"
 IMAGE_SIZE = 32

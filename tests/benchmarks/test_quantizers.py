@@ -13,7 +13,7 @@ from benchmarks.quantized_models import count_eight_bit, score
 from benchmarks.quantizer_rows import BASELINE, COLUMNS, ROWS, Row, merge
 from benchmarks.quantizers import Bench, measure_rows
 from benchmarks.tables import replace_table
-from vitexport.images import list_images
+from vitexport.inputs.images import list_images
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

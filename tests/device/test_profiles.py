@@ -10,7 +10,7 @@ from vitexport.device.preflight import check_build, check_engine, preflight
 from vitexport.device.profiles import DEVICES, JETPACKS, RTX_CAPABILITIES, device_profile, precisions_of
 from vitexport.errors import EngineBuildError, RecipeError
 from vitexport.runtimes.cuda.probe import GpuInfo
-from vitexport.runtimes.sidecar import EngineSidecar
+from vitexport.runtimes.tensorrt.sidecar import EngineSidecar
 
 ORIN = GpuInfo(0, "Orin", "8.7", 8 << 30, True)
 L4 = GpuInfo(0, "L4", "8.9", 24 << 30, False)
@@ -186,6 +186,6 @@ def test_an_engine_of_the_device_passes() -> None:
 
 def test_rtx_capabilities_are_those_of_the_installed_provider() -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from vitexport.runtimes.tensorrt_api import load_api
+    from vitexport.runtimes.tensorrt.api import load_api
 
     assert load_api("tensorrt-rtx").target_capabilities == RTX_CAPABILITIES

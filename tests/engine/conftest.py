@@ -13,7 +13,7 @@ from benchmarks.model_rows import Row, build, source_of
 from tests.engine.fake_machine import Machine
 from tests.engine.models import Variants, simplified
 from vitexport.runtimes.cuda.probe import CudaState, GpuInfo
-from vitexport.runtimes.tensorrt_api import load_api
+from vitexport.runtimes.tensorrt.api import load_api
 
 ORIN = GpuInfo(0, "Orin", "8.7", 8 << 30, True)
 

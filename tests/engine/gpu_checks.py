@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from vitexport.engine.audit import audit_engine
+from vitexport.bundle.layout import model_path
 from vitexport.engine.build import build_engine
 from vitexport.engine.refit import refit_engine
 from vitexport.engine_settings import EngineSettings
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
-from vitexport.runtimes.sidecar import read_sidecar
+from vitexport.runtimes.tensorrt.audit import audit_engine
+from vitexport.runtimes.tensorrt.sidecar import read_sidecar
 
 BATCH = "1,8"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from vitexport.bundle.metadata import Task
 from vitexport.host.export import export_onnx
 from vitexport.host.quantize import quantize_onnx
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import load_model
-from vitexport.images import list_images
-from vitexport.model import Task
-from vitexport.recipe import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
+from vitexport.inputs.images import list_images
+from vitexport.recipe.settings import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
 
 __all__ = ["PRECISIONS", "Variants", "simplified"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitexport.runtimes.tensorrt_api import load_api
+from vitexport.runtimes.tensorrt.api import load_api
 
 
 def parses_and_builds(model: Path, capability: str = "") -> tuple[bool, str]:

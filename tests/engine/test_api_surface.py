@@ -16,14 +16,14 @@ from tests.engine.conftest import Pretend
 from tests.engine.fake_machine import Machine
 from tests.engine.graphs import floating, save
 from tests.engine.surfaces import PARSED, RELEASES, Unavailable, describe, recorded, surface, used
-from vitexport.engine.audit import inspect_layers
 from vitexport.engine.build import build_engine
 from vitexport.engine.refit import refit_engine
 from vitexport.engine_settings import EngineSettings
 from vitexport.errors import EngineBuildError
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.runtimes.cuda.probe import GpuInfo
-from vitexport.runtimes.tensorrt_api import load_api
+from vitexport.runtimes.tensorrt.api import load_api
+from vitexport.runtimes.tensorrt.audit import inspect_layers
 
 
 @pytest.fixture(params=[*RELEASES, "rtx"])

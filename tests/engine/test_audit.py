@@ -10,13 +10,13 @@ import pytest
 
 from tests.engine.conftest import Pretend
 from tests.engine.graphs import floating, save
-from vitexport.engine.audit import AuditReport, audit_engine, audit_layers, engine_facts
-from vitexport.engine.audit_html import render_html
 from vitexport.engine.build import build_engine
-from vitexport.engine.inspector import EngineLayer, parse_layers
 from vitexport.engine_settings import EngineSettings
 from vitexport.errors import RuntimeBackendError
-from vitexport.runtimes.sidecar import RequestedGemm, sidecar_path
+from vitexport.report.engine_audit import render_html
+from vitexport.runtimes.tensorrt.audit import AuditReport, audit_engine, audit_layers, engine_facts
+from vitexport.runtimes.tensorrt.inspector import EngineLayer, parse_layers
+from vitexport.runtimes.tensorrt.sidecar import RequestedGemm, sidecar_path
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

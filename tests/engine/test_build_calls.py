@@ -17,7 +17,7 @@ from vitexport.engine.refit import refit_engine
 from vitexport.engine_settings import EngineSettings
 from vitexport.errors import EngineBuildError, RecipeError, RuntimeBackendError
 from vitexport.runtimes.cuda.probe import GpuInfo
-from vitexport.runtimes.sidecar import read_sidecar, sidecar_path
+from vitexport.runtimes.tensorrt.sidecar import read_sidecar, sidecar_path
 
 
 @pytest.fixture

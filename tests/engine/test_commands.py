@@ -14,7 +14,7 @@ from tests.engine.conftest import Pretend
 from tests.engine.graphs import floating, linear, save
 from tests.engine.test_audit import _information
 from vitexport.cli import main
-from vitexport.runtimes.tensorrt_api import load_api
+from vitexport.runtimes.tensorrt.api import load_api
 
 
 def _call(*words: object) -> Result:
@@ -208,8 +208,8 @@ def test_trtexec_without_a_card_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def _carded() -> onnx.ModelProto:
-    from vitexport.model import ModelCard, ModelSpec
-    from vitexport.preprocess import PreprocessSpec
+    from vitexport.bundle.metadata import ModelCard, ModelSpec
+    from vitexport.inputs.preprocess import PreprocessSpec
     from vitexport.tensors import TensorSpec
 
     model = linear()

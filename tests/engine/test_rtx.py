@@ -17,11 +17,11 @@ import pytest
 from benchmarks.model_rows import ROWS, Row, row_named
 from tests.engine.graphs import FLOATS, Graph, attention, floating, linear, normal, operator, save
 from tests.engine.models import PRECISIONS, Variants
+from vitexport.bundle.metadata import ModelCard
 from vitexport.engine.build import build_engine
 from vitexport.engine_settings import EngineSettings
 from vitexport.errors import EngineBuildError
-from vitexport.model import ModelCard
-from vitexport.runtimes.sidecar import read_sidecar, sidecar_path
+from vitexport.runtimes.tensorrt.sidecar import read_sidecar, sidecar_path
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.model_rows import Row, build
 from vitexport.host.sources import LoadedModel, load_model
-from vitexport.recipe import ModelSettings
+from vitexport.recipe.settings import ModelSettings
 
 Checkpoint = Callable[[Row], Path]
 

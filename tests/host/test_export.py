@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vitexport.bundle.metadata import ModelCard
 from vitexport.errors import ExportError
 from vitexport.host.export import export_onnx
 from vitexport.host.graph import file as graph_file
@@ -18,9 +19,8 @@ from vitexport.host.graph.layers import find_attention, find_linears
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import LoadedModel
 from vitexport.host.sources.wrapping import ImageModel
-from vitexport.model import ModelCard
-from vitexport.preprocess import batch
-from vitexport.recipe import ExportSettings, SimplifySettings
+from vitexport.inputs.preprocess import batch
+from vitexport.recipe.settings import ExportSettings, SimplifySettings
 from vitexport.runtimes import open_runtime
 
 

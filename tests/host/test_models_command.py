@@ -14,7 +14,7 @@ from vitexport.cli import main
 from vitexport.host.export import export_onnx
 from vitexport.host.sources import load_model
 from vitexport.host.sources.families import FAMILIES, family_of
-from vitexport.recipe import ExportSettings, ModelSettings, load_recipe
+from vitexport.recipe.settings import ExportSettings, ModelSettings, load_recipe
 from vitexport.runtimes import open_runtime
 
 _RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes" / "models"

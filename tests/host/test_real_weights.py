@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from vitexport.host.export import export_onnx
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import LoadedModel, load_model
-from vitexport.images import list_images, load_image
-from vitexport.preprocess import normalize, pixels
-from vitexport.recipe import ExportSettings, ModelSettings, SimplifySettings
+from vitexport.inputs.images import list_images, load_image
+from vitexport.inputs.preprocess import normalize, pixels
+from vitexport.recipe.settings import ExportSettings, ModelSettings, SimplifySettings
 from vitexport.runtimes import Runtime, open_runtime
 from vitexport.runtimes.pytorch import PyTorchRuntime
 

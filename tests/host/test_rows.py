@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 from benchmarks.model_rows import ROWS, Row, source_of
+from vitexport.bundle.metadata import ModelCard
 from vitexport.host.export import export_onnx
 from vitexport.host.graph.file import read_onnx
 from vitexport.host.graph.layers import block_of, find_attention, find_linears
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import load_model
-from vitexport.model import ModelCard
-from vitexport.preprocess import batch
-from vitexport.recipe import ExportSettings, ModelSettings, SimplifySettings
+from vitexport.inputs.preprocess import batch
+from vitexport.recipe.settings import ExportSettings, ModelSettings, SimplifySettings
 from vitexport.runtimes import open_runtime
 from vitexport.runtimes.pytorch import PyTorchRuntime
 

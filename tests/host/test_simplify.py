@@ -16,7 +16,7 @@ from vitexport.host.graph import onnxsim as structure
 from vitexport.host.graph.file import read_onnx
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import LoadedModel
-from vitexport.recipe import ExportSettings, SimplifySettings
+from vitexport.recipe.settings import ExportSettings, SimplifySettings
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vitexport.accuracy import find_labels
 from vitexport.files import sha256_file
-from vitexport.images import content_hashes, list_images, load_image
+from vitexport.inputs.images import content_hashes, list_images, load_image
+from vitexport.verify.accuracy import find_labels
 
 CALIB = Path(__file__).resolve().parents[2] / "calib"
 SPLITS = ("calibration", "holdout")

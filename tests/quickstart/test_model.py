@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from transformers import AutoImageProcessor
 
-from vitexport.accuracy import accuracy, find_labels
 from vitexport.host.sources import LoadedModel, load_model
-from vitexport.images import list_images, load_image
-from vitexport.preprocess import preprocess
-from vitexport.recipe import ModelSettings
+from vitexport.inputs.images import list_images, load_image
+from vitexport.inputs.preprocess import preprocess
+from vitexport.recipe.settings import ModelSettings
+from vitexport.verify.accuracy import accuracy, find_labels
 
 HOLDOUT = Path(__file__).resolve().parents[2] / "calib" / "holdout"
 

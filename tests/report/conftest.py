@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitexport.benchmark import summarize
-from vitexport.bundle import Artifact, Bundle, FileRecord, Kind, Provenance
-from vitexport.ladder import Ladder
-from vitexport.model import ModelSpec
-from vitexport.preprocess import PreprocessSpec, Resize, normalize
-from vitexport.recipe import DataSettings, Gates, ImageSet, ModelSettings, Recipe
-from vitexport.recording import Recording, ReplayInputs, input_hashes
+from vitexport.bench.latency import summarize
+from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Kind, Provenance
+from vitexport.bundle.metadata import ModelSpec
+from vitexport.bundle.recording import Recording, ReplayInputs, input_hashes
+from vitexport.inputs.preprocess import PreprocessSpec, Resize, normalize
+from vitexport.recipe.settings import DataSettings, Gates, ImageSet, ModelSettings, Recipe
 from vitexport.tensors import TensorSpec
-from vitexport.verdict import judge
+from vitexport.verify.replay import judge
+from vitexport.verify.variants import Ladder
 
 CLASSES = 10
 IMAGES = 48

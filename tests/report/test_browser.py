@@ -20,11 +20,11 @@ import pytest
 
 from tests.engine.test_audit import fixture_audit
 from tests.report.conftest import make_case
-from vitexport.engine.audit import EngineFacts
-from vitexport.engine.audit_html import render_html
-from vitexport.pipeline import run
-from vitexport.recipe import Gates, parse_recipe
+from vitexport.pipeline.run import run
+from vitexport.recipe.settings import Gates, parse_recipe
 from vitexport.report import write_report
+from vitexport.report.engine_audit import render_html
+from vitexport.runtimes.tensorrt.audit import EngineFacts
 
 pytestmark = pytest.mark.slow
 

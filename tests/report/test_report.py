@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.report.conftest import Case, make_case
-from vitexport.recipe import Gates
-from vitexport.recording import Recording
+from vitexport.bundle.recording import Recording
+from vitexport.recipe.settings import Gates
 from vitexport.report import build_document, write_report
 from vitexport.report.wording import number, percent, size
-from vitexport.verdict import judge
+from vitexport.verify.replay import judge
 
 
 class _Page(HTMLParser):

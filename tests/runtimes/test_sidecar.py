@@ -15,7 +15,7 @@ from tests.engine.conftest import Pretend
 from vitexport.errors import RuntimeBackendError, VitexportError
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.runtimes.cuda.probe import GpuInfo, probe_cuda
-from vitexport.runtimes.sidecar import EngineSidecar, mismatches, read_sidecar, sidecar_path
+from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, mismatches, read_sidecar, sidecar_path
 
 L4 = GpuInfo(0, "L4", "8.9", 24 << 30, False)
 

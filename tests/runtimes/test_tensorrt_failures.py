@@ -113,7 +113,7 @@ def test_an_engine_that_cannot_be_opened_leaves_nothing(
             machine.failing.add(failing)
             return memory
 
-        monkeypatch.setattr("vitexport.runtimes.tensorrt.open_memory", break_later)
+        monkeypatch.setattr("vitexport.runtimes.tensorrt.runtime.open_memory", break_later)
     with pytest.raises(error):
         open_runtime(engine)
     gc.collect()

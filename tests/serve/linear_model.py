@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from vitexport.bundle import Artifact, Bundle, FileRecord, Provenance
-from vitexport.model import ModelCard, ModelSpec
-from vitexport.preprocess import PreprocessSpec, Resize
+from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Provenance
+from vitexport.bundle.metadata import ModelCard, ModelSpec
+from vitexport.inputs.preprocess import PreprocessSpec, Resize
 from vitexport.tensors import TensorSpec
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")

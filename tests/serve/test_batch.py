@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from tests.serve.linear_model import CLASSES, save_image, write_model
 from vitexport.cli.predict import predict
 from vitexport.errors import ImageError, VitexportError
-from vitexport.serve.batch import Chunk, ChunkPredictor, ChunkResult, Row, chunks
-from vitexport.serve.job import JobSettings, predict_to_file
-from vitexport.serve.journal import Journal, job_identity, journal_path
-from vitexport.serve.predictor import Prediction, Predictor
-from vitexport.serve.results import row_from_json, row_to_json
-from vitexport.serve.sources import expand_sources
+from vitexport.predict.batch import Chunk, ChunkPredictor, ChunkResult, Row, chunks
+from vitexport.predict.job import JobSettings, predict_to_file
+from vitexport.predict.journal import Journal, job_identity, journal_path
+from vitexport.predict.predictor import Prediction, Predictor
+from vitexport.predict.results import row_from_json, row_to_json
+from vitexport.predict.sources import expand_sources
 
 COUNT = 2000
 BROKEN = COUNT // 20
@@ -66,7 +66,7 @@ def test_every_image_has_a_row_and_every_broken_one_a_reason(reference: Path, ph
     assert all(row["label"] is None and row["top"] == [] for row in bad)
     assert {str(row["error"]).partition("'")[0] for row in bad} == {"Expected an image in ", ""}
     with Predictor.open(bundle_dir) as predictor:
-        from vitexport.images import load_image
+        from vitexport.inputs.images import load_image
 
         for row in rows[:40]:
             if not row["error"]:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.serve.linear_model import write_bundle
-from vitexport.bundle import Artifact, Bundle, FileRecord, Provenance
+from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Provenance
+from vitexport.bundle.recording import Recording
 from vitexport.errors import BundleError
-from vitexport.recording import Recording
-from vitexport.serve.choice import choose_rung
+from vitexport.verify.select import choose_rung
 
 RECIPE = """
 name: linear

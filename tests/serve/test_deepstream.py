@@ -10,13 +10,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.serve.linear_model import CLASSES, PREPROCESS, SIZE, random_pixels, save_image, write_bundle
-from vitexport.bundle import Bundle, FileRecord
+from vitexport.bundle.bundle import Bundle, FileRecord
 from vitexport.cli.deepstream import deepstream
+from vitexport.deploy.deepstream import NvinferConfig, measure_parity, write_deepstream
 from vitexport.errors import VitexportError
-from vitexport.preprocess import pixels
+from vitexport.inputs.preprocess import pixels
+from vitexport.predict.predictor import Predictor, softmax
 from vitexport.runtimes import open_runtime
-from vitexport.serve.deepstream import NvinferConfig, measure_parity, write_deepstream
-from vitexport.serve.predictor import Predictor, softmax
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from tests.serve.browser import CHROMIUM, browser
 from tests.serve.linear_model import save_image
 from tests.serve.running import running
-from vitexport.images import load_image
-from vitexport.serve.predictor import Predictor
+from vitexport.inputs.images import load_image
+from vitexport.predict.predictor import Predictor
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
 

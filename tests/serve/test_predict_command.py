@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from tests.serve.linear_model import CLASSES, save_image, write_model
 from vitexport.cli.predict import predict
 from vitexport.errors import ImageError, VitexportError
-from vitexport.serve.predictor import Predictor
+from vitexport.predict.predictor import Predictor
 
 
 def run(*arguments: object, error: type[VitexportError] | None = None) -> Result:
@@ -30,7 +30,7 @@ def test_table_names_the_image_and_its_best_classes(bundle_dir: Path, image_file
 
 
 def test_json_is_one_document_with_the_predictors_answer(bundle_dir: Path, image_file: Path) -> None:
-    from vitexport.images import load_image
+    from vitexport.inputs.images import load_image
 
     document = json.loads(run(bundle_dir, image_file, "--json", "--top", "3").stdout)
     with Predictor.open(bundle_dir) as predictor:

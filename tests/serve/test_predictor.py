@@ -9,10 +9,10 @@ from onnx import numpy_helper
 from PIL import Image
 
 from tests.serve.linear_model import CLASSES, PREPROCESS, random_pixels, write_bundle, write_model
-from vitexport.bundle import Bundle
+from vitexport.bundle.bundle import Bundle
 from vitexport.errors import BundleError, InferenceError, VitexportError
-from vitexport.preprocess import preprocess
-from vitexport.serve.predictor import Predictor, softmax
+from vitexport.inputs.preprocess import preprocess
+from vitexport.predict.predictor import Predictor, softmax
 
 
 def _logits(model: Path, image: Image.Image) -> np.ndarray:

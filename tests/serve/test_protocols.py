@@ -15,10 +15,10 @@ from PIL import Image
 
 from tests.serve.linear_model import CLASSES, PREPROCESS, random_pixels, save_image, write_model
 from tests.serve.running import Running, running
-from vitexport.images import load_image
-from vitexport.preprocess import preprocess
+from vitexport.inputs.images import load_image
+from vitexport.inputs.preprocess import preprocess
+from vitexport.predict.predictor import Predictor
 from vitexport.runtimes import open_runtime
-from vitexport.serve.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

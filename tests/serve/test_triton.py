@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 
 from tests.serve.linear_model import CLASSES, write_bundle
-from vitexport.bundle import Bundle
+from vitexport.bundle.bundle import Bundle
 from vitexport.cli.triton import triton
+from vitexport.deploy.triton import TritonSettings, write_repository
 from vitexport.errors import VitexportError
 from vitexport.files import sha256_file
-from vitexport.serve.triton import TritonSettings, write_repository
 
 config_module = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="tritonclient[grpc] is not installed")
 

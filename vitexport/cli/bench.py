@@ -10,9 +10,9 @@ from typing import Any
 import click
 from rich.table import Table
 
-from vitexport.benchmark import load_warning, pin
+from vitexport.bench.compare import Measured, Model, Subject, compare, find_models, open_subject, tune
+from vitexport.bench.latency import load_warning, pin
 from vitexport.cli.screen import OUT, print_json
-from vitexport.comparison import Measured, Model, Subject, compare, find_models, open_subject, tune
 from vitexport.errors import RuntimeBackendError
 from vitexport.machine import describe_machine
 from vitexport.runtimes import RuntimeOptions, available_runtimes

@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.bundle import Bundle
+from vitexport.bundle.bundle import Bundle
 from vitexport.cli.screen import OUT, print_json
 from vitexport.files import finite
 
@@ -32,7 +32,7 @@ def bisect(bundle: Path, rung: str, against: str | None, images: int, as_json: b
 
     Example: vitexport bisect out/quickstart --rung int8
     """
-    from vitexport.localize import bisect_rung
+    from vitexport.host.diagnose.bundle import bisect_rung
 
     report = bisect_rung(Bundle.open(bundle), rung, against=against, images=images)
     if as_json:

@@ -21,9 +21,9 @@ from vitexport.cli.screen import OUT, print_json
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from vitexport.engine.audit import AuditReport
     from vitexport.engine.progress import BuildProgress
     from vitexport.engine_settings import EngineSettings
+    from vitexport.runtimes.tensorrt.audit import AuditReport
 
 __all__ = ["build_engine"]
 
@@ -99,15 +99,15 @@ def _lint(model: Path, settings: EngineSettings) -> bool:
 def _lint_target(settings: EngineSettings) -> str:
     if settings.provider == "tensorrt-rtx":
         return "tensorrt:rtx"
-    from vitexport.runtimes.tensorrt_api import load_api
+    from vitexport.runtimes.tensorrt.api import load_api
 
     return f"tensorrt:{load_api('tensorrt').version}"
 
 
 def _audit(engine: Path, min_share: float) -> tuple[AuditReport | None, str]:
-    from vitexport.engine.audit import audit_engine
     from vitexport.runtimes.cuda.probe import probe_cuda
-    from vitexport.runtimes.sidecar import read_sidecar
+    from vitexport.runtimes.tensorrt.audit import audit_engine
+    from vitexport.runtimes.tensorrt.sidecar import read_sidecar
 
     problem = probe_cuda().problem
     sidecar = read_sidecar(engine, check_hash=False)

@@ -30,10 +30,10 @@ def deepstream(
     import json
     from dataclasses import asdict
 
-    from vitexport.bundle import Bundle
-    from vitexport.images import load_image
-    from vitexport.serve.deepstream import measure_parity, write_deepstream
-    from vitexport.serve.sources import expand_sources
+    from vitexport.bundle.bundle import Bundle
+    from vitexport.deploy.deepstream import measure_parity, write_deepstream
+    from vitexport.inputs.images import load_image
+    from vitexport.predict.sources import expand_sources
 
     opened = Bundle.open(bundle, check_files=False)
     config = write_deepstream(opened, output, rung=rung, batch=batch)

@@ -10,15 +10,15 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.bundle import Bundle
+from vitexport.bundle.bundle import Bundle
+from vitexport.bundle.layout import read_replay_inputs
+from vitexport.bundle.metadata import ModelCard
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import BundleError, ImageError
 from vitexport.files import finite
-from vitexport.images import batches, list_images
-from vitexport.model import ModelCard
+from vitexport.inputs.images import batches, list_images
 from vitexport.runtimes import open_runtime
 from vitexport.tensors import Array
-from vitexport.verdict import replay_feed, replay_inputs
 
 if TYPE_CHECKING:
     from vitexport.host.diagnose import Anatomy
@@ -72,9 +72,11 @@ def _inputs(target: Path, folder: Path | None, limit: int) -> tuple[Path, list[A
         raise BundleError(f"Expected an ONNX model or a bundle, found {what}.", "Check the path.")
     with open_runtime(model) as runtime:
         if bundle is not None and folder is None:
-            inputs = replay_inputs(bundle)
+            inputs = read_replay_inputs(bundle)
             count = min(limit, len(inputs.images))
-            return model, [replay_feed(runtime, bundle, inputs, slice(row, row + 1)) for row in range(count)]
+            return model, [
+                inputs.feed(runtime.inputs[0], bundle.preprocess, slice(row, row + 1)) for row in range(count)
+            ]
         if folder is None:
             raise ImageError(
                 "Expected images to run the model on, found none.",

@@ -85,7 +85,7 @@ def resolve_model(source: Path, rung: str | None) -> tuple[Path, EngineSettings 
         if not source.is_file():
             raise BundleError(f"Expected an ONNX file or a bundle at '{source}', found nothing.", "Check the path.")
         return source, None
-    from vitexport.bundle import Bundle
+    from vitexport.bundle.bundle import Bundle
 
     bundle = Bundle.open(source)
     models = [artifact for artifact in bundle.models if artifact.kind != "engine"]
@@ -101,7 +101,7 @@ def _recipe_settings(root: Path) -> EngineSettings | None:
     recipe = root / "recipe.yaml"
     if not recipe.is_file():
         return None
-    from vitexport.recipe import load_recipe
+    from vitexport.recipe.settings import load_recipe
 
     return load_recipe(recipe).engine
 

@@ -10,17 +10,17 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.accuracy import accuracy, compare_top1, find_labels
-from vitexport.bundle import Bundle
+from vitexport.bundle.bundle import Bundle
+from vitexport.bundle.metadata import ModelCard
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import ImageError
-from vitexport.images import batches, list_images
-from vitexport.model import ModelCard
-from vitexport.parity import class_scores
-from vitexport.preprocess import PreprocessSpec
+from vitexport.inputs.images import batches, list_images
+from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.runtimes import available_runtimes, open_runtime
 from vitexport.runtimes.record import record
 from vitexport.tensors import Array
+from vitexport.verify.accuracy import accuracy, compare_top1, find_labels
+from vitexport.verify.parity import class_scores
 
 __all__ = ["evaluate"]
 

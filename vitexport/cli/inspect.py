@@ -9,11 +9,11 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.bundle import Bundle
+from vitexport.bundle.bundle import Bundle
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import BundleError
 from vitexport.files import write_atomic
-from vitexport.remarks import budget_sentence
+from vitexport.verify.summary import budget_sentence
 
 __all__ = ["inspect"]
 
@@ -136,8 +136,8 @@ def _onnx(path: Path) -> dict[str, Any]:
 
 
 def _engine(path: Path, html: Path | None) -> dict[str, Any]:
-    from vitexport.engine.audit import engine_facts
-    from vitexport.engine.audit_html import render_html
+    from vitexport.report.engine_audit import render_html
+    from vitexport.runtimes.tensorrt.audit import engine_facts
 
     facts = engine_facts(path)
     if html is not None:

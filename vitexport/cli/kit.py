@@ -19,9 +19,9 @@ __all__ = ["kit"]
 @click.option("--jetpack", help="JetPack release on the device.  [default: the newest for it]")
 def kit(bundle: Path, device: str, output: Path | None, rung: str | None, jetpack: str | None) -> None:
     """Pack model, recordings, labels, this package and a README for one device; refuse what cannot work there."""
-    from vitexport.bundle import Bundle
+    from vitexport.bundle.bundle import Bundle
+    from vitexport.deploy.device_kit import write_kit
     from vitexport.device.profiles import device_profile
-    from vitexport.kit import write_kit
 
     profile = device_profile(device)
     opened = Bundle.open(bundle, check_files=False)

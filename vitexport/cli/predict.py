@@ -10,8 +10,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vitexport.serve.batch import Row
-    from vitexport.serve.job import JobSettings
+    from vitexport.predict.batch import Row
+    from vitexport.predict.job import JobSettings
 
 __all__ = ["predict"]
 
@@ -51,8 +51,8 @@ def predict(
     overwrite: bool,
 ) -> None:
     """Classify images with a bundle or an exported model; with -o, as a job that can be killed and resumed."""
-    from vitexport.serve.job import JobSettings
-    from vitexport.serve.sources import expand_sources
+    from vitexport.predict.job import JobSettings
+    from vitexport.predict.sources import expand_sources
 
     if output is None and (engine == "ray" or overwrite):
         raise click.UsageError("--engine ray and --overwrite belong to -o FILE.")
@@ -80,7 +80,7 @@ def _print(settings: JobSettings, paths: Sequence[Path], as_json: bool) -> None:
     from dataclasses import asdict
 
     from vitexport.errors import ImageError
-    from vitexport.serve.batch import ChunkPredictor, chunks, core_count, predict_chunks
+    from vitexport.predict.batch import ChunkPredictor, chunks, core_count, predict_chunks
 
     work = chunks(paths, settings.batch)
     with settings.open() as predictor:
@@ -124,7 +124,7 @@ def _write(settings: JobSettings, paths: Sequence[Path], output: Path, *, overwr
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from vitexport.errors import ImageError
-    from vitexport.serve.job import predict_to_file
+    from vitexport.predict.job import predict_to_file
 
     start = time.perf_counter()
     columns = (TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -10,10 +10,10 @@ import yaml
 
 from vitexport.cli.screen import finish, stage_progress, suggest_bisect
 from vitexport.errors import RecipeError
-from vitexport.pipeline import STAGES, plan
-from vitexport.pipeline import run as run_recipe
-from vitexport.recipe import Recipe, load_recipe, parse_recipe
-from vitexport.remarks import remarks
+from vitexport.pipeline.run import STAGES, plan
+from vitexport.pipeline.run import run as run_recipe
+from vitexport.recipe.settings import Recipe, load_recipe, parse_recipe
+from vitexport.verify.summary import remarks
 
 __all__ = ["run"]
 

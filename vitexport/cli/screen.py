@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vitexport.ladder import Ladder, Rung
+from vitexport.verify.variants import Ladder, Rung
 
 if TYPE_CHECKING:
-    from vitexport.resume import StepEvent
-    from vitexport.workspace import OnEvent
+    from vitexport.pipeline.step import StepEvent
+    from vitexport.pipeline.workspace import OnEvent
 
 __all__ = ["OUT", "finish", "ladder_table", "print_json", "stage_progress", "suggest_bisect"]
 

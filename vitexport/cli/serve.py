@@ -53,10 +53,10 @@ def serve(
 ) -> None:
     """Serve a bundle over HTTP: Azure's /score, /predict, KServe v2 on /v2, /metrics, /docs and a page to try it."""
     from vitexport.errors import MissingDependencyError
+    from vitexport.predict.batch import core_count
+    from vitexport.predict.predictor import Predictor
     from vitexport.runtimes import RuntimeOptions
-    from vitexport.serve.batch import core_count
     from vitexport.serve.limits import BatchSettings, Limits
-    from vitexport.serve.predictor import Predictor
 
     try:
         from vitexport.serve.app import create_app

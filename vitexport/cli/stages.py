@@ -9,10 +9,10 @@ import click
 
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import RecipeError
-from vitexport.images import list_images
-from vitexport.recipe import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
-from vitexport.remarks import budget_sentence
+from vitexport.inputs.images import list_images
+from vitexport.recipe.settings import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
 from vitexport.stage import StageResult
+from vitexport.verify.summary import budget_sentence
 
 __all__ = ["export", "quantize", "simplify"]
 

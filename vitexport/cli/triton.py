@@ -31,8 +31,8 @@ def triton(
     tensorrt: bool,
 ) -> None:
     """Write a Triton model repository: model, config.pbtxt and labels."""
-    from vitexport.bundle import Bundle
-    from vitexport.serve.triton import TritonSettings, write_repository
+    from vitexport.bundle.bundle import Bundle
+    from vitexport.deploy.triton import TritonSettings, write_repository
 
     settings = TritonSettings(name, rung, max_batch, max_delay_us, instances, kind, tensorrt)
     folder = write_repository(Bundle.open(bundle, check_files=False), output, settings)

@@ -21,10 +21,10 @@ def trtexec(source: Path, output: Path | None, rung: str | None, **options: Any)
 
     Example: vitexport trtexec out/vit --batch 1,8 -o check.engine
     """
+    from vitexport.bundle.metadata import ModelCard
     from vitexport.device.profiles import device_profile
     from vitexport.engine.onnx_file import read_metadata
     from vitexport.engine.trtexec import trtexec_command
-    from vitexport.model import ModelCard
 
     model, recipe = resolve_model(source, rung)
     settings = engine_settings(recipe, options)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from vitexport.bundle import Bundle
+from vitexport.bundle.bundle import Bundle
 from vitexport.cli.screen import finish, suggest_bisect
 from vitexport.runtimes import available_runtimes
-from vitexport.verdict import bundle_recipe, replay, replay_engine
+from vitexport.verify.replay import bundle_recipe, replay, replay_engine
 
 __all__ = ["verify"]
 

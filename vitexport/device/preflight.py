@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vitexport.device.profiles import JETPACKS, RTX_CAPABILITIES, DeviceProfile
 from vitexport.errors import EngineBuildError
 from vitexport.runtimes.cuda.probe import GpuInfo
-from vitexport.runtimes.sidecar import EngineSidecar, mismatches
+from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, mismatches
 
 __all__ = ["Problem", "check_build", "check_engine", "preflight"]
 

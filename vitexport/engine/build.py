@@ -27,8 +27,8 @@ from vitexport.engine_settings import EngineSettings
 from vitexport.errors import EngineBuildError
 from vitexport.files import sha256_file, write_atomic
 from vitexport.runtimes.cuda.probe import GpuInfo, probe_cuda, require_gpu
-from vitexport.runtimes.sidecar import EngineSidecar, read_sidecar, sidecar_path, this_platform
-from vitexport.runtimes.tensorrt_api import TensorRTApi, load_api
+from vitexport.runtimes.tensorrt.api import TensorRTApi, load_api
+from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, read_sidecar, sidecar_path, this_platform
 from vitexport.stage import StageResult
 
 __all__ = ["build_engine"]

@@ -9,8 +9,8 @@ from vitexport.device.profiles import DeviceProfile
 from vitexport.engine.network import Network
 from vitexport.engine_settings import EngineSettings
 from vitexport.errors import EngineBuildError
-from vitexport.runtimes.sidecar import ProfileShapes
-from vitexport.runtimes.tensorrt_api import TensorRTApi
+from vitexport.runtimes.tensorrt.api import TensorRTApi
+from vitexport.runtimes.tensorrt.sidecar import ProfileShapes
 
 __all__ = ["add_profiles", "load_timing_cache", "make_config", "save_timing_cache", "target_capabilities"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from vitexport.errors import EngineBuildError
-from vitexport.runtimes.sidecar import Precision, RequestedGemm, TensorRecord
-from vitexport.runtimes.tensorrt_api import TensorRTApi
+from vitexport.runtimes.tensorrt.api import TensorRTApi
+from vitexport.runtimes.tensorrt.sidecar import Precision, RequestedGemm, TensorRecord
 
 __all__ = ["Network", "parse_network", "requested_gemms", "requested_precision"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from vitexport.runtimes.tensorrt_api import TensorRTApi
+from vitexport.runtimes.tensorrt.api import TensorRTApi
 
 __all__ = ["BuildProgress", "make_monitor"]
 

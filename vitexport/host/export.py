@@ -16,15 +16,15 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from vitexport.bundle.metadata import ModelCard, ModelSpec
 from vitexport.errors import ExportError
 from vitexport.host.graph.constants import shape_of
 from vitexport.host.graph.file import read_onnx, write_onnx
-from vitexport.host.graph.pixel_input import PixelInput
+from vitexport.host.graph.passes.pixel_input import PixelInput
 from vitexport.host.graph.scopes import MODULE_KEY, ModuleNames, module_from_exporter, module_of
 from vitexport.host.sources.families import generic_note, is_known
 from vitexport.host.sources.loaded import LoadedModel
-from vitexport.model import ModelCard, ModelSpec
-from vitexport.recipe import ExportSettings
+from vitexport.recipe.settings import ExportSettings
 from vitexport.stage import StageResult
 from vitexport.tensors import TensorSpec
 

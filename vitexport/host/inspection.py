@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from vitexport.bundle.metadata import ModelCard
 from vitexport.errors import BundleError
-from vitexport.model import ModelCard
 from vitexport.tensors import TensorSpec
 
 __all__ = ["OnnxSummary", "inspect_onnx"]

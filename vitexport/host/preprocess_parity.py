@@ -14,9 +14,9 @@ from PIL import Image
 
 from vitexport.files import atomic_path
 from vitexport.host.sources import LoadedModel
-from vitexport.images import load_image
-from vitexport.pixel_parity import compare_pixels
-from vitexport.recipe import ModelSettings
+from vitexport.inputs.images import load_image
+from vitexport.inputs.preprocess_diff import compare_pixels
+from vitexport.recipe.settings import ModelSettings
 
 __all__ = ["compare_with_library", "copy_samples"]
 
@@ -35,7 +35,7 @@ def compare_with_library(loaded: LoadedModel, settings: ModelSettings, paths: Se
 
     Returns:
         JSON-ready: ``library``, ``passed`` (None when there is nothing to compare with), ``finding`` and the numbers of
-        :class:`~vitexport.pixel_parity.PixelParity`.
+        :class:`~vitexport.inputs.preprocess_diff.PixelParity`.
     """
     name, transform = _timm(loaded) if loaded.spec.source == "timm" else _huggingface(loaded, settings)
     if transform is None:

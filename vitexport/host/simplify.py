@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from vitexport.bundle.metadata import ModelCard
 from vitexport.errors import BundleError, RuntimeBackendError, SimplifyError
-from vitexport.host.graph.canonical import canonicalize
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.graph.onnxsim import simplify_structure
-from vitexport.model import ModelCard
-from vitexport.recipe import SimplifySettings
+from vitexport.host.graph.passes.canonical import canonicalize
+from vitexport.recipe.settings import SimplifySettings
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.stage import StageResult
 from vitexport.tensors import Array, TensorSpec

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vitexport.bundle import Bundle
-from vitexport.disagreement import DISAGREEMENTS
+from vitexport.bundle.bundle import Bundle
+from vitexport.bundle.layout import REFERENCE, read_disagreements, read_replay_inputs, recording_name
 from vitexport.files import write_atomic
-from vitexport.ladder import REFERENCE, Ladder
-from vitexport.recipe import Recipe
-from vitexport.recording import ReplayInputs
+from vitexport.recipe.settings import Recipe
 from vitexport.report.document import SCHEMA, build_document
 from vitexport.report.render import render_html, render_markdown, thumbnail
-from vitexport.verdict import recording_name
+from vitexport.verify.variants import Ladder
 
 __all__ = ["SCHEMA", "build_document", "write_report"]
 
@@ -42,12 +40,10 @@ def write_report(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> tuple[Path, 
 def _pictures(bundle: Bundle, names: list[str]) -> dict[str, str]:
     """Return thumbnails of the named images, as far as their pixels travel with the bundle."""
     found: dict[str, str] = {}
-    for source in (DISAGREEMENTS, recording_name(REFERENCE)):
-        artifact = bundle.find(source)
-        if artifact is None:
+    replayed = read_replay_inputs(bundle) if bundle.find(recording_name(REFERENCE)) else None
+    for inputs in (read_disagreements(bundle), replayed):
+        if inputs is None:
             continue
-        path = artifact.companions[0].path if artifact.companions else artifact.file.path
-        inputs = ReplayInputs.load(bundle.root / path)
         for row, name in enumerate(inputs.images):
             if name in names and name not in found:
                 found[name] = thumbnail(inputs.pixels[row], bundle.preprocess.channel_order)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
 import vitexport
-from vitexport.bundle import Artifact, Bundle
-from vitexport.disagreement import Disagreement, worst_images
+from vitexport.bundle.bundle import Artifact, Bundle
+from vitexport.bundle.layout import (
+    ATTEMPTS,
+    BENCHMARK,
+    ERRORS,
+    REFERENCE,
+    read_analysis,
+    read_recording,
+    recording_name,
+)
 from vitexport.files import finite
-from vitexport.ladder import REFERENCE, Ladder
 from vitexport.machine import describe_machine
-from vitexport.recipe import Recipe
-from vitexport.recording import Recording
-from vitexport.remarks import budget_sentence, headline, remarks
-from vitexport.verdict import recording_name
+from vitexport.recipe.settings import Recipe
+from vitexport.verify.disagreement import Disagreement, worst_images
+from vitexport.verify.summary import budget_sentence, headline, remarks
+from vitexport.verify.variants import Ladder
 
 __all__ = ["SCHEMA", "build_document"]
 
@@ -38,17 +44,17 @@ def build_document(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> dict[str, 
         "passed": ladder.passed,
         "headline": headline(ladder),
         "failures": ladder.failures(),
-        "remarks": [*remarks(ladder, recipe), *_read(bundle, "benchmark").get("warnings", [])],
+        "remarks": [*remarks(ladder, recipe), *(read_analysis(bundle, BENCHMARK) or {}).get("warnings", [])],
         "model": asdict(bundle.model),
         "preprocess": bundle.preprocess.model_dump(mode="json"),
         "images": _images(bundle, ladder),
         **asdict(ladder),
         "disagreements": [_described(entry, bundle.labels) for entry in _disagreements(bundle, ladder)],
-        "attempts": _read(bundle, "attempts").get("attempts", []),
-        "errors": _read(bundle, "errors").get("rungs", {}),
+        "attempts": (read_analysis(bundle, ATTEMPTS) or {}).get("attempts", []),
+        "errors": (read_analysis(bundle, ERRORS) or {}).get("rungs", {}),
         "quantization": {a.name: _quantization(a.details) for a in bundle.artifacts if a.details.get("ranges")},
         "artifacts": [_artifact(artifact) for artifact in bundle.artifacts if artifact.kind != "report"],
-        "machine": _read(bundle, "benchmark").get("machine") or describe_machine(),
+        "machine": (read_analysis(bundle, BENCHMARK) or {}).get("machine") or describe_machine(),
         "recipe": recipe.model_dump(mode="json"),
     }
     for entry, rung in zip(content["rungs"], ladder.rungs, strict=True):
@@ -66,11 +72,12 @@ def _images(bundle: Bundle, ladder: Ladder) -> dict[str, Any]:
 
 
 def _disagreements(bundle: Bundle, ladder: Ladder) -> Sequence[Disagreement]:
-    reference, last = bundle.find(recording_name(REFERENCE)), bundle.find(recording_name(ladder.rungs[-1].name))
-    if reference is None or last is None:
+    reference, last = REFERENCE, ladder.rungs[-1].name
+    found = bundle.find(recording_name(reference))
+    if found is None or bundle.find(recording_name(last)) is None:
         return ()
-    labels = reference.details.get("image_labels")
-    return worst_images(Recording.load(bundle.path(reference)), Recording.load(bundle.path(last)), labels)
+    labels = found.details.get("image_labels")
+    return worst_images(read_recording(bundle, reference), read_recording(bundle, last), labels)
 
 
 def _described(entry: Disagreement, names: Sequence[str]) -> dict[str, Any]:
@@ -100,12 +107,3 @@ def _quantization(details: Mapping[str, Any]) -> dict[str, Any]:
         "mixed_precision": mixed,
         "budget": None if mixed is None else budget_sentence(mixed),
     }
-
-
-def _read(bundle: Bundle, name: str) -> dict[str, Any]:
-    """Read a JSON artifact of the bundle, or an empty mapping where there is none."""
-    artifact = bundle.find(name)
-    if artifact is None:
-        return {}
-    content: dict[str, Any] = json.loads(bundle.path(artifact).read_text(encoding="utf-8"))
-    return content

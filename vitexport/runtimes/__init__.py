@@ -17,8 +17,8 @@ __all__ = ["Runtime", "RuntimeOptions", "available_runtimes", "open_runtime"]
 # name -> (module:class, file suffixes it opens)
 _ADAPTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "onnxruntime": ("vitexport.runtimes.onnxruntime:OnnxRuntime", (".onnx",)),
-    "tensorrt": ("vitexport.runtimes.tensorrt:TensorRTRuntime", (".engine", ".plan")),
-    "tensorrt-rtx": ("vitexport.runtimes.tensorrt:TensorRTRtxRuntime", (".engine", ".plan")),
+    "tensorrt": ("vitexport.runtimes.tensorrt.runtime:TensorRTRuntime", (".engine", ".plan")),
+    "tensorrt-rtx": ("vitexport.runtimes.tensorrt.runtime:TensorRTRtxRuntime", (".engine", ".plan")),
     "pytorch": ("vitexport.runtimes.pytorch:PyTorchRuntime", (".pt2",)),
 }
 
@@ -67,7 +67,7 @@ def _by_suffix(model: Path) -> str | None:
     chosen = next((key for key, (_, suffixes) in _ADAPTERS.items() if model.suffix in suffixes), None)
     if chosen == "tensorrt":
         # Both products use the same suffix; the sidecar tells them apart.
-        from vitexport.runtimes.sidecar import provider_of
+        from vitexport.runtimes.tensorrt.sidecar import provider_of
 
         return provider_of(model)
     return chosen

@@ -55,7 +55,7 @@ class Runtime(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """Key-value metadata the file carries; see :class:`vitexport.model.ModelCard`."""
+        """Key-value metadata the file carries; see :class:`vitexport.bundle.metadata.ModelCard`."""
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Execute once.

@@ -1,4 +1,4 @@
-"""Running a model over batches and keeping what it answers, for :mod:`vitexport.parity` to judge anywhere."""
+"""Running a model over batches and keeping what it answers, for :mod:`vitexport.verify.parity` to judge anywhere."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from vitexport.recording import Recording, input_hashes
+from vitexport.bundle.recording import Recording, input_hashes
 from vitexport.runtimes.base import Runtime
-from vitexport.tensors import Array, batch_limit
+from vitexport.tensors import Array, batch_limit, pad_rows
 
-__all__ = ["record"]
+__all__ = ["record", "run_rows"]
 
 
 def record(runtime: Runtime, names: Sequence[str], feeds: Iterable[Array], *, size: int | None = None) -> Recording:
@@ -32,21 +32,33 @@ def record(runtime: Runtime, names: Sequence[str], feeds: Iterable[Array], *, si
     collected: dict[str, list[Array]] = {}
     for feed in feeds:
         hashes.extend(input_hashes(feed))
-        for chunk in _chunks(feed, fixed):
-            padded = chunk if fixed is None else _pad(chunk, fixed)
-            for name, array in runtime.run({tensor.name: padded}).items():
-                collected.setdefault(name, []).append(array[: len(chunk)])
+        for name, array in run_rows(runtime, feed, fixed, pad=fixed is not None).items():
+            collected.setdefault(name, []).append(array)
     outputs = {name: np.concatenate(arrays) for name, arrays in collected.items()}
     return Recording(runtime.name, tuple(names), tuple(hashes), outputs)
 
 
-def _chunks(feed: Array, size: int | None) -> Iterable[Array]:
-    if size is None:
-        return [feed]
-    return [feed[start : start + size] for start in range(0, len(feed), size)]
+def run_rows(runtime: Runtime, feed: Array, size: int | None = None, *, pad: bool = False) -> dict[str, Array]:
+    """Run a single-input model on any number of rows.
 
+    Args:
+        runtime: The opened model.
+        feed: At least one row of the model's input.
+        size: At most so many rows per run; None runs all at once.
+        pad: Whether a shorter run is filled up to ``size``, as a model of a fixed batch size needs it.
 
-def _pad(chunk: Array, size: int) -> Array:
-    if len(chunk) == size:
-        return chunk
-    return np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
+    Returns:
+        One row of every output per row of the feed.
+
+    Raises:
+        FeedMismatchError: A row does not fit the model.
+        InferenceError: The model failed.
+    """
+    name = runtime.inputs[0].name
+    step = size or len(feed)
+    runs = []
+    for start in range(0, len(feed), step):
+        chunk = feed[start : start + step]
+        outputs = runtime.run({name: pad_rows(chunk, step) if pad else chunk})
+        runs.append({key: array[: len(chunk)] for key, array in outputs.items()})
+    return runs[0] if len(runs) == 1 else {key: np.concatenate([run[key] for run in runs]) for key in runs[0]}

@@ -16,10 +16,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitexport.errors import VitexportError
+from vitexport.predict.predictor import Predictor
 from vitexport.serve import azure, kserve, pages
 from vitexport.serve.body import linger
 from vitexport.serve.limits import BatchSettings, Limits, RequestError
-from vitexport.serve.predictor import Predictor
 from vitexport.serve.service import Service
 
 __all__ = ["create_app"]

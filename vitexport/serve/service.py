@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from vitexport.errors import FeedMismatchError, ImageError
-from vitexport.images import decode_image
-from vitexport.serve.batch import core_count
+from vitexport.inputs.images import decode_image
+from vitexport.predict.batch import core_count
+from vitexport.predict.predictor import Predictor
 from vitexport.serve.batching import Batcher
 from vitexport.serve.fetch import fetch_image
 from vitexport.serve.limits import BatchSettings, Limits, RequestError
 from vitexport.serve.metrics import Metrics
-from vitexport.serve.predictor import Predictor
 from vitexport.tensors import Array, TensorSpec, batch_limit, check_feeds
 
 __all__ = ["ImageSource", "Service"]

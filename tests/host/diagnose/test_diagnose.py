@@ -14,20 +14,20 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from tests.host.diagnose.faults import FAULTS, plant, weighted_layers
-from vitexport.bundle import Bundle
+from vitexport.bundle.bundle import Bundle
+from vitexport.bundle.layout import read_replay_inputs
 from vitexport.cli import main
 from vitexport.errors import BundleError
 from vitexport.host.diagnose import advise, bisect, examine, measure_ranges, recipe_of
+from vitexport.host.diagnose.bundle import bisect_rung
 from vitexport.host.diagnose.rows import first_rows
 from vitexport.host.export import export_onnx
 from vitexport.host.quantize import quantize_onnx
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import load_model
-from vitexport.images import batches, list_images
-from vitexport.localize import bisect_rung
-from vitexport.recipe import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
+from vitexport.inputs.images import batches, list_images
+from vitexport.recipe.settings import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
 from vitexport.tensors import Array
-from vitexport.verdict import replay_inputs
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def bundle(coloured_bundle: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def feeds(bundle: Bundle) -> list[Array]:
-    from vitexport.preprocess import normalize
+    from vitexport.inputs.preprocess import normalize
 
-    return [normalize(row, bundle.preprocess)[None] for row in replay_inputs(bundle).pixels[:4]]
+    return [normalize(row, bundle.preprocess)[None] for row in read_replay_inputs(bundle).pixels[:4]]
 
 
 def test_a_model_against_itself_is_exact(bundle: Bundle, feeds: list[Array]) -> None:

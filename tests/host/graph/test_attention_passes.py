@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.host.graph.graphs import applied, graph, random
-from vitexport.host.graph.attention_scale import AttentionScale
 from vitexport.host.graph.layers import find_attention, find_linears
-from vitexport.host.graph.merge_qkv import MergeQkv
-from vitexport.host.graph.split_qkv import SplitQkv
+from vitexport.host.graph.passes.attention_scale import AttentionScale
+from vitexport.host.graph.passes.merge_qkv import MergeQkv
+from vitexport.host.graph.passes.split_qkv import SplitQkv
 
 _WEIGHTS = {"w": random(8, 24), "b": random(24)}
 

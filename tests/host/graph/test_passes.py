@@ -7,15 +7,15 @@ import onnx_ir as ir
 import pytest
 
 from tests.host.graph.graphs import applied, graph, random, run
-from vitexport.host.graph.clean_up import CleanUp
-from vitexport.host.graph.fold_constants import FoldConstants
-from vitexport.host.graph.fold_uniform import FoldUniform
-from vitexport.host.graph.layer_scale import LayerScale
-from vitexport.host.graph.linear_form import LinearForm
-from vitexport.host.graph.pixel_input import PixelInput
-from vitexport.host.graph.softmax_guards import SoftmaxGuards
-from vitexport.host.graph.window_mask import WindowMask
-from vitexport.preprocess import PreprocessSpec, Resize, normalize
+from vitexport.host.graph.passes.clean_up import CleanUp
+from vitexport.host.graph.passes.fold_constants import FoldConstants
+from vitexport.host.graph.passes.fold_uniform import FoldUniform
+from vitexport.host.graph.passes.layer_scale import LayerScale
+from vitexport.host.graph.passes.linear_form import LinearForm
+from vitexport.host.graph.passes.pixel_input import PixelInput
+from vitexport.host.graph.passes.softmax_guards import SoftmaxGuards
+from vitexport.host.graph.passes.window_mask import WindowMask
+from vitexport.inputs.preprocess import PreprocessSpec, Resize, normalize
 
 
 def test_gemm_between_reshapes_becomes_matmul_and_add_on_tokens() -> None:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from tests.host.graph.graphs import applied, graph, random
-from vitexport.host.graph.read_tokens import ReadTokens
+from vitexport.host.graph.passes.read_tokens import ReadTokens
 
 _TOKENS, _WIDTH = 6, 8
 _WEIGHTS = {

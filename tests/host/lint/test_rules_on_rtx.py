@@ -70,7 +70,7 @@ def test_the_rtx_compiler_agrees_about_devices(make: Make, device: str, rule: st
 
 def test_unsupported_operators_are_those_the_installed_parser_lacks() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from vitexport.runtimes.tensorrt_api import load_api
+    from vitexport.runtimes.tensorrt.api import load_api
 
     api = load_api("tensorrt-rtx")
     builder = trt.Builder(api.logger)

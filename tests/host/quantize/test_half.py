@@ -9,18 +9,18 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from vitexport.bundle.metadata import ModelCard
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.quantize import quantize_onnx
-from vitexport.host.quantize.calibrate import ImageFeeds, exposed, run_images
-from vitexport.host.quantize.half import float_ranges, to_half
-from vitexport.host.quantize.sites import choose_sites, sites_by_input
-from vitexport.host.quantize.transforms import apply_to_source, find_absorber, fold_into_consumers
-from vitexport.images import batches, list_images
-from vitexport.model import ModelCard
-from vitexport.parity import measure
-from vitexport.recipe import QuantizeSettings
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, exposed, run_images
+from vitexport.host.quantize.planning.layers import choose_sites, sites_by_input
+from vitexport.host.quantize.planning.transforms import apply_to_source, find_absorber, fold_into_consumers
+from vitexport.host.quantize.qdq.body16 import float_ranges, to_half
+from vitexport.inputs.images import batches, list_images
+from vitexport.recipe.settings import QuantizeSettings
 from vitexport.runtimes import open_runtime
 from vitexport.tensors import Array
+from vitexport.verify.parity import measure
 
 IMAGES = list_images(Path(__file__).parent.parent.parent.parent / "calib" / "calibration", limit=16)
 

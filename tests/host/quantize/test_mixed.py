@@ -12,14 +12,14 @@ from click.testing import CliRunner
 from vitexport.cli import main
 from vitexport.host.export import export_onnx
 from vitexport.host.quantize import quantize_onnx
+from vitexport.host.quantize.calibration.statistics import Kept, StreamingStatistics
 from vitexport.host.quantize.explanation import outlier_channels
-from vitexport.host.quantize.sites import choose_sites, sites_by_input
-from vitexport.host.quantize.statistics import Kept, StreamingStatistics
-from vitexport.host.quantize.transforms import apply_to_source, find_absorber, fold_into_consumers
+from vitexport.host.quantize.planning.layers import choose_sites, sites_by_input
+from vitexport.host.quantize.planning.transforms import apply_to_source, find_absorber, fold_into_consumers
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import load_model
-from vitexport.images import list_images
-from vitexport.recipe import Budget, ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
+from vitexport.inputs.images import list_images
+from vitexport.recipe.settings import Budget, ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
 
 PLANTED = ("2.fc1", "5.qkv", "8.proj")
 IMAGES = list_images(Path(__file__).parent.parent.parent.parent / "calib" / "calibration", limit=64)

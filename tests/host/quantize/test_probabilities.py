@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vitexport.host.quantize.probabilities import Moments, probability_grid
+from vitexport.host.quantize.planning.attention_fit import Moments, probability_grid
 from vitexport.host.quantize.targets import Form
 
 HEADS, TOKENS, CHANNELS = 2, 50, 3

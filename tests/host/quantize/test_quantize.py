@@ -10,17 +10,17 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from vitexport.bundle.metadata import ModelCard
 from vitexport.errors import CalibrationError, ImageError, QuantizeError
 from vitexport.host.graph.layers import find_linears
 from vitexport.host.quantize import quantize_onnx
-from vitexport.host.quantize.checks import CalibrationWarning
-from vitexport.host.quantize.postconditions import breaches
-from vitexport.images import batches, list_images
-from vitexport.model import ModelCard
-from vitexport.parity import measure
-from vitexport.recipe import QuantizeSettings, Target
+from vitexport.host.quantize.calibration.checks import CalibrationWarning
+from vitexport.host.quantize.qdq.postconditions import breaches
+from vitexport.inputs.images import batches, list_images
+from vitexport.recipe.settings import QuantizeSettings, Target
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tensors import Array
+from vitexport.verify.parity import measure
 
 ROOT = Path(__file__).parent.parent.parent.parent
 IMAGES = list_images(ROOT / "calib" / "calibration")

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from vitexport.errors import CalibrationError
-from vitexport.host.quantize import calibrate
-from vitexport.host.quantize.covariance import StreamingCovariance, unpack_covariance
-from vitexport.host.quantize.statistics import BINS, EXTREME_ROWS, Kept, StreamingStatistics
-from vitexport.images import batches, content_hashes
-from vitexport.preprocess import PreprocessSpec, Resize
+from vitexport.host.quantize.calibration import calibrate
+from vitexport.host.quantize.calibration.covariance import StreamingCovariance, unpack_covariance
+from vitexport.host.quantize.calibration.statistics import BINS, EXTREME_ROWS, Kept, StreamingStatistics
+from vitexport.inputs.images import batches, content_hashes
+from vitexport.inputs.preprocess import PreprocessSpec, Resize
 from vitexport.tensors import TensorSpec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vitexport.host.quantize.weights import quantize_weight, round_to_nearest
+from vitexport.host.quantize.numerics.weights import quantize_weight, round_to_nearest
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn"])

@@ -8,16 +8,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from vitexport.bundle.metadata import ModelCard
 from vitexport.host.graph.constants import array_of
 from vitexport.host.graph.file import read_onnx
-from vitexport.host.quantize.attention import apply_gains, attention_tensors, plan_attention
-from vitexport.host.quantize.calibrate import ImageFeeds, collect_statistics
-from vitexport.host.quantize.plan import plan_tensors
-from vitexport.host.quantize.probabilities import Fit
-from vitexport.host.quantize.sites import Site, choose_sites, sites_by_input
-from vitexport.host.quantize.statistics import Kept, TensorStatistics
-from vitexport.host.quantize.targets import form_of
-from vitexport.host.quantize.transforms import (
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, collect_statistics
+from vitexport.host.quantize.calibration.statistics import Kept, TensorStatistics
+from vitexport.host.quantize.planning.attention import apply_gains, attention_tensors, plan_attention
+from vitexport.host.quantize.planning.attention_fit import Fit
+from vitexport.host.quantize.planning.layers import Site, choose_sites, sites_by_input
+from vitexport.host.quantize.planning.plan import plan_tensors
+from vitexport.host.quantize.planning.transforms import (
     apply_explicitly,
     apply_to_source,
     ensure_biases,
@@ -26,9 +26,9 @@ from vitexport.host.quantize.transforms import (
     replace_constant,
     zero_key_biases,
 )
-from vitexport.images import list_images
-from vitexport.model import ModelCard
-from vitexport.recipe import QuantizeSettings
+from vitexport.host.quantize.targets import form_of
+from vitexport.inputs.images import list_images
+from vitexport.recipe.settings import QuantizeSettings
 from vitexport.runtimes import open_runtime
 from vitexport.tensors import Array
 

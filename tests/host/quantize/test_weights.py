@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vitexport.host.quantize.weights import quantize_weight, round_to_nearest, saturating_pairs
+from vitexport.host.quantize.numerics.weights import quantize_weight, round_to_nearest, saturating_pairs
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.model_rows import Row, row_named, source_of
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources import load_model
-from vitexport.recipe import ModelSettings
+from vitexport.recipe.settings import ModelSettings
 
 Checkpoint = Callable[[Row], Path]
 

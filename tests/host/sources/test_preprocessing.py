@@ -15,8 +15,8 @@ from PIL import Image
 
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources import huggingface_preprocess, timm_preprocess
-from vitexport.images import list_images, load_image
-from vitexport.preprocess import PreprocessSpec, preprocess
+from vitexport.inputs.images import list_images, load_image
+from vitexport.inputs.preprocess import PreprocessSpec, preprocess
 
 _HALF = (0.5, 0.5, 0.5)
 

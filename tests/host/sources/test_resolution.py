@@ -13,7 +13,7 @@ import transformers
 from benchmarks.model_rows import Row, row_named, source_of
 from vitexport.host.export import export_onnx
 from vitexport.host.sources import load_model
-from vitexport.recipe import ExportSettings, ModelSettings
+from vitexport.recipe.settings import ExportSettings, ModelSettings
 from vitexport.runtimes import open_runtime
 
 _SIZES = [(384, 384), (160, 288)]

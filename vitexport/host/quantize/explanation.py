@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from vitexport.host.quantize.attention import AttentionPlan
-from vitexport.host.quantize.mixed import MixedReport
-from vitexport.host.quantize.plan import LayerPlan, TensorPlan
-from vitexport.host.quantize.sites import Site
-from vitexport.host.quantize.statistics import TensorStatistics
+from vitexport.host.quantize.calibration.statistics import TensorStatistics
+from vitexport.host.quantize.planning.attention import AttentionPlan
+from vitexport.host.quantize.planning.layers import Site
+from vitexport.host.quantize.planning.mixed import MixedReport
+from vitexport.host.quantize.planning.plan import LayerPlan, TensorPlan
 
 __all__ = ["explain", "outlier_channels"]
 

@@ -11,31 +11,27 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from vitexport.bundle.metadata import ModelCard
 from vitexport.errors import QuantizeError
 from vitexport.host.graph.file import read_onnx, unload_weights, write_onnx
 from vitexport.host.graph.layers import find_attention
-from vitexport.host.quantize.attention import (
-    AttentionPlan,
-    attention_tensors,
-    plan_attention,
-)
-from vitexport.host.quantize.build import build_quantized
-from vitexport.host.quantize.calibrate import ImageFeeds, Progress, collect_statistics
-from vitexport.host.quantize.checks import check_images, check_model
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, Progress, collect_statistics
+from vitexport.host.quantize.calibration.checks import check_images, check_model
+from vitexport.host.quantize.calibration.statistics import EXTREMES, Kept, TensorStatistics
+from vitexport.host.quantize.calibration.statistics_file import load_statistics, save_statistics, statistics_key
 from vitexport.host.quantize.explanation import explain
-from vitexport.host.quantize.half import HalfReport, float_ranges, to_half
-from vitexport.host.quantize.importance import reads_class_token
-from vitexport.host.quantize.mixed import search_mixed
-from vitexport.host.quantize.plan import TensorPlan, plan_layers, plan_tensors
-from vitexport.host.quantize.postconditions import check
-from vitexport.host.quantize.probabilities import Fit, centred, fit_attention
-from vitexport.host.quantize.sites import Site, choose_sites, sites_by_input
-from vitexport.host.quantize.statistics import EXTREMES, Kept, TensorStatistics
-from vitexport.host.quantize.statistics_file import load_statistics, save_statistics, statistics_key
+from vitexport.host.quantize.planning.attention import AttentionPlan, attention_tensors, plan_attention
+from vitexport.host.quantize.planning.attention_fit import Fit, centred, fit_attention
+from vitexport.host.quantize.planning.importance import reads_class_token
+from vitexport.host.quantize.planning.layers import Site, choose_sites, sites_by_input
+from vitexport.host.quantize.planning.mixed import search_mixed
+from vitexport.host.quantize.planning.plan import TensorPlan, plan_layers, plan_tensors
+from vitexport.host.quantize.planning.transforms import ensure_biases, zero_key_biases
+from vitexport.host.quantize.qdq.body16 import HalfReport, float_ranges, to_half
+from vitexport.host.quantize.qdq.build import build_quantized
+from vitexport.host.quantize.qdq.postconditions import check
 from vitexport.host.quantize.targets import Form, form_of
-from vitexport.host.quantize.transforms import ensure_biases, zero_key_biases
-from vitexport.model import ModelCard
-from vitexport.recipe import QuantizeSettings
+from vitexport.recipe.settings import QuantizeSettings
 from vitexport.stage import StageResult
 
 __all__ = ["quantize_onnx"]
@@ -57,7 +53,7 @@ def quantize_onnx(
     """Quantize an exported ONNX file.
 
     Args:
-        model: Canonical float ONNX file that carries a :class:`~vitexport.model.ModelCard`.
+        model: Canonical float ONNX file that carries a :class:`~vitexport.bundle.metadata.ModelCard`.
         images: Calibration images.
         settings: What to quantize and for which target.
         out: Where the quantized model is written, in one step.

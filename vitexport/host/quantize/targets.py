@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitexport.recipe import QuantizeSettings
+from vitexport.recipe.settings import QuantizeSettings
 
 __all__ = ["Form", "form_of"]
 

@@ -15,7 +15,7 @@ from vitexport.host.sources.families import generic_note, is_known
 from vitexport.host.sources.loaded import LoadedModel
 
 if TYPE_CHECKING:
-    from vitexport.recipe import ModelSettings
+    from vitexport.recipe.settings import ModelSettings
 
 __all__ = ["LoadedModel", "load_model"]
 

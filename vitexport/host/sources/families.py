@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vitexport.model import ModelSpec
+    from vitexport.bundle.metadata import ModelSpec
 
 __all__ = ["FAMILIES", "Family", "family_of", "generic_note", "is_known"]
 
@@ -17,7 +17,7 @@ class Family:
     """One architecture family.
 
     Attributes:
-        name: Short name, as in :attr:`vitexport.model.ModelSpec.family`.
+        name: Short name, as in :attr:`vitexport.bundle.metadata.ModelSpec.family`.
         title: Name people know it by.
         huggingface: Hugging Face ``model_type`` values.
         timm: Regular expression that matches its timm architecture names; empty when timm has none.

@@ -13,6 +13,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from vitexport.bundle.metadata import ModelSpec, Task
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.baked import bake_positions
 from vitexport.host.sources.families import family_of
@@ -21,8 +22,7 @@ from vitexport.host.sources.huggingface_preprocess import resolve_preprocess
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.weights import content_revision, weight_files
 from vitexport.host.sources.wrapping import ImageModel, Named, pixel_values_spec
-from vitexport.model import ModelSpec, Task
-from vitexport.recipe import ModelSettings
+from vitexport.recipe.settings import ModelSettings
 
 __all__ = ["load"]
 

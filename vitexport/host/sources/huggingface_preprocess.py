@@ -13,7 +13,7 @@ import transformers
 from pydantic import ValidationError
 
 from vitexport.errors import ModelSourceError
-from vitexport.preprocess import Interpolation, PreprocessSpec, Resize
+from vitexport.inputs.preprocess import Interpolation, PreprocessSpec, Resize
 
 __all__ = ["TENSOR_RESIZE", "resolve_preprocess"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vitexport.model import ModelSpec
-from vitexport.preprocess import PreprocessSpec
+from vitexport.bundle.metadata import ModelSpec
+from vitexport.inputs.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
     import torch

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
+from vitexport.bundle.metadata import ModelSpec, Task
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.families import family_of
 from vitexport.host.sources.hub import fetch
@@ -23,8 +24,7 @@ from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.timm_preprocess import resolve_preprocess
 from vitexport.host.sources.weights import content_revision, is_pickle, refuse_pickle, weight_files
 from vitexport.host.sources.wrapping import ImageModel, Named, describe_outputs, pixel_values_spec
-from vitexport.model import ModelSpec, Task
-from vitexport.recipe import ModelSettings
+from vitexport.recipe.settings import ModelSettings
 
 __all__ = ["load"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitexport.errors import ModelSourceError
-from vitexport.preprocess import PreprocessSpec, Resize
+from vitexport.inputs.preprocess import PreprocessSpec, Resize
 
 __all__ = ["resolve_preprocess"]
 

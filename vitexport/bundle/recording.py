@@ -1,0 +1,151 @@
+"""What a runtime answered on real images, as data: an ``.npz`` file without pickle.
+
+The device that runs an engine has no PyTorch, so PyTorch's answer travels with the bundle. Images are identified by the
+SHA-256 of the exact input tensor, so that a different preprocessing can never be mistaken for the same input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitexport.errors import BundleError
+from vitexport.files import atomic_path
+from vitexport.inputs.preprocess import PreprocessSpec, normalize
+from vitexport.tensors import Array, TensorSpec
+
+__all__ = ["Recording", "ReplayInputs", "input_hashes"]
+
+_OUTPUT = "output:"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Outputs of one runtime, one row per image.
+
+    Attributes:
+        runtime: Name of the runtime that answered.
+        images: Image names, one per row.
+        input_sha256: SHA-256 of each image's input tensor (dtype, shape, bytes).
+        outputs: Output name to array ``[images, ...]``.
+    """
+
+    runtime: str
+    images: tuple[str, ...]
+    input_sha256: tuple[str, ...]
+    outputs: Mapping[str, Array]
+
+    def save(self, path: Path) -> None:
+        """Write the recording in one step, as compressed ``.npz``."""
+        header = {"runtime": self.runtime, "images": self.images, "input_sha256": self.input_sha256}
+        _save(path, header, {f"{_OUTPUT}{name}": array for name, array in self.outputs.items()})
+
+    @classmethod
+    def load(cls, path: Path) -> Recording:
+        """Read a recording.
+
+        Raises:
+            BundleError: The file is missing or holds something else.
+        """
+        header, arrays = _load(path)
+        outputs = {key.removeprefix(_OUTPUT): array for key, array in arrays.items() if key.startswith(_OUTPUT)}
+        try:
+            return cls(header["runtime"], tuple(header["images"]), tuple(header["input_sha256"]), outputs)
+        except KeyError as error:
+            raise _unreadable(path, error) from error
+
+    def select(self, images: Sequence[str]) -> Recording:
+        """Return the rows of the named images, in that order; images that were not recorded are left out."""
+        rows = {name: row for row, name in enumerate(self.images)}
+        chosen = [rows[name] for name in images if name in rows]
+        return Recording(
+            self.runtime,
+            tuple(self.images[row] for row in chosen),
+            tuple(self.input_sha256[row] for row in chosen),
+            {name: array[chosen] for name, array in self.outputs.items()},
+        )
+
+
+@dataclass(frozen=True)
+class ReplayInputs:
+    """Real inputs that travel with a bundle, so that any machine can repeat a recording.
+
+    Attributes:
+        images: Image names, one per row.
+        pixels: uint8 ``[N, H, W, 3]`` after resize and crop, in the model's channel order; normalizing them gives the
+            exact float inputs.
+        labels: Class index per row, or None when unlabelled.
+    """
+
+    images: tuple[str, ...]
+    pixels: NDArray[np.uint8]
+    labels: tuple[int, ...] | None
+
+    def save(self, path: Path) -> None:
+        """Write in one step, as compressed ``.npz``."""
+        header = {"images": self.images, "labels": self.labels}
+        _save(path, header, {"pixels": self.pixels})
+
+    def feed(self, tensor: TensorSpec, spec: PreprocessSpec, rows: slice = slice(None)) -> Array:
+        """Return what a model takes for some rows: the pixels themselves, or normalized planes.
+
+        Args:
+            tensor: The model's input.
+            spec: Preprocessing whose last step, the normalization, is still to be done.
+            rows: Which rows.
+        """
+        if tensor.dtype == "uint8":
+            return self.pixels[rows]
+        planes = [normalize(row, spec) for row in self.pixels[rows]]
+        return np.stack(planes).astype(tensor.dtype, copy=False)
+
+    def feeds(self, tensor: TensorSpec, spec: PreprocessSpec, size: int) -> Iterator[Array]:
+        """Yield :meth:`feed` for all rows, at most ``size`` at a time."""
+        for start in range(0, len(self.images), size):
+            yield self.feed(tensor, spec, slice(start, start + size))
+
+    @classmethod
+    def load(cls, path: Path) -> ReplayInputs:
+        """Read the inputs.
+
+        Raises:
+            BundleError: The file is missing or holds something else.
+        """
+        header, arrays = _load(path)
+        try:
+            labels = header["labels"]
+            return cls(tuple(header["images"]), arrays["pixels"], None if labels is None else tuple(labels))
+        except KeyError as error:
+            raise _unreadable(path, error) from error
+
+
+def input_hashes(batch: Array) -> list[str]:
+    """Return the SHA-256 of each row of a feed, over dtype, shape and bytes."""
+    head = f"{batch.dtype.name}{batch.shape[1:]}".encode()
+    return [hashlib.sha256(head + np.ascontiguousarray(row).tobytes()).hexdigest() for row in batch]
+
+
+def _save(path: Path, header: Mapping[str, object], arrays: Mapping[str, Array]) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
+            arrays = {key: data[key] for key in data.files if key != "header"}
+            return json.loads(str(data["header"])), arrays
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> BundleError:
+    return BundleError(f"Expected a recording at '{path}', found: {error!r}", "Run the recipe again to record it.")

@@ -1,0 +1,1 @@
+"""Passes over onnx-ir, one per file; each says whether it changed anything and what holds afterwards."""

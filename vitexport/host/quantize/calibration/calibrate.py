@@ -1,0 +1,171 @@
+"""Running a graph over calibration images with inner tensors exposed, an image per core in memory at a time."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from vitexport.errors import CalibrationError
+from vitexport.host.quantize.calibration.statistics import Kept, StreamingStatistics, TensorStatistics
+from vitexport.inputs.images import content_hash, load_image
+from vitexport.inputs.preprocess import PreprocessSpec, batch
+from vitexport.machine import usable_cores
+from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
+from vitexport.tensors import Array, TensorSpec, batch_limit
+
+__all__ = ["IN_FLIGHT_BYTES", "ImageFeeds", "Progress", "collect_statistics", "exposed", "run_images"]
+
+IN_FLIGHT_BYTES = 1 << 28
+"""What the outputs of images that run side by side may take together; two may always run."""
+
+Progress = Callable[[str, float], None]
+
+
+class ImageFeeds:
+    """Preprocessed images: decoded once into files of a folder, read back one at a time.
+
+    Args:
+        paths: Image files.
+        spec: Their preprocessing.
+        tensor: The model input they feed.
+        folder: Where the preprocessed images are written.
+        batch_size: Images decoded at a time; changes memory, never a result.
+
+    Attributes:
+        hashes: :func:`~vitexport.inputs.images.content_hash` of each image.
+
+    Raises:
+        ImageError: An image cannot be used; the message names it.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], spec: PreprocessSpec, tensor: TensorSpec, folder: Path, *, batch_size: int = 8
+    ) -> None:
+        self.tensor = tensor
+        self.count = len(paths)
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        hashes: list[str] = []
+        for start in range(0, len(paths), batch_size):
+            images = [load_image(path) for path in paths[start : start + batch_size]]
+            for index, array in enumerate(batch(images, spec, tensor), start):
+                np.save(folder / f"{index}.npy", array)
+            hashes += [content_hash(image) for image in images]
+        self.hashes = tuple(hashes)
+
+    def image(self, index: int) -> Array:
+        """Return one image with a leading batch axis of 1."""
+        array: Array = np.load(self._folder / f"{index}.npy")
+        return array[None]
+
+
+@contextmanager
+def exposed(model: ir.Model, names: Sequence[str], *, optimize: bool = True) -> Iterator[Runtime]:
+    """Open a runtime on ``model`` that also returns the inner tensors ``names``; the model itself is left as it was.
+
+    Args:
+        model: A model.
+        names: Tensors to return besides the model's outputs.
+        optimize: Let the runtime optimise the graph.
+    """
+    graph = model.graph
+    values = {value.name: value for node in graph for value in node.outputs}
+    already = {value.name for value in graph.outputs}
+    extra = [values[name] for name in dict.fromkeys(names) if name not in already]
+    with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
+        path = Path(folder) / "exposed.onnx"
+        before = len(graph.outputs)
+        graph.outputs.extend(extra)
+        try:
+            # Weights in a file of their own never are in memory twice: neither to write the graph nor to open it.
+            ir.save(model, path, external_data="exposed.data")
+        finally:
+            while len(graph.outputs) > before:
+                graph.outputs.pop()
+        # One thread each: images run side by side, and results do not depend on how many cores there are.
+        options = RuntimeOptions(optimize=optimize, threads=1, in_order=True)
+        with open_runtime(path, "onnxruntime", options) as runtime:
+            yield runtime
+
+
+def run_images(runtime: Runtime, feeds: ImageFeeds, indices: Sequence[int]) -> Iterator[dict[str, Array]]:
+    """Yield the outputs of one image after the other, in order, each with a leading batch axis of 1.
+
+    The next images run on the other cores meanwhile, as many as :data:`IN_FLIGHT_BYTES` has room for. What is yielded
+    belongs to the caller: an output taken out of the dictionary is freed as soon as the caller is done with it. A model
+    of a fixed batch size runs on full batches, the last one filled up with its last image.
+    """
+    spec = runtime.inputs[0]
+    size = batch_limit(spec) or 1
+
+    def run(part: list[int]) -> Mapping[str, Array]:
+        filled = part + [part[-1]] * (size - len(part))
+        return runtime.run({spec.name: np.concatenate([feeds.image(index) for index in filled])})
+
+    parts = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
+    cores = usable_cores()
+    ahead = min(cores, 2)
+    with ThreadPoolExecutor(cores) as pool:
+        running: deque[tuple[int, Future[Mapping[str, Array]]]] = deque()
+        try:
+            while parts or running:
+                while parts and len(running) < ahead:
+                    part = parts.pop(0)
+                    running.append((len(part), pool.submit(run, part)))
+                rows, future = running.popleft()
+                outputs = future.result()
+                taken = sum(array.nbytes for array in outputs.values())
+                ahead = min(cores, max(2, IN_FLIGHT_BYTES // max(taken, 1)))
+                images = _split(outputs, rows)
+                del future, outputs
+                while images:
+                    yield images.popleft()
+        finally:
+            for _, future in running:
+                future.cancel()
+
+
+def _split(outputs: Mapping[str, Array], rows: int) -> deque[dict[str, Array]]:
+    return deque({name: value[row : row + 1] for name, value in outputs.items()} for row in range(rows))
+
+
+def collect_statistics(
+    model: ir.Model,
+    wanted: Mapping[str, Kept],
+    feeds: ImageFeeds,
+    *,
+    class_token: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, TensorStatistics]:
+    """Run every image once and return the statistics of the ``wanted`` tensors.
+
+    Args:
+        model: A model.
+        wanted: What to keep of each tensor, by name; channels are its last axis.
+        feeds: Calibration images.
+        class_token: Row 0 of each image is what the head reads.
+        progress: Called with a step name and the fraction of it that is done.
+
+    Raises:
+        CalibrationError: There are no images, or a tensor holds NaN or infinity.
+    """
+    if not feeds.count:
+        raise CalibrationError("Expected calibration images, found none.", "Give a folder of real images.")
+    streams = {
+        name: StreamingStatistics(name, images=feeds.count, kept=kept, class_token=class_token)
+        for name, kept in wanted.items()
+    }
+    with exposed(model, list(wanted)) as runtime:
+        for index, outputs in enumerate(run_images(runtime, feeds, range(feeds.count))):
+            for name, stream in streams.items():
+                stream.update(outputs.pop(name))
+            if progress is not None:
+                progress("calibrating", (index + 1) / feeds.count)
+    return {name: streams.pop(name).result() for name in list(streams)}

@@ -1,0 +1,1 @@
+"""The arithmetic of quantization: scales and zero points, ranges, rounding of weights. NumPy only."""

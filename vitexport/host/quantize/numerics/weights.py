@@ -1,0 +1,208 @@
+"""Rounding weights to 8 bits, a scale per output channel: clipping search, learned rounding, kernels that saturate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from vitexport.host.quantize.numerics.qparams import E4M3_MAX, QuantizedWeight
+
+__all__ = ["quantize_weight", "round_learned", "round_to_nearest", "saturating_pairs"]
+
+Floats = NDArray[np.float32]
+
+_INT16 = 32767
+"""What AVX2's vpmaddubsw, which adds two neighbouring uint8 x int8 products in 16 bits, can hold."""
+
+_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+
+
+def round_to_nearest(weight: Floats, ratio: float = 1.0) -> QuantizedWeight:
+    """Quantize ``[K, N]`` to int8 symmetrically per output channel, rounding half to even.
+
+    Args:
+        weight: float32 ``[K, N]``.
+        ratio: Range as a fraction of each channel's largest magnitude.
+    """
+    scale = _storable(_full_scale(weight) * np.float32(ratio))
+    values = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
+    return QuantizedWeight(values, scale)
+
+
+def quantize_weight(
+    weight: Floats,
+    dtype: str,
+    *,
+    energy: Floats | None = None,
+    gram: NDArray[np.float64] | None = None,
+    ceilings: NDArray[np.integer[Any]] | None = None,
+) -> QuantizedWeight:
+    """Quantize ``[K, N]`` per output channel.
+
+    Args:
+        weight: float32 ``[K, N]``.
+        dtype: ``int8`` or ``float8_e4m3fn``.
+        energy: Variance of each input channel, ``[K]``; given, every channel's range is chosen by its output error.
+        gram: Covariance of the inputs, ``[K, K]``; given, rounding errors are compensated by later weights (GPTQ).
+        ceilings: Largest uint8 that each input channel reaches, ``[K]``; given, no two neighbouring products
+            overflow 16 bits below them.
+    """
+    if dtype == "float8_e4m3fn":
+        scale = _storable(_full_scale(weight) * np.float32(127 / E4M3_MAX))
+        return QuantizedWeight((weight / scale).astype(ml_dtypes.float8_e4m3fn), scale)
+    scale = _full_scale(weight)
+    if energy is not None:
+        scale = scale * _best_clips(weight, scale, energy)
+    if ceilings is not None:
+        scale = np.maximum(scale, _pair_scale(np.clip(weight, -127 * scale, 127 * scale), ceilings))
+    scale = _storable(scale)
+    if gram is not None:
+        return QuantizedWeight(round_learned(weight, scale, gram, ceilings=ceilings), scale)
+    return QuantizedWeight(_round(weight, scale, ceilings), scale)
+
+
+def _full_scale(weight: Floats) -> Floats:
+    amax = np.abs(weight).max(axis=0)
+    scale: Floats = np.where(amax > 0, amax / 127, 1.0).astype(np.float32)
+    return scale
+
+
+def _storable(scale: Floats) -> Floats:
+    """Put scales that float16 holds only as subnormals, or as zero, on its grid of 2^-24, before weights are rounded.
+
+    A folded LayerScale leaves channels of tiny weights, whose scale became zero in float16: TensorRT refuses that.
+    """
+    grid: Floats = np.maximum(np.ceil(scale * 2.0**24), 1.0).astype(np.float32) * np.float32(2.0**-24)
+    stored: Floats = np.where(scale < 2.0**-14, grid, scale)
+    return stored
+
+
+def _round(weight: Floats, scale: Floats, ceilings: NDArray[np.integer[Any]] | None) -> NDArray[np.int8]:
+    values = np.clip(np.rint(weight / scale), -127, 127)
+    if ceilings is not None and len(values) > 1:
+        even = len(values) // 2 * 2
+        first, second = values[0:even:2], values[1:even:2]
+        one, other = (ceilings[part:even:2].astype(np.float32)[:, None] for part in (0, 1))
+        same = np.sign(first) == np.sign(second)
+        excess = np.where(same, np.abs(first) * one + np.abs(second) * other - _INT16, 0)
+        share = np.maximum(excess, 0) / np.square([one, other]).sum(axis=0)
+        # Both move towards zero along the constraint's normal: the least squared error that meets it.
+        first -= np.sign(first) * np.ceil(share * one)
+        second -= np.sign(second) * np.ceil(share * other)
+    rounded: NDArray[np.int8] = values.astype(np.int8)
+    return rounded
+
+
+def _best_clips(weight: Floats, scale: Floats, energy: Floats) -> Floats:
+    """Return the ratio per output channel with the least weighted squared error."""
+    errors = []
+    for ratio in _CLIPS:
+        tried = scale * np.float32(ratio)
+        errors.append(energy @ np.square(_round(weight, tried, None) * tried - weight))
+    chosen: Floats = np.asarray(_CLIPS, dtype=np.float32)[np.argmin(errors, axis=0)]
+    return chosen
+
+
+def _pair_scale(weight: Floats, ceilings: NDArray[np.integer[Any]]) -> Floats:
+    """Return the smallest scale per output channel at which no pair of neighbouring products overflows 16 bits.
+
+    A coarser step for the whole channel loses far less than moving the few weights that overflow: on DeiT-Tiny 1.5
+    times the error of unlimited weights, where moving them, within 5 % of this scale, loses 6 times.
+    """
+    even = len(weight) // 2 * 2
+    products = weight * ceilings.astype(np.float32)[:, None]
+    first, second = products[0:even:2], products[1:even:2]
+    same = np.sign(first) == np.sign(second)
+    worst = np.where(same, np.abs(first + second), np.maximum(np.abs(first), np.abs(second)))
+    scale: Floats = (worst.max(axis=0, initial=0.0) / np.float32(_INT16)).astype(np.float32)
+    return scale
+
+
+def round_learned(
+    weight: Floats,
+    scale: Floats,
+    gram: NDArray[np.float64],
+    *,
+    ceilings: NDArray[np.integer[Any]] | None = None,
+    damping: float = 0.02,
+) -> NDArray[np.int8]:
+    """Round row by row, each rounding error made up for by the rows still to come (GPTQ, arXiv:2210.17323).
+
+    Args:
+        weight: float32 ``[K, N]``.
+        scale: float32 ``[N]``.
+        gram: Covariance of the quantized inputs, ``[K, K]``.
+        ceilings: Largest uint8 that each input channel reaches, ``[K]``; given, no two neighbouring products
+            overflow 16 bits below them.
+        damping: Added to the diagonal, as a fraction of its mean; more where the matrix is not positive definite.
+
+    Returns:
+        int8 ``[K, N]``.
+    """
+    rows = len(weight)
+    diagonal = np.diagonal(gram)
+    order = np.argsort(-diagonal, kind="stable") if ceilings is None else _paired_order(diagonal)
+    factor = _spread(gram[np.ix_(order, order)], damping)
+    left = (weight[order] / scale).astype(np.float32)
+    values = np.empty_like(left)
+    block = 64
+    for start in range(0, rows, block):
+        end = min(start + block, rows)
+        errors = np.empty((end - start, left.shape[1]), dtype=np.float32)
+        for row in range(start, end):
+            rounded = np.clip(np.rint(left[row]), -127.0, 127.0)
+            if ceilings is not None and row % 2:
+                before, (one, other) = values[row - 1], ceilings[order[row - 1 : row + 1]].astype(np.float32)
+                room = [np.floor((_INT16 - np.maximum(sign * before, 0) * one) / other) for sign in (-1, 1)]
+                rounded = np.clip(rounded, -room[0], room[1])
+            values[row] = rounded
+            error = (left[row] - rounded) / factor[row, row]
+            errors[row - start] = error
+            left[row + 1 : end] -= factor[row, row + 1 : end, None] * error
+        left[end:] -= factor[start:end, end:].T @ errors
+    result = np.empty_like(values)
+    result[order] = values
+    return result.astype(np.int8)
+
+
+def _spread(gram: NDArray[np.float64], damping: float) -> Floats:
+    """Return the upper Cholesky factor of the inverse: row i holds how an error in row i spreads to the later rows.
+
+    Correlations of fewer rows than channels, kept in 16 bits, may not be positive definite: damping grows until they
+    are.
+    """
+    diagonal = np.diagonal(gram)
+    while True:
+        damped = gram + np.diag(damping * (diagonal + max(float(diagonal.mean()), 1e-12)))
+        try:
+            inverse = np.linalg.inv(np.linalg.cholesky(damped))
+            factor: Floats = np.linalg.cholesky(inverse.T @ inverse).T.astype(np.float32)
+        except np.linalg.LinAlgError:
+            damping *= 4
+            continue
+        return factor
+
+
+def _paired_order(diagonal: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return rows by falling energy, neighbours (2i, 2i + 1) together and in order; a row without one comes last."""
+    even = len(diagonal) // 2 * 2
+    first = np.argsort(-(diagonal[0:even:2] + diagonal[1:even:2]), kind="stable") * 2
+    order: NDArray[np.intp] = np.stack([first, first + 1], axis=1).reshape(-1)
+    return np.concatenate([order, np.arange(even, len(diagonal))])
+
+
+def saturating_pairs(values: NDArray[np.int8], ceilings: NDArray[np.integer[Any]] | int = 255) -> int:
+    """Return how many neighbouring pairs along K can overflow 16 bits in ``vpmaddubsw``.
+
+    Args:
+        values: int8 weight ``[K, N]``.
+        ceilings: Largest uint8 that each input channel reaches, ``[K]``, or one for all.
+    """
+    even = len(values) // 2 * 2
+    products = values.astype(np.int64) * np.broadcast_to(ceilings, len(values))[:, None]
+    first, second = products[0:even:2], products[1:even:2]
+    worst = np.maximum(np.maximum(first, 0) + np.maximum(second, 0), np.maximum(-first, 0) + np.maximum(-second, 0))
+    return int((worst > _INT16).sum())

@@ -1,0 +1,1 @@
+"""What to quantize and how: layers, exact transforms, clipping thresholds, attention, layers to keep in float."""

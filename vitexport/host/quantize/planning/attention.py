@@ -1,0 +1,182 @@
+"""Quantizing the two matrix products of attention: query, key, probabilities and value, all or nothing per block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from vitexport.host.graph.constants import array_of
+from vitexport.host.graph.layers import LinearLayer, find_attention
+from vitexport.host.quantize.calibration.statistics import TensorStatistics
+from vitexport.host.quantize.numerics.qparams import Grid, symmetric
+from vitexport.host.quantize.planning.attention_fit import Fit, probability_grid
+from vitexport.host.quantize.planning.transforms import projection_columns, scale_projection
+from vitexport.host.quantize.qdq.emit import emit_activation
+from vitexport.host.quantize.targets import Form
+
+__all__ = [
+    "AttentionPlan",
+    "apply_gains",
+    "attention_tensors",
+    "emit_attention",
+    "plan_attention",
+]
+
+Floats = NDArray[np.float32]
+
+_VIEWS = frozenset({"Reshape", "Transpose"})
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Grids of one attention.
+
+    Attributes:
+        name: Module name of the attention.
+        group: What a budget demotes together: e.g. ``3.attention``.
+        query: Grid of the query.
+        key: Grid of the key.
+        probabilities: Grid of the softmax output.
+        value: Grid of the value.
+        gain: What the value's channels are multiplied by while this attention is quantized, ``[C]``.
+    """
+
+    name: str
+    group: str
+    query: Grid
+    key: Grid
+    probabilities: Grid
+    value: Grid
+    gain: Floats
+
+
+def attention_tensors(model: ir.Model) -> dict[str, tuple[str, str, str]]:
+    """Return the tensors ``[N, tokens, channels]`` that become query, key and value, by attention name.
+
+    Attentions whose inputs pass anything but views (rotary embeddings, norms) are left out: they stay float.
+    """
+    found = {}
+    for one in find_attention(model):
+        sources = [_source(v) for v in (*one.scores.inputs[:2], one.context.inputs[1])]
+        if all(source is not None for source in sources):
+            query, key, value = (str(source.name) for source in sources if source is not None)
+            found[one.name] = (query, key, value)
+    return found
+
+
+def _source(value: ir.Value | None) -> ir.Value | None:
+    while value is not None and (node := value.producer()) is not None and node.op_type in _VIEWS:
+        value = node.inputs[0]
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type not in ("Split", "Add"):
+        return None
+    return value
+
+
+def plan_attention(
+    model: ir.Model,
+    tensors: Mapping[str, tuple[str, str, str]],
+    statistics: Mapping[str, TensorStatistics],
+    values: Mapping[str, tuple[Floats, Floats]],
+    fits: Mapping[str, Fit],
+    form: Form,
+) -> tuple[AttentionPlan, ...]:
+    """Make query and key easier to quantize, exactly, and choose the grids of every attention.
+
+    ``(q * s) . ((k - c) / s)`` differs from ``q . k`` by ``q . c``, the same for every key, which softmax ignores. So
+    each channel can have the same range in query and key, and keys can be centred.
+
+    Args:
+        model: The float graph; query and key projections are changed in place.
+        tensors: From :func:`attention_tensors`.
+        statistics: Of those tensors, before any transform.
+        values: Scale and shift that were already applied to a value tensor, by its name.
+        fits: How far probabilities reach, by attention name.
+        form: What the target computes.
+    """
+    sources = {value.name: value for node in model.graph for value in node.outputs}
+    blocks = {one.name: one.block for one in find_attention(model)}
+
+    def grid(amax: float) -> Grid:
+        return symmetric(amax, form.activation, half=form.half_scales)
+
+    plans = []
+    for name, (query, key, value) in tensors.items():
+        q, k, v = (statistics[tensor] for tensor in (query, key, value))
+        centre = ((k.maximum + k.minimum) / 2).astype(np.float32)
+        reach_k = np.maximum((k.maximum - k.minimum) / 2, 1e-6)
+        reach_q = np.maximum(np.maximum(q.maximum, -q.minimum), 1e-6)
+        found = [projection_columns(sources[tensor]) for tensor in (query, key)]
+        if found[0] is not None and found[1] is not None:
+            scale = np.sqrt(reach_k / reach_q).astype(np.float32)
+            scale_projection(model.graph, *found[0], scale, np.zeros_like(scale))
+            scale_projection(
+                model.graph, *found[1], (1 / scale).astype(np.float32), (-centre / scale).astype(np.float32)
+            )
+            reach_q, reach_k = reach_q * scale, reach_k / scale
+        else:
+            reach_k = np.maximum(k.maximum, -k.minimum)
+        v_scale, v_shift = values.get(value, (np.ones_like(v.maximum), np.zeros_like(v.maximum)))
+        # The gain is one around the centre: it holds only for values that were centred.
+        gain = fits[name].gain if value in values else np.ones_like(v.maximum)
+        reach_v = np.maximum((v.maximum - v_shift) / v_scale, (v_shift - v.minimum) / v_scale)
+        plans.append(
+            AttentionPlan(
+                name,
+                name if blocks[name] is None else f"{blocks[name]}.attention",
+                grid(float(reach_q.max())),
+                grid(float(reach_k.max())),
+                probability_grid(form, fits[name].reach),
+                grid(float((reach_v * gain).max())),
+                gain,
+            )
+        )
+    return tuple(plans)
+
+
+def apply_gains(model: ir.Model, plans: Sequence[AttentionPlan]) -> dict[str, Floats]:
+    """Multiply the values of planned attentions by their gains, in the float weights and biases that make them.
+
+    Returns:
+        The factor of each output column, ``[N]``, by name of the layer.
+    """
+    by_name = {plan.name: plan for plan in plans}
+    factors: dict[str, Floats] = {}
+    for one in find_attention(model):
+        plan = by_name.get(one.name)
+        found = None if plan is None else projection_columns(one.context.inputs[1])
+        if plan is None or found is None:
+            continue
+        layer, columns = found
+        scale_projection(model.graph, layer, columns, plan.gain, np.zeros_like(plan.gain))
+        factor = factors.setdefault(layer.name, np.ones(_columns(layer), dtype=np.float32))
+        factor[columns] = plan.gain
+    return factors
+
+
+def _columns(layer: LinearLayer) -> int:
+    bias = array_of(layer.bias)
+    assert bias is not None
+    return int(bias.size)
+
+
+def emit_attention(model: ir.Model, plans: Sequence[AttentionPlan]) -> None:
+    """Write Q/DQ before both matrix products of the planned attentions."""
+    by_name = {plan.name: plan for plan in plans}
+    for one in find_attention(model):
+        plan = by_name.get(one.name)
+        if plan is None:
+            continue
+        for node, index, grid in (
+            (one.scores, 0, plan.query),
+            (one.scores, 1, plan.key),
+            (one.context, 0, plan.probabilities),
+            (one.context, 1, plan.value),
+        ):
+            value = node.inputs[index]
+            assert value is not None
+            emit_activation(model.graph, value, grid, [node])

@@ -1,0 +1,216 @@
+"""A 16-bit body: every float32 tensor becomes float16 or bfloat16, except where its values would overflow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from vitexport.errors import QuantizeError
+from vitexport.host.graph.constants import add_initializer, array_of, is_constant
+from vitexport.host.graph.scopes import inherit_module
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, exposed, run_images
+
+__all__ = ["HalfReport", "float_ranges", "to_half"]
+
+_LIMITS = {"float16": 65504.0, "bfloat16": 3.3895e38}
+_TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+_NUMPY = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+_HEADROOM = 4.0
+"""How far beyond what calibration saw a tensor must still fit: other images reach further."""
+
+# Inputs that the operator's definition fixes to float32.
+_FLOAT_INPUTS = {"Resize": (1, 2), "Range": (0, 1, 2)}
+
+
+@dataclass(frozen=True)
+class HalfReport:
+    """What a 16-bit conversion kept in float32, and why.
+
+    Attributes:
+        dtype: ``float16`` or ``bfloat16``.
+        kept: Node name -> largest magnitude at it.
+    """
+
+    dtype: str
+    kept: Mapping[str, float]
+
+
+def float_ranges(model: ir.Model, feeds: ImageFeeds, images: Sequence[int]) -> dict[str, float]:
+    """Return the largest magnitude of every float32 tensor that nodes compute, over some images.
+
+    The graph itself takes the maxima: one number of each tensor leaves the runtime, not the tensor.
+    """
+    probe = model.clone()
+    peaks: dict[str, str] = {}
+    for node in list(probe.graph):
+        for value in node.outputs:
+            if value.dtype == ir.DataType.FLOAT and not (value.shape is not None and len(value.shape) == 0):
+                peaks[_take_peak(probe.graph, value)] = str(value.name)
+    ranges = dict.fromkeys(peaks.values(), 0.0)
+    with exposed(probe, list(peaks)) as runtime:
+        for outputs in run_images(runtime, feeds, images):
+            for peak, name in peaks.items():
+                # Of a full batch the first row holds the maximum of all.
+                if outputs[peak].size:
+                    ranges[name] = max(ranges[name], float(outputs[peak].max()))
+    return ranges
+
+
+def _take_peak(graph: ir.Graph, value: ir.Value) -> str:
+    """Add the nodes that find a tensor's largest magnitude; return the name of their result, one element."""
+    magnitude = ir.node("Abs", [value], name=f"{value.name}.magnitude")
+    largest = ir.node("ReduceMax", [magnitude.outputs[0]], attributes={"keepdims": 1}, name=f"{value.name}.peak")
+    for node in (magnitude, largest):
+        node.outputs[0].name, node.outputs[0].type = f"{node.name}.value", value.type
+    producer = value.producer()
+    assert producer is not None
+    graph.insert_after(producer, [magnitude, largest])
+    return str(largest.outputs[0].name)
+
+
+def to_half(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> HalfReport:
+    """Convert a float32 graph in place; inputs and outputs of the model keep their types.
+
+    A node is kept in float32, between casts, where calibration saw a value of it above a quarter of the largest finite
+    number, or where a weight is beyond it.
+
+    Args:
+        model: Float32 graph, possibly with Q/DQ.
+        dtype: ``float16`` or ``bfloat16``.
+        ranges: Largest magnitude by tensor name.
+
+    Raises:
+        QuantizeError: A value has no known type.
+    """
+    graph = model.graph
+    limit = _LIMITS[dtype]
+    ranges = {**ranges, **_dequantized_ranges(graph, ranges)}
+    kept = {node: peak for node in graph if (peak := _peak(node, ranges)) * _HEADROOM > limit}
+    conversion = _Conversion(graph, dtype, kept)
+    for node in list(graph):
+        conversion.convert(node)
+    conversion.restore_outputs()
+    for name in [
+        name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()
+    ]:
+        del graph.initializers[name]
+    return HalfReport(dtype, {str(node.name): peak for node, peak in kept.items()})
+
+
+def _dequantized_ranges(graph: ir.Graph, ranges: Mapping[str, float]) -> dict[str, float]:
+    """Return the largest magnitude of what each DequantizeLinear puts out: what was quantized, or its stored weight."""
+    found = {}
+    for node in graph:
+        if node.op_type != "DequantizeLinear":
+            continue
+        integers, scale = array_of(node.inputs[0]), array_of(node.inputs[1])
+        quantize = None if node.inputs[0] is None else node.inputs[0].producer()
+        if integers is not None and scale is not None:
+            reach = np.abs(scale.astype(np.float64)).max() * np.abs(integers.astype(np.float64)).max()
+            found[str(node.outputs[0].name)] = float(reach)
+        elif quantize is not None and quantize.inputs[0] is not None:
+            found[str(node.outputs[0].name)] = ranges.get(str(quantize.inputs[0].name), 0.0)
+    return found
+
+
+def _peak(node: ir.Node, ranges: Mapping[str, float]) -> float:
+    peaks = [ranges.get(str(value.name), 0.0) for value in (*node.outputs, *node.inputs) if value is not None]
+    for value in node.inputs:
+        if is_constant(value) and value is not None and value.dtype == ir.DataType.FLOAT:
+            array = array_of(value)
+            finite = array[np.isfinite(array)] if array is not None else None
+            # A mask's -inf or -3.4e38 saturates harmlessly to the lowest number; it is no activation.
+            if finite is not None and finite.size and array is not None and array.size > 1:
+                peaks.append(float(np.abs(finite).max()))
+    return max(peaks, default=0.0)
+
+
+class _Conversion:
+    """The state of one conversion: which values are already 16-bit, and the casts between both."""
+
+    def __init__(self, graph: ir.Graph, dtype: str, kept: Collection[ir.Node]) -> None:
+        self._graph = graph
+        self._type = _TYPES[dtype]
+        self._numpy = _NUMPY[dtype]
+        self._limit = _LIMITS[dtype]
+        self._kept = kept
+        self._half: dict[ir.Value, ir.Value] = {}
+        self._full: dict[ir.Value, ir.Value] = {}
+
+    def convert(self, node: ir.Node) -> None:
+        """Make a node compute in 16 bits, or cast around it where it must not."""
+        fixed = _FLOAT_INPUTS.get(node.op_type, ())
+        full = node in self._kept or node.op_type == "Range"
+        for index, value in enumerate(node.inputs):
+            if value is None or value.dtype is None:
+                continue
+            if full or index in fixed:
+                if value.dtype == self._type:
+                    node.replace_input_with(index, self._as_full(value))
+            elif value.dtype == ir.DataType.FLOAT:
+                node.replace_input_with(index, self._as_half(value))
+        if full:
+            return
+        for name in ("to", "dtype"):
+            if name in node.attributes and node.attributes[name].as_int() == ir.DataType.FLOAT:
+                node.attributes[name] = ir.AttrInt64(name, int(self._type))
+        if node.op_type in ("Constant", "ConstantOfShape") and "value" in node.attributes:
+            tensor = node.attributes["value"].as_tensor()
+            if tensor.dtype == ir.DataType.FLOAT:
+                node.attributes["value"] = ir.AttrTensor("value", ir.tensor(self._rounded(tensor.numpy())))
+        for value in node.outputs:
+            if value.dtype is None:
+                raise QuantizeError(
+                    f"Expected a known type for '{value.name}', found none.",
+                    "Run the model through `vitexport simplify` first: it infers types.",
+                )
+            if value.dtype == ir.DataType.FLOAT:
+                value.type = ir.TensorType(self._type)  # a new one: values made from one another share the old
+
+    def restore_outputs(self) -> None:
+        """Cast the model's outputs back to float32 under their own names."""
+        for index, value in enumerate(self._graph.outputs):
+            if value.dtype == self._type:
+                name = value.name
+                value.name = f"{name}.half"
+                full = self._as_full(value)
+                full.name, full.shape = name, value.shape
+                self._graph.outputs[index] = full
+
+    def _rounded(
+        self, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+        limited = np.clip(array.astype(np.float32), -self._limit, self._limit)
+        return np.where(np.isinf(array), array, limited).astype(self._numpy)
+
+    def _as_half(self, value: ir.Value) -> ir.Value:
+        if value not in self._half:
+            array = array_of(value) if is_constant(value) else None
+            if array is not None:
+                self._half[value] = add_initializer(
+                    self._graph, f"{value.name}.{self._numpy.name}", self._rounded(array)
+                )
+            else:
+                self._half[value] = self._cast(value, self._type, "half")
+        return self._half[value]
+
+    def _as_full(self, value: ir.Value) -> ir.Value:
+        if value not in self._full:
+            self._full[value] = self._cast(value, ir.DataType.FLOAT, "float32")
+        return self._full[value]
+
+    def _cast(self, value: ir.Value, dtype: ir.DataType, suffix: str) -> ir.Value:
+        node = ir.node("Cast", [value], attributes={"to": int(dtype)}, name=f"{value.name}.to_{suffix}")
+        result = node.outputs[0]
+        result.name, result.shape, result.type = f"{value.name}.{suffix}", value.shape, ir.TensorType(dtype)
+        producer = value.producer()
+        if producer is None:
+            self._graph.insert_before(self._graph[0], node)
+        else:
+            self._graph.insert_after(producer, inherit_module(node, producer))
+        return result

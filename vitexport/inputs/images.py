@@ -1,0 +1,135 @@
+"""Finding, decoding and batching images safely: bounded size, truncation detected, content hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vitexport.errors import ImageError
+from vitexport.inputs.preprocess import PreprocessSpec, batch
+from vitexport.tensors import Array, TensorSpec
+
+__all__ = ["MAX_PIXELS", "batches", "content_hash", "content_hashes", "decode_image", "list_images", "load_image"]
+
+# A camera's 50 megapixels fit; a decompression bomb does not. RGB at this size is 192 MB.
+MAX_PIXELS = 64_000_000
+
+_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def list_images(folder: Path, *, limit: int | None = None) -> tuple[Path, ...]:
+    """Return the image files under ``folder``, recursively, sorted by their path.
+
+    Args:
+        folder: Directory; hidden files and directories are left out.
+        limit: At most so many, spread evenly over the sorted list so that a prefix of classes is not all that is seen.
+
+    Raises:
+        ImageError: The folder does not exist or holds no image.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise ImageError(
+            f"Expected an image folder at '{folder}', found {found}.", "Give a directory of JPEG or PNG files."
+        )
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not paths:
+        kinds = ", ".join(sorted(_SUFFIXES))
+        raise ImageError(f"Expected images in '{folder}', found none.", f"Files with these endings count: {kinds}.")
+    if limit is not None and limit < len(paths):
+        paths = [paths[index * len(paths) // limit] for index in range(limit)]
+    return tuple(paths)
+
+
+def load_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image file to RGB.
+
+    Raises:
+        ImageError: The file is missing, no image, truncated, or larger than ``max_pixels``.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"Cannot read the image '{path}': {error}", "Check the path and its permissions.") from error
+    return decode_image(data, name=str(path), max_pixels=max_pixels)
+
+
+def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode image bytes to RGB, with the size checked before anything is decompressed.
+
+    EXIF orientation is not applied: neither Hugging Face's nor timm's evaluation pipelines apply it.
+
+    Args:
+        data: A complete file: JPEG, PNG, WebP, BMP, TIFF or PPM.
+        name: How the error message calls it.
+        max_pixels: Largest accepted width x height.
+
+    Raises:
+        ImageError: No image, truncated, or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own bomb check warns at 89 megapixels and raises at twice that; ours decides before it.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM"))
+            if image.width * image.height > max_pixels:
+                raise ImageError(
+                    f"'{name}' has {image.width} x {image.height} pixels; at most {max_pixels:,} are accepted.",
+                    "Shrink the image first.",
+                )
+            return image.convert("RGB")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ImageError(f"'{name}' is too large to decode safely: {error}", "Shrink the image first.") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"Expected an image in '{name}', found {len(data)} bytes of something else.", "Use JPEG, PNG or WebP."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(
+            f"'{name}' is damaged or truncated: {error}", "Copy the file again or leave it out."
+        ) from error
+
+
+def batches(paths: Sequence[Path], spec: PreprocessSpec, tensor: TensorSpec, size: int) -> Iterator[Array]:
+    """Yield preprocessed batches of at most ``size`` images, in order, one in memory at a time.
+
+    Args:
+        paths: Image files.
+        spec: Their preprocessing.
+        tensor: The model input they are made for.
+        size: Images per batch; the last one may be smaller.
+
+    Raises:
+        ImageError: An image cannot be used; the message names it.
+    """
+    for start in range(0, len(paths), size):
+        yield batch([load_image(path) for path in paths[start : start + size]], spec, tensor)
+
+
+def content_hash(image: Image.Image) -> str:
+    """Return a SHA-256 of an image's pixels, so that a renamed or re-encoded (lossless) copy is found."""
+    pixels = np.ascontiguousarray(image)
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(pixels.data)
+    return digest.hexdigest()
+
+
+def content_hashes(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Return :func:`content_hash` of each image file.
+
+    Raises:
+        ImageError: An image cannot be used; the message names it.
+    """
+    return tuple(content_hash(load_image(path)) for path in paths)

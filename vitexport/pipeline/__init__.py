@@ -1,0 +1,1 @@
+"""A recipe becomes a bundle: the stages in order, each made once and kept. The only orchestrator."""

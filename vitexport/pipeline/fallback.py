@@ -1,0 +1,149 @@
+"""The next safer candidate when a gate fails: int8 with attention, int8 linears, fewer layers, fp16, no quantization.
+
+Pure: knows no pipeline. :func:`settle` is given a function that makes and judges one candidate, and decides what to try
+next and what to keep. Every candidate tried is an :class:`Attempt` in the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vitexport.bundle.layout import REFERENCE
+from vitexport.errors import StageError
+from vitexport.recipe.settings import Budget, Gates, QuantizeSettings
+from vitexport.verify.variants import Ladder
+
+__all__ = ["Attempt", "Candidate", "candidates", "settle"]
+
+_GAINS = frozenset({"min_speedup", "max_size_ratio", "min_actual_precision"})
+"""Gates that ask for a gain. Keeping more layers in float can only lower it."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to quantize, or not to.
+
+    Attributes:
+        name: What it is, in words.
+        settings: For the quantize stage; None ships the float model.
+        saves_accuracy_only: Whether it differs from the one before only by keeping more in float.
+    """
+
+    name: str
+    settings: QuantizeSettings | None
+    saves_accuracy_only: bool = False
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What became of a candidate.
+
+    Attributes:
+        candidate: Its name.
+        index: Its place among the candidates.
+        passed: Whether it met every tolerance and gate.
+        kept: Whether the bundle holds it.
+        reasons: What it failed, one line each; or why it was passed over.
+        measured: Gate values by name, and ``agreement``; None where not measured.
+    """
+
+    candidate: str
+    index: int
+    passed: bool
+    kept: bool
+    reasons: tuple[str, ...]
+    measured: Mapping[str, float | None]
+
+
+def candidates(settings: QuantizeSettings, gates: Gates) -> tuple[Candidate, ...]:
+    """Return what to try, in order: what was asked, then ever safer, then the float model.
+
+    Half precision is offered to the targets that have kernels for it; ONNX Runtime's CPU kernels compute it in float32
+    behind casts, so there it would only be slower.
+    """
+    found = [Candidate(_describe(settings), settings)]
+    if settings.attention == "int8":
+        settings = settings.model_copy(update={"attention": "float"})
+        found.append(Candidate(_describe(settings), settings))
+    if settings.precision in ("int8", "fp8") and settings.budget is None:
+        budget = Budget(
+            max_top1_drop=gates.max_top1_drop,
+            min_agreement=gates.min_agreement,
+        )
+        if budget == Budget():
+            budget = Budget(max_top1_drop=1.0)
+        searched = settings.model_copy(update={"budget": budget})
+        found.append(Candidate(f"{_describe(settings)}, fewest layers that keep the accuracy", searched, True))
+    if settings.precision in ("int8", "fp8") and settings.target in ("tensorrt", "portable"):
+        half = settings.model_copy(update={"precision": "fp16", "attention": "float", "budget": None})
+        found.append(Candidate("fp16", half))
+    found.append(Candidate("float32, not quantized", None))
+    return tuple(found)
+
+
+def _describe(settings: QuantizeSettings) -> str:
+    if settings.precision not in ("int8", "fp8"):
+        return settings.precision
+    where = "linear layers and attention" if settings.attention == "int8" else "linear layers"
+    kept = ", layers chosen by budget" if settings.budget is not None else ""
+    return f"{settings.precision} {where}{kept}"
+
+
+def settle(choices: Sequence[Candidate], attempt: Callable[[Candidate], Ladder]) -> tuple[Attempt, ...]:
+    """Try candidates until one passes.
+
+    Args:
+        choices: At least one; the last is kept when none passes.
+        attempt: Makes one candidate, runs and judges it. A :class:`StageError` means it cannot be made.
+
+    Returns:
+        One entry per candidate tried or passed over, in order; exactly one is kept.
+
+    Raises:
+        StageError: Not even the last candidate can be made.
+    """
+    done: list[Attempt] = []
+    gains_failed = False
+    for index, choice in enumerate(choices):
+        last = index == len(choices) - 1
+        if choice.saves_accuracy_only and gains_failed:
+            reason = "passed over: only speed, size or precision failed, and more layers in float gain none of these"
+            done.append(Attempt(choice.name, index, passed=False, kept=False, reasons=(reason,), measured={}))
+            continue
+        try:
+            ladder = attempt(choice)
+        except StageError as error:
+            if last:
+                raise
+            reasons = (f"could not be made: {error.message}",)
+            done.append(Attempt(choice.name, index, passed=False, kept=False, reasons=reasons, measured={}))
+            gains_failed = False
+            continue
+        broken = _float_failures(ladder)
+        kept = ladder.passed or last or bool(broken)
+        failures = ladder.failures()
+        done.append(Attempt(choice.name, index, ladder.passed, kept, failures, _measured(ladder)))
+        if kept:
+            break  # a float rung that fails is no fault of the quantization: nothing safer would help
+        gains_failed = all(rung.passed for rung in ladder.rungs) and all(
+            gate.passed or gate.gate in _GAINS for gate in ladder.gates
+        )
+    return tuple(done)
+
+
+def _float_failures(ladder: Ladder) -> list[str]:
+    """Return the float rungs and checks that failed before any quantization."""
+    rungs = [rung.name for rung in ladder.rungs if rung.precision == "float32" and not rung.passed]
+    checks = [check.name for check in ladder.checks if check.passed is False and check.rung == REFERENCE]
+    return rungs + checks
+
+
+def _measured(ladder: Ladder) -> dict[str, Any]:
+    last = ladder.rungs[-1]
+    main = last.parity.main if last.parity else None
+    found: dict[str, Any] = {"agreement": main.agreement if main else None}
+    if last.latency:
+        found["p50_ms"] = last.latency[0].p50_ms
+    return {**found, **{gate.gate: gate.value for gate in ladder.gates}}

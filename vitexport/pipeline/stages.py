@@ -1,0 +1,190 @@
+"""The stages that run models: what PyTorch answers, what every rung answers, and how long each takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vitexport.bench.latency import Latency, interleave, load_warning, summarize
+from vitexport.bundle.bundle import Artifact, Bundle
+from vitexport.bundle.layout import (
+    DISAGREEMENTS,
+    ERRORS,
+    PREPROCESSING,
+    REFERENCE,
+    SAMPLES,
+    analysis_path,
+    benchmark_path,
+    read_recording,
+    read_replay_inputs,
+    recording_path,
+    replay_inputs_path,
+)
+from vitexport.bundle.recording import ReplayInputs
+from vitexport.files import finite, write_atomic
+from vitexport.inputs.images import batches, load_image
+from vitexport.inputs.preprocess import pixels
+from vitexport.machine import describe_machine
+from vitexport.recipe.settings import BenchmarkSettings, ModelSettings, VerifySettings
+from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
+from vitexport.runtimes.record import record
+from vitexport.stage import StageResult
+from vitexport.tensors import batch_limit, tile_rows
+from vitexport.verify.disagreement import worst_images
+from vitexport.verify.replay import executed_shares
+
+if TYPE_CHECKING:
+    from vitexport.host.sources import LoadedModel
+
+__all__ = [
+    "VerificationImages",
+    "compare_preprocessing",
+    "keep_disagreements",
+    "locate_errors",
+    "measure_latency",
+    "record_reference",
+    "record_rung",
+]
+
+_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class VerificationImages:
+    """The images a model is verified on.
+
+    Attributes:
+        paths: The files.
+        names: Their names relative to the folder.
+        labels: Class index of each, or None.
+    """
+
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    labels: tuple[int, ...] | None
+
+
+def record_reference(
+    loaded: LoadedModel, images: VerificationImages, settings: VerifySettings, root: Path
+) -> StageResult:
+    """Record PyTorch's answers on all images, and the inputs that will travel with them."""
+    paths = images.paths
+    with _pytorch(loaded) as runtime:
+        feeds = batches(paths, loaded.preprocess, loaded.spec.inputs[0], settings.batch_size)
+        recording = record(runtime, images.names, feeds)
+    path = recording_path(root, REFERENCE)
+    recording.save(path)
+    count = min(settings.replay_images, len(paths))
+    rows = [index * len(paths) // count for index in range(count)]
+    inputs = ReplayInputs(
+        tuple(images.names[row] for row in rows),
+        np.stack([pixels(load_image(paths[row]), loaded.preprocess) for row in rows]),
+        None if images.labels is None else tuple(images.labels[row] for row in rows),
+    )
+    inputs_path = replay_inputs_path(root)
+    inputs.save(inputs_path)
+    return StageResult(path, "float32", (inputs_path,), {"images": len(paths), "image_labels": images.labels})
+
+
+def record_rung(
+    bundle: Bundle, artifact: Artifact, images: VerificationImages, settings: VerifySettings
+) -> StageResult:
+    """Record what a model of the bundle answers on all images."""
+    with open_runtime(bundle.path(artifact)) as runtime:
+        feeds = batches(images.paths, bundle.preprocess, runtime.inputs[0], settings.batch_size)
+        recording = record(runtime, images.names, feeds)
+    path = recording_path(bundle.root, artifact.name)
+    recording.save(path)
+    return StageResult(path, artifact.precision)
+
+
+def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSettings) -> StageResult:
+    """Time PyTorch and every model of the bundle on real inputs, interleaved.
+
+    A model exported for a fixed batch size is timed at that size only.
+    """
+    inputs = read_replay_inputs(bundle)
+    options = RuntimeOptions(threads=settings.threads)
+    runtimes: dict[str, Runtime] = {REFERENCE: _pytorch(loaded)}
+    runtimes |= {artifact.name: open_runtime(bundle.path(artifact), options=options) for artifact in bundle.models}
+    fixed = [size for size in (batch_limit(runtime.inputs[0]) for runtime in runtimes.values()) if size is not None]
+    table: dict[str, list[Latency]] = {name: [] for name in runtimes}
+    warning = load_warning()
+    for size in fixed[:1] or settings.batch:
+        calls = {name: _call(runtime, bundle, inputs, size) for name, runtime in runtimes.items()}
+        for name, seconds in interleave(calls, seconds=settings.seconds, warmup=settings.warmup).items():
+            table[name].append(summarize(seconds, size))
+    executed = {
+        artifact.name: executed_shares(runtimes[artifact.name], bundle, artifact, inputs, options)
+        for artifact in bundle.models
+    }
+    for runtime in runtimes.values():
+        runtime.close()
+    path = benchmark_path(bundle.root)
+    content = {
+        "machine": describe_machine(),
+        "warnings": [] if warning is None else [warning],
+        "executed": executed,
+        "rungs": {name: [asdict(entry) for entry in entries] for name, entries in table.items()},
+    }
+    write_atomic(path, json.dumps(content, indent=2) + "\n")
+    return StageResult(path, "")
+
+
+def compare_preprocessing(
+    loaded: LoadedModel, settings: ModelSettings, images: VerificationImages, bundle: Bundle
+) -> StageResult:
+    """Compare our preprocessing with the source library's, and keep some original image files in the bundle.
+
+    The files are among those whose pixels travel with the bundle, so that any machine can repeat the way from a file to
+    an input.
+    """
+    from vitexport.host.preprocess_parity import compare_with_library, copy_samples
+
+    by_name = dict(zip(images.names, images.paths, strict=True))
+    carried = [name for name in read_replay_inputs(bundle).images if name in by_name]
+    chosen = carried[:: max(1, len(carried) // _SAMPLES)][:_SAMPLES]
+    path = analysis_path(bundle.root, PREPROCESSING)
+    content = compare_with_library(loaded, settings, [by_name[name] for name in chosen])
+    files = copy_samples([by_name[name] for name in chosen], path.parent / SAMPLES)
+    content["samples"] = [{"file": file, "image": name} for file, name in zip(files, chosen, strict=False)]
+    write_atomic(path, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+    return StageResult(path, "", tuple(path.parent / SAMPLES / file for file in files))
+
+
+def locate_errors(bundle: Bundle) -> StageResult:
+    """Find out how much error every block and layer of every rung adds."""
+    from vitexport.host.diagnose.bundle import write_errors
+
+    path = analysis_path(bundle.root, ERRORS)
+    write_errors(bundle, path)
+    return StageResult(path, "")
+
+
+def keep_disagreements(bundle: Bundle, images: VerificationImages) -> StageResult:
+    """Keep the pixels of the images that PyTorch and the final rung disagree on most, for the report to show."""
+    reference, last = (read_recording(bundle, name) for name in (REFERENCE, bundle.models[-1].name))
+    by_name = dict(zip(images.names, images.paths, strict=True))
+    names = tuple(entry.image for entry in worst_images(reference, last, images.labels) if entry.image in by_name)
+    shown = [pixels(load_image(by_name[name]), bundle.preprocess) for name in names]
+    path = analysis_path(bundle.root, DISAGREEMENTS, ".npz")
+    empty = np.zeros((0, *bundle.preprocess.image_size, 3), dtype=np.uint8)
+    ReplayInputs(names, np.stack(shown) if shown else empty, None).save(path)
+    return StageResult(path, "")
+
+
+def _pytorch(loaded: LoadedModel) -> Runtime:
+    from vitexport.runtimes.pytorch import PyTorchRuntime
+
+    return PyTorchRuntime.from_module(loaded.module, loaded.spec.inputs, loaded.spec.outputs)
+
+
+def _call(runtime: Runtime, bundle: Bundle, inputs: ReplayInputs, size: int) -> Callable[[], object]:
+    tensor = runtime.inputs[0]
+    feeds = {tensor.name: tile_rows(inputs.feed(tensor, bundle.preprocess, slice(0, size)), size)}
+    return lambda: runtime.run(feeds)

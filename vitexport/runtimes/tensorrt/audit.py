@@ -1,0 +1,236 @@
+"""What an engine actually does, compared with what its ONNX file asked for.
+
+A strongly typed build should compute every matrix product in the type the graph gives it, but kernels are chosen by the
+builder, and builders have silently run FP8 as FP32 and split attention apart. So the answer is read from the engine:
+per ONNX node, the kernel that does its work and the type it multiplies in, weighted by the arithmetic (2 * M * N * K).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vitexport.errors import MissingDependencyError, RuntimeBackendError
+from vitexport.runtimes.cuda.probe import require_gpu
+from vitexport.runtimes.tensorrt.api import ProviderName, load_api
+from vitexport.runtimes.tensorrt.inspector import EngineLayer, parse_layers
+from vitexport.runtimes.tensorrt.runtime import check_engine, deserialize
+from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, Precision, RequestedGemm, describe, read_sidecar
+
+__all__ = [
+    "AuditReport",
+    "AuditedGemm",
+    "EngineFacts",
+    "audit_engine",
+    "audit_layers",
+    "engine_facts",
+    "inspect_layers",
+]
+
+
+@dataclass(frozen=True)
+class AuditedGemm:
+    """One matrix product: what was asked, what runs.
+
+    Attributes:
+        name: ONNX node.
+        kind: ``weighted``, ``attention`` or ``convolution``.
+        asked: Precision the graph asked for.
+        found: Precision of the kernel; ``unknown`` if no layer of the engine names this node.
+        flops: Work at batch 1.
+        layer: Engine layer that does it.
+        tactic: Its kernel.
+    """
+
+    name: str
+    kind: str
+    asked: Precision
+    found: str
+    flops: int
+    layer: str
+    tactic: str
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """The audit of one engine.
+
+    Attributes:
+        gemms: Every matrix product.
+        asked_share: Precision -> share of the work that was asked for in it.
+        found_share: Precision -> share of the work that runs in it.
+        fused_attention: Attention blocks computed by one kernel.
+        attention_blocks: Attention blocks in the model.
+        reformats: Layers that only change layout or type.
+        copies: Layers that only move data.
+        layers: Number of layers.
+        min_share: Share of the quantized work that must run quantized.
+    """
+
+    gemms: tuple[AuditedGemm, ...]
+    asked_share: Mapping[str, float]
+    found_share: Mapping[str, float]
+    fused_attention: int
+    attention_blocks: int
+    reformats: int
+    copies: int
+    layers: int
+    min_share: float
+
+    @property
+    def fell_back(self) -> tuple[AuditedGemm, ...]:
+        """Products that run in another precision than asked for."""
+        return tuple(gemm for gemm in self.gemms if gemm.found not in ("unknown", gemm.asked))
+
+    @property
+    def unknown(self) -> tuple[AuditedGemm, ...]:
+        """Products no layer of the engine accounts for."""
+        return tuple(gemm for gemm in self.gemms if gemm.found == "unknown")
+
+    @property
+    def kept_share(self) -> float:
+        """Share of all the work that provably runs in the precision asked for."""
+        total = sum(gemm.flops for gemm in self.gemms)
+        kept = sum(gemm.flops for gemm in self.gemms if gemm.found == gemm.asked)
+        return kept / total if total else 0.0
+
+    @property
+    def weighted_share(self) -> dict[str, float]:
+        """Precision -> share of the work with weights that runs in it: all but the two products of attention."""
+        weighted = [gemm for gemm in self.gemms if gemm.kind != "attention"]
+        total = sum(gemm.flops for gemm in weighted) or 1
+        shares: dict[str, float] = {}
+        for gemm in weighted:
+            shares[gemm.found] = shares.get(gemm.found, 0.0) + gemm.flops / total
+        return shares
+
+    @property
+    def passed(self) -> bool:
+        """True if enough of the work runs as asked. What cannot be accounted for has not been shown to."""
+        return bool(self.gemms) and self.kept_share >= self.min_share
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-ready data."""
+        data = asdict(self)
+        data["gemms"] = [asdict(gemm) for gemm in self.gemms]
+        return {**data, "kept_share": self.kept_share, "passed": self.passed}
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What can be said about an engine file on this machine.
+
+    Attributes:
+        path: The plan.
+        sidecar: Its sidecar, or None.
+        audit: The audit, or None where the engine cannot be loaded here.
+        why_no_audit: Why not.
+    """
+
+    path: Path
+    sidecar: EngineSidecar | None
+    audit: AuditReport | None
+    why_no_audit: str
+
+    @property
+    def summary(self) -> Mapping[str, str]:
+        """Label -> text, for a table."""
+        return {} if self.sidecar is None else describe(self.sidecar)
+
+
+def audit_layers(
+    layers: Sequence[EngineLayer], requested: Sequence[RequestedGemm], *, min_share: float = 0.99
+) -> AuditReport:
+    """Compare an engine's layers with what was asked for.
+
+    Args:
+        layers: Layers of the engine.
+        requested: Matrix products of the ONNX graph.
+        min_share: Share of the work that must run as asked.
+    """
+    by_node: dict[str, list[EngineLayer]] = {}
+    for layer in layers:
+        for node in layer.onnx or (layer.name,):
+            by_node.setdefault(node, []).append(layer)
+    gemms = tuple(_match(gemm, by_node) for gemm in requested)
+    total = sum(gemm.flops for gemm in gemms) or 1
+    asked: dict[str, float] = {}
+    found: dict[str, float] = {}
+    for gemm in gemms:
+        asked[gemm.asked] = asked.get(gemm.asked, 0.0) + gemm.flops / total
+        found[gemm.found] = found.get(gemm.found, 0.0) + gemm.flops / total
+    return AuditReport(
+        gemms=gemms,
+        asked_share=asked,
+        found_share=found,
+        fused_attention=sum(layer.is_fused_attention for layer in layers),
+        attention_blocks=sum(gemm.kind == "attention" for gemm in requested) // 2,
+        reformats=sum(layer.is_reformat for layer in layers),
+        copies=sum(layer.is_copy for layer in layers),
+        layers=len(layers),
+        min_share=min_share,
+    )
+
+
+def inspect_layers(engine: Path) -> tuple[EngineLayer, ...]:
+    """Load an engine on this machine's GPU and return its layers.
+
+    Raises:
+        RuntimeBackendError: There is no GPU, or the engine does not run here.
+        MissingDependencyError: The provider is not installed.
+    """
+    sidecar = read_sidecar(engine)
+    provider: ProviderName = "tensorrt" if sidecar is None else sidecar.provider
+    gpu = require_gpu(f"Inspecting '{engine.name}'")
+    api = load_api(provider)
+    check_engine(engine, sidecar, api, gpu)
+    loaded = deserialize(api, engine)
+    inspector = loaded.create_engine_inspector()
+    try:
+        return parse_layers(inspector.get_engine_information(api.module.LayerInformationFormat.JSON))
+    finally:
+        # The inspector reads from the engine, so it goes first.
+        inspector = None
+        loaded = None
+
+
+def audit_engine(engine: Path, *, min_share: float = 0.99) -> AuditReport:
+    """Audit an engine on this machine's GPU.
+
+    Raises:
+        RuntimeBackendError: There is no GPU, the engine does not run here, or it has no sidecar to compare with.
+        MissingDependencyError: The provider is not installed.
+    """
+    sidecar = read_sidecar(engine)
+    if sidecar is None:
+        raise RuntimeBackendError(
+            f"'{engine}' has no sidecar, so what its ONNX file asked for is unknown.",
+            "Build it with `vitexport build-engine`, which writes one.",
+        )
+    return audit_layers(inspect_layers(engine), sidecar.requested, min_share=min_share)
+
+
+def engine_facts(engine: Path) -> EngineFacts:
+    """Return what can be said here: the sidecar always, the audit where the engine can be loaded.
+
+    Raises:
+        RuntimeBackendError: The sidecar is damaged or belongs to another plan.
+    """
+    sidecar = read_sidecar(engine)
+    try:
+        return EngineFacts(engine, sidecar, audit_engine(engine), "")
+    except (RuntimeBackendError, MissingDependencyError) as error:
+        return EngineFacts(engine, sidecar, None, error.message)
+
+
+def _match(gemm: RequestedGemm, by_node: Mapping[str, Sequence[EngineLayer]]) -> AuditedGemm:
+    """Find the layer that does a product: one naming its node, and of those one that multiplies."""
+    layers = by_node.get(gemm.name, ())
+    layer = next((item for item in layers if item.is_matrix_product), None)
+    if layer is None:
+        return AuditedGemm(gemm.name, gemm.kind, gemm.precision, "unknown", gemm.flops, "", "")
+    return AuditedGemm(
+        gemm.name, gemm.kind, gemm.precision, layer.compute_precision, gemm.flops, layer.name, layer.tactic
+    )

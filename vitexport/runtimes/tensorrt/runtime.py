@@ -1,0 +1,215 @@
+"""TensorRT and TensorRT-RTX engines behind the runtime protocol.
+
+The order of checks matters: the sidecar refuses engines of another product, version or GPU in words; the CUDA driver is
+asked for a GPU before any TensorRT call, because TensorRT may crash without one; only then is the plan deserialized.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+from vitexport.errors import FeedMismatchError, InferenceError, RuntimeBackendError
+from vitexport.runtimes.base import Adapter, RuntimeOptions
+from vitexport.runtimes.cuda import CudaMemory, GpuInfo, open_memory, require_gpu
+from vitexport.runtimes.tensorrt.api import ProviderName, TensorRTApi, load_api
+from vitexport.runtimes.tensorrt.context import Lane, io_specs
+from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, mismatches, read_sidecar
+from vitexport.tensors import Array
+
+__all__ = ["TensorRTRtxRuntime", "TensorRTRuntime", "deserialize"]
+
+Shapes = dict[str, tuple[int, ...]]
+
+_MAX_GRAPHS = 16
+
+
+class TensorRTRuntime(Adapter):
+    """One engine on one GPU. Calls from several threads are run one after the other, because buffers are reused."""
+
+    name = "tensorrt"
+    _provider: ProviderName = "tensorrt"
+
+    def __init__(
+        self,
+        api: TensorRTApi,
+        engine: Any,
+        memory: CudaMemory,
+        metadata: Mapping[str, str],
+        sidecar: EngineSidecar | None,
+        *,
+        cuda_graph: bool = False,
+    ) -> None:
+        inputs, outputs = io_specs(api, engine, sidecar)
+        super().__init__(inputs, outputs, metadata)
+        self._api = api
+        self._engine: Any = engine
+        self._memory: CudaMemory | None = memory
+        self._cuda_graph = cuda_graph
+        self._lanes: dict[object, Lane] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, model: Path, options: RuntimeOptions) -> Self:
+        """Open an engine.
+
+        Args:
+            model: The plan; its sidecar is checked first where there is one.
+            options: ``device`` names the GPU (``cuda:N``), ``provider`` the memory provider (``cuda-python`` or
+                ``pycuda``), ``cuda_graph`` replays each shape as a recorded graph.
+
+        Raises:
+            MissingDependencyError: The provider or a memory provider is not installed.
+            RuntimeBackendError: There is no GPU, or the engine was made for another product, version or GPU.
+        """
+        # The plan is hashed only once there is a GPU for it: without one the answer comes at once.
+        sidecar = read_sidecar(model, check_hash=False)
+        if sidecar is not None and sidecar.provider != cls._provider:
+            raise RuntimeBackendError(
+                f"'{model}' was built for {sidecar.provider}, and this is {cls._provider}.",
+                f"Open it with the runtime '{sidecar.provider}'.",
+            )
+        number = options.device.partition(":")[2] or "0"
+        if not number.isdigit():
+            raise RuntimeBackendError(
+                f"Expected a device such as 'cuda:0', found '{options.device}'.", "Give the number of a GPU."
+            )
+        index = int(number)
+        gpu = require_gpu(f"Running '{model.name}' with {cls._provider}", index)
+        api = load_api(cls._provider)
+        check_engine(model, sidecar, api, gpu)
+        read_sidecar(model)
+        memory = open_memory(index, options.provider)
+        with ExitStack() as undo:
+            # Whatever goes wrong from here on, the stream is released.
+            undo.callback(memory.close)
+            with memory.active():
+                engine = deserialize(api, model)
+                stream_weights(engine)
+                metadata = {} if sidecar is None else sidecar.metadata
+                runtime = cls(api, engine, memory, metadata, sidecar, cuda_graph=options.cuda_graph)
+            undo.pop_all()
+            return runtime
+
+    def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        shapes: Shapes = {name: array.shape for name, array in feeds.items()}
+        with self._lock:
+            memory = self._memory
+            if memory is None:
+                raise InferenceError("This runtime is closed.", "Open the engine again with open_runtime().")
+            with memory.active(), self._api.messages() as messages:
+                profile = self._profile_for(shapes)
+                return self._lane(memory, profile, shapes).run(feeds, messages)
+
+    def _lane(self, memory: CudaMemory, profile: int, shapes: Shapes) -> Lane:
+        """Return the execution context for a profile; with CUDA graphs there is one per shape, as a graph is."""
+        key = (profile, tuple(sorted(shapes.items()))) if self._cuda_graph else profile
+        lane = self._lanes.get(key)
+        if lane is None:
+            if self._cuda_graph and len(self._lanes) >= _MAX_GRAPHS:
+                self._lanes.pop(next(iter(self._lanes))).close()
+            lane = Lane(self._engine, memory, profile, self.inputs, self.outputs, use_graph=self._cuda_graph)
+            self._lanes[key] = lane
+        return lane
+
+    def _profile_for(self, shapes: Shapes) -> int:
+        """Return the profile that takes these shapes, the one tuned closest to them if there are several."""
+        fitting: list[tuple[int, int]] = []
+        ranges: list[str] = []
+        for index in range(self._engine.num_optimization_profiles):
+            distance, fits = 0, True
+            for name, shape in shapes.items():
+                low, best, high = (tuple(dims) for dims in self._engine.get_tensor_profile_shape(name, index))
+                fits &= all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+                distance += sum(abs(a - b) for a, b in zip(best, shape, strict=True))
+                ranges.append(f"{name} {list(low)} to {list(high)}")
+            if fits:
+                fitting.append((distance, index))
+        if not fitting:
+            raise FeedMismatchError(
+                f"No optimisation profile of this engine takes {shapes}; it was built for {'; '.join(ranges)}.",
+                "Use a batch size within those, or build again with --batch including this size.",
+            )
+        return min(fitting)[1]
+
+    def close(self) -> None:
+        """Release graphs, buffers and contexts, then the engine, then the stream; calling it twice is fine."""
+        with self._lock:
+            memory, self._memory = self._memory, None
+            if memory is None:
+                return
+            lanes, self._lanes = tuple(self._lanes.values()), {}
+            # Run last to first, every one of them, also after one has failed.
+            with ExitStack() as steps:
+                steps.callback(memory.close)
+                steps.enter_context(memory.active())
+                steps.callback(self._drop_engine)
+                for lane in lanes:
+                    steps.callback(lane.close)
+
+    def _drop_engine(self) -> None:
+        self._engine = None
+
+
+class TensorRTRtxRuntime(TensorRTRuntime):
+    """The same for TensorRT-RTX."""
+
+    name = "tensorrt-rtx"
+    _provider: ProviderName = "tensorrt-rtx"
+
+
+def check_engine(model: Path, sidecar: EngineSidecar | None, api: TensorRTApi, gpu: GpuInfo) -> None:
+    """Refuse an engine that cannot run here.
+
+    Raises:
+        RuntimeBackendError: It was made for another product, version, platform or GPU, or its weights were left out.
+    """
+    if sidecar is None:
+        return
+    reasons = mismatches(sidecar, provider=api.provider, version=api.version, gpu=gpu)
+    if sidecar.needs_refit:
+        reasons.append("its weights were left out and have not been put back (`vitexport refit`)")
+    if reasons:
+        raise _refusal(model, reasons)
+
+
+def deserialize(api: TensorRTApi, plan: Path) -> Any:
+    """Load a plan; the caller has made sure that there is a GPU.
+
+    Raises:
+        RuntimeBackendError: TensorRT refuses it; carries what TensorRT logged.
+    """
+    with api.messages() as messages:
+        runtime = api.module.Runtime(api.logger)
+        if runtime is None:
+            raise RuntimeBackendError(
+                f"{api.provider} {api.version} cannot start: {'; '.join(messages)}", "Run `vitexport doctor`."
+            )
+        # Version-compatible engines carry a lean runtime, which is host code; TensorRT wants that said.
+        runtime.engine_host_code_allowed = True
+        engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+    if engine is None:
+        raise RuntimeBackendError(
+            f"{api.provider} {api.version} cannot load '{plan}': {'; '.join(messages) or 'no reason given'}",
+            "An engine runs on the GPU model and version it was built for: build it again on this machine with "
+            "`vitexport build-engine`.",
+        )
+    return engine
+
+
+def stream_weights(engine: Any) -> None:
+    """Give an engine with streamable weights the budget TensorRT proposes; must precede any execution context."""
+    if engine.streamable_weights_size > 0:
+        engine.weight_streaming_budget_v2 = engine.get_weight_streaming_automatic_budget()
+
+
+def _refusal(model: Path, reasons: list[str]) -> RuntimeBackendError:
+    return RuntimeBackendError(
+        f"'{model}' cannot run here: {'; '.join(reasons)}.",
+        "Build it again on this machine with `vitexport build-engine`, from the ONNX file it was made of.",
+    )

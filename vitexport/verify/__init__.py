@@ -1,0 +1,1 @@
+"""Whether a model answers as PyTorch did: recordings compared, gates, and the result."""
