@@ -110,8 +110,9 @@ def write_quantized(folder: Path, calibration: Sequence[Path]) -> dict[str, str]
 
 def build_engines(folder: Path, provider: str, batch: str) -> dict[str, str]:
     """Build the engine of every ONNX file with the same settings; return which could not be built, and why."""
-    from vitexport.engine.build import build_engine
     from vitexport.engine_settings import EngineSettings
+
+    from vitexport.engine.build import build_engine
 
     settings = EngineSettings.model_validate({"provider": provider, "batch": batch})
     absent = {}

@@ -66,7 +66,10 @@ def prepare_float(source: str, folder: Path, images: Path, *, shallow: bool = Fa
     loaded = _load(folder)
     for name in ("calib", "dev"):
         paths = list_images(images / name, limit=CALIBRATION)
-        np.save(folder / f"{name}.npy", np.stack([preprocess(load_image(path), loaded.preprocess) for path in paths]))
+        np.save(
+            folder / f"{name}.npy",
+            np.stack([preprocess(load_image(path), loaded.metadata.preprocess) for path in paths]),
+        )
     flops = _flops(loaded.module, torch.from_numpy(np.load(folder / "calib.npy")[:2])) // 2
     export_onnx(loaded, ExportSettings(), folder / "exported.onnx")
     simplify_onnx(folder / "exported.onnx", SimplifySettings(), folder / "ours.onnx")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitexport.bundle.metadata import Task
+from vitexport.recipe.settings import Task
 
 __all__ = ["ROWS", "Row", "build", "row_named", "source_of"]
 

@@ -126,8 +126,8 @@ def _step_export(row: Row, folder: Path, images: Path) -> dict[str, Any]:
     result = export_onnx(loaded, ExportSettings(image_size=row.image_size), folder / "exported.onnx")
     return {
         "parameters": sum(p.numel() for p in loaded.module.parameters()),
-        "image_size": list(loaded.preprocess.image_size),
-        "outputs": [spec.name for spec in loaded.spec.outputs],
+        "image_size": list(loaded.metadata.preprocess.image_size),
+        "outputs": [spec.name for spec in loaded.metadata.model.outputs],
         "export_seconds": round(time.perf_counter() - started, 1),
         "export_peak_gb": _peak_gb(),
         "nodes_exported": result.details["nodes"],
@@ -156,9 +156,9 @@ def _step_reference(row: Row, folder: Path, images: Path) -> dict[str, Any]:
     from vitexport.runtimes.pytorch import PyTorchRuntime
 
     loaded = _load(row, folder)
-    runtime = PyTorchRuntime.from_module(loaded.module, loaded.spec.inputs, loaded.spec.outputs)
+    runtime = PyTorchRuntime.from_module(loaded.module, loaded.metadata.model.inputs, loaded.metadata.model.outputs)
     paths = list_images(images, limit=max(BATCHES))
-    pixels = next(iter(batches(paths, loaded.preprocess, loaded.spec.inputs[0], len(paths))))
+    pixels = next(iter(batches(paths, loaded.metadata.preprocess, loaded.metadata.model.inputs[0], len(paths))))
     np.savez(folder / "reference.npz", pixel_values=pixels, **runtime.run({"pixel_values": pixels}))
     return {}
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.tables import markdown_table, replace_table, save_results  # noqa: E402
 from vitexport.bench.latency import interleave  # noqa: E402
-from vitexport.bundle.metadata import ModelCard  # noqa: E402
+from vitexport.bundle.metadata import ModelMetadata  # noqa: E402
 from vitexport.inputs.images import list_images, load_image  # noqa: E402
 from vitexport.inputs.preprocess import preprocess  # noqa: E402
 from vitexport.runtimes import open_runtime  # noqa: E402
@@ -118,7 +118,7 @@ def _loops(source: str, model: Path) -> dict[str, Callable[[Path], Any]]:
     from transformers import AutoImageProcessor
 
     runtime = open_runtime(model)
-    spec = ModelCard.from_metadata(runtime.metadata, where=str(model)).preprocess
+    spec = ModelMetadata.from_metadata(runtime.metadata, where=str(model)).preprocess
     loops: dict[str, Callable[[Path], Any]] = {
         "a loop of our preprocessing and session.run": lambda path: preprocess(load_image(path), spec)[None]
     }

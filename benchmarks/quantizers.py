@@ -136,14 +136,14 @@ def _save(name: str, figures: Mapping[str, Any]) -> None:
 
 def _prepare(arguments: argparse.Namespace, work: Path) -> Bench:
     from vitexport.inputs.images import list_images
-    from vitexport.verify.accuracy import find_labels
+    from vitexport.inputs.labels import find_targets
 
     work.mkdir(parents=True, exist_ok=True)
     model = work / "model.onnx"
     if not model.is_file():
         _export(arguments.source, model)
     evaluation = list_images(arguments.images.resolve(), limit=arguments.limit)
-    labels = find_labels(arguments.images.resolve(), evaluation, arguments.labels)
+    labels = find_targets(arguments.images.resolve(), evaluation, arguments.labels)
     if labels is None:
         raise SystemExit(f"'{arguments.labels}' does not label the images of '{arguments.images}'")
     calibration = list_images(arguments.calibration.resolve(), limit=arguments.count)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.paths import ROOT
 from vitexport.pipeline.run import run
-from vitexport.recipe.settings import Recipe, load_recipe, parse_recipe
+from vitexport.recipe.load import load_recipe, parse_recipe
+from vitexport.recipe.settings import Recipe
 
-ROOT = Path(__file__).resolve().parent.parent
+pytest_plugins = ["tests.support.fake_gpu", "tests.support.serving"]
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +94,7 @@ def coloured_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def coloured_bundle(coloured_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of that run; tests that change it copy it first."""
     result = run(coloured_recipe, tmp_path_factory.mktemp("sound"))
-    assert result.ladder is not None
-    assert result.ladder.passed, result.ladder.failures()
+    assert result.verification is not None
+    assert result.verification.passed, result.verification.failures()
     assert result.bundle is not None
     return result.bundle.root

@@ -1,4 +1,4 @@
-"""Writing files so that no reader ever sees half of one, and hashing them."""
+"""Writing files so that no reader ever sees half of one, hashing them, and what a stage says of the one it wrote."""
 
 from __future__ import annotations
 
@@ -8,10 +8,28 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "finite", "sha256_file", "write_atomic"]
+__all__ = ["StageResult", "atomic_path", "finite", "sha256_file", "write_atomic"]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A file written by a stage.
+
+    Attributes:
+        path: The file, complete and under its final name.
+        companions: Files that belong to it, such as ONNX external data or calibration statistics.
+        precision: What its body computes in: ``float32``, ``int8``, ``fp8``, ``float16``, ``bfloat16``.
+        details: JSON-ready facts for the report, e.g. node counts or the layers kept in float.
+    """
+
+    path: Path
+    precision: str
+    companions: tuple[Path, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitexport.bundle.metadata import ModelCard
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.inputs.images import batches
 from vitexport.tensors import Array
 
@@ -58,9 +58,9 @@ def feeds(job: Job, metadata: Mapping[str, str]) -> Iterator[dict[str, Array]]:
     Yields:
         The model's input name and a float32 ``[1, 3, H, W]`` array.
     """
-    card = ModelCard.from_metadata(metadata, where=job.model)
-    tensor = card.model.inputs[0]
-    for array in batches([Path(path) for path in job.images], card.preprocess, tensor, 1):
+    metadata = ModelMetadata.from_metadata(metadata, where=job.model)
+    tensor = metadata.model.inputs[0]
+    for array in batches([Path(path) for path in job.images], metadata.preprocess, tensor, 1):
         yield {tensor.name: array}
 
 

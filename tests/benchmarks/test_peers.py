@@ -11,9 +11,9 @@ import pytest
 from benchmarks.peers.install import install, peer_names, peer_python, why_absent
 from benchmarks.peers.job import Job
 from benchmarks.peers.launch import PeerError, run_worker
+from tests.support.paths import ROOT
 from vitexport.inputs.images import list_images
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGES = tuple(str(path) for path in list_images(ROOT / "calib" / "calibration", limit=4))
 
 

@@ -13,9 +13,8 @@ from benchmarks.quantized_models import count_eight_bit, score
 from benchmarks.quantizer_rows import BASELINE, COLUMNS, ROWS, Row, merge
 from benchmarks.quantizers import Bench, measure_rows
 from benchmarks.tables import replace_table
+from tests.support.paths import ROOT
 from vitexport.inputs.images import list_images
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def _rows(*names: str) -> list[Row]:

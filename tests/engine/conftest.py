@@ -1,44 +1,14 @@
-"""A machine with a fake GPU in place of the real one, and models in every precision."""
+"""Models in every precision, for engines to be built from."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks.model_rows import Row, build, source_of
-from tests.engine.fake_machine import Machine
-from tests.engine.models import Variants, simplified
-from vitexport.runtimes.cuda.probe import CudaState, GpuInfo
-from vitexport.runtimes.tensorrt.api import load_api
-
-ORIN = GpuInfo(0, "Orin", "8.7", 8 << 30, True)
-
-Pretend = Callable[..., Machine]
-
-
-@pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretend]:
-    """Return a function that makes this process believe in a machine with an Orin GPU and TensorRT."""
-
-    def make(gpu: GpuInfo | None = ORIN, **arguments: Any) -> Machine:
-        machine = Machine(**arguments)
-        state = CudaState((gpu,), "12.6") if gpu else CudaState(problem="no NVIDIA driver", hint="Install it.")
-        monkeypatch.setattr("vitexport.runtimes.cuda.probe.probe_cuda", lambda: state)
-        monkeypatch.setattr("vitexport.engine.build.probe_cuda", lambda: state)
-        monkeypatch.setitem(sys.modules, "tensorrt", machine.tensorrt)
-        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", machine.cudart)
-        import cuda.bindings
-
-        monkeypatch.setattr(cuda.bindings, "runtime", machine.cudart, raising=False)
-        load_api.cache_clear()
-        return machine
-
-    yield make
-    load_api.cache_clear()
+from tests.support.engine_models import Variants, simplified
 
 
 @pytest.fixture(scope="session")

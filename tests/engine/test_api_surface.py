@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engine.conftest import Pretend
-from tests.engine.fake_machine import Machine
-from tests.engine.graphs import floating, save
-from tests.engine.surfaces import PARSED, RELEASES, Unavailable, describe, recorded, surface, used
+from tests.support.fake_gpu import Pretend
+from tests.support.fake_tensorrt.machine import Machine
+from tests.support.onnx_graphs import floating, save
+from tests.support.tensorrt_surfaces import PARSED, RELEASES, Unavailable, describe, recorded, surface, used
 from vitexport.engine.build import build_engine
 from vitexport.engine.refit import refit_engine
-from vitexport.engine_settings import EngineSettings
 from vitexport.errors import EngineBuildError
+from vitexport.recipe.settings import EngineSettings
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.runtimes.cuda.probe import GpuInfo
 from vitexport.runtimes.tensorrt.api import load_api
@@ -40,7 +40,7 @@ def test_the_record_is_what_the_real_bindings_offer(release: str) -> None:
         found = surface(release)
     except Unavailable as reason:
         pytest.skip(str(reason))
-    assert used(found) == recorded(release), "write the record again with `python -m tests.engine.surfaces`"
+    assert used(found) == recorded(release), "write the record again with `python -m tests.support.tensorrt_surfaces`"
 
 
 def _machine(pretend: Pretend, api: dict[str, Any]) -> Machine:

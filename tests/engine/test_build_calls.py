@@ -10,12 +10,12 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.engine.conftest import ORIN, Pretend
-from tests.engine.graphs import floating, save
+from tests.support.fake_gpu import ORIN, Pretend
+from tests.support.onnx_graphs import floating, save
 from vitexport.engine.build import build_engine
 from vitexport.engine.refit import refit_engine
-from vitexport.engine_settings import EngineSettings
 from vitexport.errors import EngineBuildError, RecipeError, RuntimeBackendError
+from vitexport.recipe.settings import EngineSettings
 from vitexport.runtimes.cuda.probe import GpuInfo
 from vitexport.runtimes.tensorrt.sidecar import read_sidecar, sidecar_path
 
@@ -24,7 +24,7 @@ from vitexport.runtimes.tensorrt.sidecar import read_sidecar, sidecar_path
 def model(tmp_path: Path) -> Path:
     path = save(floating(), tmp_path / "model.onnx")
     proto = onnx.load(str(path))
-    proto.metadata_props.append(onnx.StringStringEntryProto(key="vitexport.labels", value='["Ünïcode"]'))
+    proto.metadata_props.append(onnx.StringStringEntryProto(key="vitexport.class_names", value='["Ünïcode"]'))
     return save(proto, path)
 
 
@@ -90,7 +90,7 @@ def test_the_sidecar_describes_the_plan(pretend: Pretend, model: Path, tmp_path:
     assert sidecar.engine_sha256 == hashlib.sha256(b"plan bytes").hexdigest()
     assert [item.spec.describe() for item in sidecar.inputs] == ["x: float32[batch, 4]"]
     assert sidecar.profiles[1]["x"].max == (8, 4)
-    assert sidecar.metadata == {"vitexport.labels": '["Ünïcode"]'}
+    assert sidecar.metadata == {"vitexport.class_names": '["Ünïcode"]'}
     assert sidecar.requested[0].name == "fc"
     assert sidecar.requested[0].flops == 2 * 4 * 2
     assert sidecar.precision == "float32"

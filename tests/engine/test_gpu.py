@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 
 from benchmarks.model_rows import Row, row_named
-from tests.engine.models import Variants
+from tests.support.engine_models import Variants
+from tests.support.paths import ROOT
 from vitexport.device.profiles import RTX_CAPABILITIES, precisions_of
 from vitexport.runtimes.cuda.probe import GpuInfo, probe_cuda
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(1800)]
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def _provider(gpu: GpuInfo) -> str | None:
@@ -58,7 +57,7 @@ def model(shallow: Callable[[Row], Variants], provider: str) -> Variants:
 
 
 def _check(name: str, provider: str, model: Path, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.engine.gpu_checks", name, provider, str(model), str(folder)]
+    command = [sys.executable, "-m", "tests.support.gpu_checks", name, provider, str(model), str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stderr[-4000:]}"
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -108,15 +107,15 @@ def test_an_engine_is_verified_against_pytorchs_recorded_answers(
     bundle = str(request.getfixturevalue("coloured_bundle"))  # made only where there is a GPU
     engine = tmp_path / "vit.engine"
     vitexport = [sys.executable, "-m", "vitexport.cli"]
-    build = ["build-engine", bundle, "--rung", "simplified", "-o", str(engine), "--provider", provider]
+    build = ["build-engine", bundle, "--variant", "simplified", "-o", str(engine), "--provider", provider]
     built = subprocess.run([*vitexport, *build], cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     verify = ["verify", bundle, "--engine", str(engine), "--json"]
     done = subprocess.run([*vitexport, *verify], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    rung = json.loads(done.stdout)["rungs"][-1]
-    assert (rung["name"], rung["runtime"]) == ("engine", provider)
-    assert rung["executed"]["float32"] >= 0.99
+    variant = json.loads(done.stdout)["variants"][-1]
+    assert (variant["name"], variant["runtime"]) == ("engine", provider)
+    assert variant["executed"]["float32"] >= 0.99
 
 
 def test_a_cuda_graph_gives_the_same_bits(provider: str, model: Variants, tmp_path: Path) -> None:

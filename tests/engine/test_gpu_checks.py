@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.engine import gpu_checks
-from tests.engine.conftest import Pretend
-from tests.engine.graphs import Graph, save
-from tests.engine.test_audit import _information
+from tests.support import gpu_checks
+from tests.support.audits import engine_information
+from tests.support.fake_gpu import Pretend
+from tests.support.onnx_graphs import Graph, save
 
 
 def _sum_and_max() -> onnx.ModelProto:
@@ -66,6 +66,6 @@ def test_many_runs_hold_no_more_device_memory(pretend: Pretend, model: Path, tmp
 
 
 def test_latency_and_audit_report(pretend: Pretend, model: Path, tmp_path: Path) -> None:
-    pretend(inspector=_information("xmma_gemm_f32f32_"))
+    pretend(inspector=engine_information("xmma_gemm_f32f32_"))
     assert set(_run("latency", model, tmp_path)) == {"p50_ms_batch_1", "p50_ms_batch_8"}
     assert _run("audit", model, tmp_path)["passed"] is True

@@ -15,12 +15,12 @@ import onnx
 import pytest
 
 from benchmarks.model_rows import ROWS, Row, row_named
-from tests.engine.graphs import FLOATS, Graph, attention, floating, linear, normal, operator, save
-from tests.engine.models import PRECISIONS, Variants
-from vitexport.bundle.metadata import ModelCard
+from tests.support.engine_models import PRECISIONS, Variants
+from tests.support.onnx_graphs import FLOATS, Graph, attention, floating, linear, normal, operator, save
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.engine.build import build_engine
-from vitexport.engine_settings import EngineSettings
 from vitexport.errors import EngineBuildError
+from vitexport.recipe.settings import EngineSettings
 from vitexport.runtimes.tensorrt.sidecar import read_sidecar, sidecar_path
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
@@ -75,7 +75,7 @@ def _check(engine: Path, precision: str, *, shallow: bool = False) -> None:
     asked = sum(gemm.flops for gemm in weighted if gemm.precision == PRECISIONS[precision])
     assert asked >= 0.9 * work
     assert all(gemm.name and gemm.flops > 0 for gemm in sidecar.requested)
-    ModelCard.from_metadata(sidecar.metadata, where=engine.name)
+    ModelMetadata.from_metadata(sidecar.metadata, where=engine.name)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -199,7 +199,7 @@ def test_attention_products_are_told_from_weighted_ones(tmp_path: Path) -> None:
 
 
 def test_an_attention_operator_in_float32_builds_because_it_may_be_split(tmp_path: Path) -> None:
-    from tests.engine.rtx import parses_and_builds
+    from tests.support.rtx import parses_and_builds
 
     graph = Graph()
     parts = [graph.node("MatMul", ["x", graph.weight(normal(32, 32), name)], f"{name}_proj") for name in "qkv"]

@@ -9,12 +9,12 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.engine.graphs import floating, linear, save
+from tests.support.onnx_graphs import floating, linear, save
 from vitexport.device.profiles import device_profile
 from vitexport.engine.onnx_file import read_metadata
 from vitexport.engine.trtexec import trtexec_command
-from vitexport.engine_settings import EngineSettings
 from vitexport.errors import EngineBuildError
+from vitexport.recipe.settings import EngineSettings
 from vitexport.tensors import TensorSpec
 
 PIXELS = TensorSpec("pixel_values", ("batch", 3, 224, 224), "float32")
@@ -92,7 +92,7 @@ def test_given_shapes_are_used() -> None:
 
 def test_metadata_is_read_as_onnx_reads_it(tmp_path: Path) -> None:
     model = linear()
-    wanted = {"vitexport.labels": '["Köln", "東京"]', "empty": "", "long": "x" * 100_000}
+    wanted = {"vitexport.class_names": '["Köln", "東京"]', "empty": "", "long": "x" * 100_000}
     for key, value in wanted.items():
         model.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
     assert read_metadata(save(model, tmp_path / "model.onnx")) == wanted

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitexport.bundle.metadata import ModelCard
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import ExportError
 from vitexport.host.export import export_onnx
 from vitexport.host.graph import file as graph_file
@@ -25,11 +25,11 @@ from vitexport.runtimes import open_runtime
 
 
 def _agree(loaded: LoadedModel, path: Path, images: int) -> None:
-    size = [int(axis) for axis in loaded.spec.inputs[0].shape[1:]]
+    size = [int(axis) for axis in loaded.metadata.model.inputs[0].shape[1:]]
     pixels = torch.randn(images, *size, generator=torch.Generator().manual_seed(3))
     with torch.no_grad(), open_runtime(path) as runtime:
         found = runtime.run({"pixel_values": pixels.numpy()})
-        for spec, wanted in zip(loaded.spec.outputs, loaded.module(pixels), strict=True):
+        for spec, wanted in zip(loaded.metadata.model.outputs, loaded.module(pixels), strict=True):
             np.testing.assert_allclose(found[spec.name], wanted.numpy(), atol=1e-4 * float(wanted.abs().max()))
 
 
@@ -37,9 +37,13 @@ def test_metadata_says_everything_and_no_local_path(loaded_vit: LoadedModel, tmp
     result = export_onnx(loaded_vit, ExportSettings(), tmp_path / "m.onnx")
     assert result.path == tmp_path / "m.onnx" and result.precision == "float32" and result.companions == ()
     with open_runtime(result.path) as runtime:
-        card = ModelCard.from_metadata(runtime.metadata, where="m.onnx")
-    assert (card.model, card.preprocess, card.labels) == (loaded_vit.spec, loaded_vit.preprocess, loaded_vit.labels)
-    (entry,) = card.history
+        metadata = ModelMetadata.from_metadata(runtime.metadata, where="m.onnx")
+    assert (metadata.model, metadata.preprocess, metadata.class_names) == (
+        loaded_vit.metadata.model,
+        loaded_vit.metadata.preprocess,
+        loaded_vit.metadata.class_names,
+    )
+    (entry,) = metadata.history
     assert entry["torch"] == torch.__version__.partition("+")[0] and json.loads(entry["settings"])["opset"] == 20
     content = (tmp_path / "m.onnx").read_bytes()
     assert str(Path(torch.__file__).parent).encode() not in content and str(tmp_path).encode() not in content
@@ -91,9 +95,13 @@ def test_pixels_in_give_the_logits_of_planes_in(
     simplify_onnx(tmp_path / "raw.onnx", SimplifySettings(), pixels_file)
     with open_runtime(planes_file) as planes, open_runtime(pixels_file) as pixels:
         assert pixels.inputs[0].describe() == "pixel_values: uint8[batch, 224, 224, 3]"
-        assert ModelCard.from_metadata(pixels.metadata, where="").model.inputs == pixels.inputs
-        wanted = planes.run({"pixel_values": batch(pictures, loaded_vit.preprocess, planes.inputs[0])})["logits"]
-        found = pixels.run({"pixel_values": batch(pictures, loaded_vit.preprocess, pixels.inputs[0])})["logits"]
+        assert ModelMetadata.from_metadata(pixels.metadata, where="").model.inputs == pixels.inputs
+        wanted = planes.run({"pixel_values": batch(pictures, loaded_vit.metadata.preprocess, planes.inputs[0])})[
+            "logits"
+        ]
+        found = pixels.run({"pixel_values": batch(pictures, loaded_vit.metadata.preprocess, pixels.inputs[0])})[
+            "logits"
+        ]
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
@@ -125,7 +133,7 @@ def test_a_model_that_cannot_be_traced_is_an_error_and_leaves_nothing(
     model: torch.nn.Module, loaded_vit: LoadedModel, tmp_path: Path
 ) -> None:
     module = ImageModel(model, lambda inner, pixels: {"logits": inner(pixels)})
-    broken = LoadedModel(module, loaded_vit.spec, loaded_vit.preprocess, ())
+    broken = LoadedModel(module, loaded_vit.metadata)
     with pytest.raises(ExportError) as caught:
         export_onnx(broken, ExportSettings(), tmp_path / "m.onnx")
     assert caught.value.hint

@@ -21,14 +21,18 @@ _BATCH = 32
 
 
 def _pixels(folder: Path, count: int, loaded: LoadedModel) -> NDArray[np.uint8]:
-    return np.stack([pixels(load_image(path), loaded.preprocess) for path in list_images(folder, limit=count)])
+    return np.stack([pixels(load_image(path), loaded.metadata.preprocess) for path in list_images(folder, limit=count)])
 
 
 def _logits(runtime: Runtime, images: NDArray[np.uint8], loaded: LoadedModel) -> NDArray[np.float32]:
     rows = []
     for start in range(0, len(images), _BATCH):
         part = images[start : start + _BATCH]
-        feed = part if runtime.inputs[0].dtype == "uint8" else np.stack([normalize(p, loaded.preprocess) for p in part])
+        feed = (
+            part
+            if runtime.inputs[0].dtype == "uint8"
+            else np.stack([normalize(p, loaded.metadata.preprocess) for p in part])
+        )
         rows.append(runtime.run({"pixel_values": feed})["logits"])
     return np.concatenate(rows).astype(np.float32)
 
@@ -44,7 +48,9 @@ def test_top1_on_dev_is_that_of_pytorch_in_both_forms_and_with_pixels(
     images = _pixels(shared / "data" / "imagenet-1k-sample" / "dev", count, loaded)
     assert len(images) == count
     reference = _logits(
-        PyTorchRuntime.from_module(loaded.module, loaded.spec.inputs, loaded.spec.outputs), images, loaded
+        PyTorchRuntime.from_module(loaded.module, loaded.metadata.model.inputs, loaded.metadata.model.outputs),
+        images,
+        loaded,
     )
     found = {}
     for kind in ("float32", "uint8"):

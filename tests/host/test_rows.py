@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.model_rows import ROWS, Row, source_of
-from vitexport.bundle.metadata import ModelCard
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.host.export import export_onnx
 from vitexport.host.graph.file import read_onnx
 from vitexport.host.graph.layers import block_of, find_attention, find_linears
@@ -48,21 +48,21 @@ def test_row_exports_and_agrees_with_pytorch(
     export_onnx(loaded, ExportSettings(image_size=row.image_size), tmp_path / "exported.onnx")
     simplify_onnx(tmp_path / "exported.onnx", SimplifySettings(), tmp_path / "simplified.onnx")
 
-    pixels = batch(pictures, loaded.preprocess, loaded.spec.inputs[0])
-    reference = PyTorchRuntime.from_module(loaded.module, loaded.spec.inputs, loaded.spec.outputs).run(
-        {"pixel_values": pixels}
-    )
+    pixels = batch(pictures, loaded.metadata.preprocess, loaded.metadata.model.inputs[0])
+    reference = PyTorchRuntime.from_module(
+        loaded.module, loaded.metadata.model.inputs, loaded.metadata.model.outputs
+    ).run({"pixel_values": pixels})
     with open_runtime(tmp_path / "simplified.onnx") as runtime:
-        assert runtime.inputs == loaded.spec.inputs
-        assert runtime.outputs == loaded.spec.outputs
-        card = ModelCard.from_metadata(runtime.metadata, where="simplified.onnx")
+        assert runtime.inputs == loaded.metadata.model.inputs
+        assert runtime.outputs == loaded.metadata.model.outputs
+        metadata = ModelMetadata.from_metadata(runtime.metadata, where="simplified.onnx")
         for images in (1, 5):
             for name, found in runtime.run({"pixel_values": pixels[:images]}).items():
                 wanted = reference[name][:images]
                 assert np.abs(wanted - found).max() <= 1e-4 * np.abs(wanted).max(), name
-    assert card.preprocess == loaded.preprocess
-    assert card.labels == loaded.labels
-    assert [entry["stage"] for entry in card.history] == ["export", "simplify"]
+    assert metadata.preprocess == loaded.metadata.preprocess
+    assert metadata.class_names == loaded.metadata.class_names
+    assert [entry["stage"] for entry in metadata.history] == ["export", "simplify"]
     _check_structure(row, tmp_path / "simplified.onnx")
 
 

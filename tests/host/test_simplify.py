@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from tests.host.graph.graphs import graph, random
+from tests.support.ir_graphs import graph, random
 from vitexport.errors import SimplifyError
 from vitexport.host import simplify
 from vitexport.host.export import export_onnx

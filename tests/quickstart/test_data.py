@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.paths import ROOT
 from vitexport.files import sha256_file
 from vitexport.inputs.images import content_hashes, list_images, load_image
-from vitexport.verify.accuracy import find_labels
+from vitexport.inputs.labels import find_targets
 
-CALIB = Path(__file__).resolve().parents[2] / "calib"
+CALIB = ROOT / "calib"
 SPLITS = ("calibration", "holdout")
 
 
@@ -51,7 +52,7 @@ def test_file_names_say_split_source_and_label(manifest: dict[str, Any]) -> None
 def test_labels_are_found_from_the_image_folder_alone(manifest: dict[str, Any], split: str) -> None:
     expected = {CALIB / image["file"]: image["label"] for image in manifest["images"] if image["split"] == split}
     paths = list_images(CALIB / split)
-    assert find_labels(CALIB / split, paths) == tuple(expected[path] for path in paths)
+    assert find_targets(CALIB / split, paths) == tuple(expected[path] for path in paths)
 
 
 def test_no_source_index_is_in_two_splits(manifest: dict[str, Any]) -> None:

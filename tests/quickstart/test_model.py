@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from transformers import AutoImageProcessor
 
+from tests.support.paths import ROOT
 from vitexport.host.sources import LoadedModel, load_model
 from vitexport.inputs.images import list_images, load_image
+from vitexport.inputs.labels import find_targets
 from vitexport.inputs.preprocess import preprocess
 from vitexport.recipe.settings import ModelSettings
-from vitexport.verify.accuracy import accuracy, find_labels
+from vitexport.verify.accuracy import accuracy
 
-HOLDOUT = Path(__file__).resolve().parents[2] / "calib" / "holdout"
+HOLDOUT = ROOT / "calib" / "holdout"
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +52,9 @@ def test_every_trained_tensor_has_values_that_an_exporter_could_lose(
 
 def test_top1_on_the_holdout_is_at_least_97_percent(loaded: LoadedModel) -> None:
     paths = list_images(HOLDOUT)
-    labels = find_labels(HOLDOUT, paths)
+    labels = find_targets(HOLDOUT, paths)
     assert labels is not None
-    planes = np.stack([preprocess(load_image(path), loaded.preprocess) for path in paths])
+    planes = np.stack([preprocess(load_image(path), loaded.metadata.preprocess) for path in paths])
     with torch.inference_mode():
         (logits,) = loaded.module(torch.from_numpy(planes))
     result = accuracy(logits.numpy(), labels)
@@ -61,13 +63,13 @@ def test_top1_on_the_holdout_is_at_least_97_percent(loaded: LoadedModel) -> None
 
 
 def test_labels_of_the_model_are_those_of_the_manifest(loaded: LoadedModel, manifest: dict[str, Any]) -> None:
-    assert list(loaded.labels) == manifest["labels"] == list("0123456789")
+    assert list(loaded.metadata.class_names) == manifest["labels"] == list("0123456789")
 
 
 def test_preprocessing_of_the_directory_is_the_one_trained_with(
     loaded: LoadedModel, train_script: ModuleType, digits_script: ModuleType
 ) -> None:
-    assert loaded.preprocess == train_script.preprocessing(digits_script.load_splits().training)
+    assert loaded.metadata.preprocess == train_script.preprocessing(digits_script.load_splits().training)
 
 
 def test_transformers_processor_gives_the_same_planes_for_a_grey_image(quickstart: Path, loaded: LoadedModel) -> None:
@@ -76,7 +78,7 @@ def test_transformers_processor_gives_the_same_planes_for_a_grey_image(quickstar
     processor = automatic.from_pretrained(quickstart / "model", backend="pil")
     image = load_image(list_images(HOLDOUT)[0])
     theirs = processor(image.convert("L"), return_tensors="np")["pixel_values"][0]
-    np.testing.assert_allclose(preprocess(image, loaded.preprocess), theirs, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(preprocess(image, loaded.metadata.preprocess), theirs, rtol=0, atol=1e-6)
 
 
 def test_training_depends_on_the_seed_alone_and_writes_what_it_trained(

@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
-from tests.engine.test_audit import fixture_audit
-from tests.report.conftest import make_case
+from tests.support.audits import fixture_audit
+from tests.support.report_case import make_case
 from vitexport.pipeline.run import run
-from vitexport.recipe.settings import Gates, parse_recipe
+from vitexport.recipe.load import parse_recipe
+from vitexport.recipe.settings import Gates
 from vitexport.report import write_report
 from vitexport.report.engine_audit import render_html
 from vitexport.runtimes.tensorrt.audit import EngineFacts
@@ -105,7 +106,9 @@ def deit_tiny(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "benchmark": {"seconds": 0.3},
     }
     result = run(parse_recipe(content, where="test"), tmp_path_factory.mktemp("deit") / "bundle")
-    assert result.ladder is not None and result.ladder.passed, result.ladder and result.ladder.failures()
+    assert result.verification is not None and result.verification.passed, (
+        result.verification and result.verification.failures()
+    )
     assert result.bundle is not None
     return result.bundle.root / "report.html"
 
@@ -114,7 +117,7 @@ def test_the_report_of_deit_tiny_is_below_two_megabytes_and_complete(deit_tiny: 
     assert deit_tiny.stat().st_size < 2_000_000
     content = deit_tiny.read_text(encoding="utf-8")
     headings = re.findall(r"<h2[^>]*>([^<]*)", content)
-    assert headings[:4] == ["Accepted", "The ladder", "Who lost what", "Gates"]
+    assert headings[:4] == ["Accepted", "Variants", "Who lost what", "Gates"]
     assert {"Checks around the model", "Where the error enters", "Where it comes from"} <= set(headings)
     assert content.count("<svg") == 5
     assert content.count("<img") == 8
@@ -135,7 +138,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         made = make_case(root, gates=Gates(min_agreement=0.9, min_speedup=1.1))
     else:
         made = make_case(root, noise=2.0, speed=0.5, gates=Gates(max_top1_drop=0.5, min_actual_precision=0.5))
-    write_report(made.bundle, made.ladder, made.recipe)
+    write_report(made.bundle, made.verification, made.recipe)
     return root / "report.html"
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.report.conftest import Case, make_case
+from tests.support.report_case import Case, make_case
 from vitexport.bundle.recording import Recording
 from vitexport.recipe.settings import Gates
 from vitexport.report import build_document, write_report
 from vitexport.report.wording import number, percent, size
-from vitexport.verify.replay import judge
+from vitexport.verify.judge import judge
 
 
 class _Page(HTMLParser):
@@ -57,24 +57,22 @@ class _Page(HTMLParser):
 
 
 def _page(case: Case) -> _Page:
-    write_report(case.bundle, case.ladder, case.recipe)
+    write_report(case.bundle, case.verification, case.recipe)
     return _Page((case.bundle.root / "report.html").read_text(encoding="utf-8"))
 
 
 def test_report_writes_json_html_and_markdown_with_json_first(case: Case) -> None:
-    written = write_report(case.bundle, case.ladder, case.recipe)
+    written = write_report(case.bundle, case.verification, case.recipe)
     assert [path.name for path in written] == ["report.json", "report.html", "report.md"]
     assert all(path.stat().st_size > 1000 for path in written)
 
 
 def test_page_states_the_verdict_before_everything_else(case: Case) -> None:
     words = _page(case).words
-    assert (
-        words.index("Accepted") < words.index("The ladder") < words.index("Gates") < words.index("Where it comes from")
-    )
+    assert words.index("Accepted") < words.index("Variants") < words.index("Gates") < words.index("Where it comes from")
 
 
-def test_rejected_page_names_rung_gate_limit_and_value(tmp_path: Path) -> None:
+def test_rejected_page_names_variant_gate_limit_and_value(tmp_path: Path) -> None:
     bad = make_case(tmp_path / "b", noise=2.0, speed=0.5, gates=Gates(max_top1_drop=0.5, min_speedup=1.1))
     words = _page(bad).words
     assert "Rejected" in words
@@ -120,11 +118,11 @@ def test_headings_never_skip_a_level_and_every_picture_has_words(case: Case) -> 
 def test_gate_that_was_not_measured_is_shown_as_such_and_fails(tmp_path: Path) -> None:
     made = make_case(tmp_path / "b", gates=Gates(min_speedup=1.0))
     without = made.bundle.without({"benchmark"})
-    ladder = judge(without, made.recipe)
-    document = build_document(without, ladder, made.recipe)
+    verification = judge(without, made.recipe)
+    document = build_document(without, verification, made.recipe)
     assert document["passed"] is False
     assert document["gates"][0]["value"] is None
-    page = _page(Case(without, ladder, made.recipe))
+    page = _page(Case(without, verification, made.recipe))
     assert "not measured" in page.words
     assert "Rejected" in page.words
     assert "not measured" in (without.root / "report.md").read_text(encoding="utf-8")
@@ -132,14 +130,14 @@ def test_gate_that_was_not_measured_is_shown_as_such_and_fails(tmp_path: Path) -
 
 def test_json_holds_no_nan_or_infinity(tmp_path: Path) -> None:
     made = make_case(tmp_path / "b", noise=0.0)
-    write_report(made.bundle, made.ladder, made.recipe)
+    write_report(made.bundle, made.verification, made.recipe)
 
     def refuse(name: str) -> float:
         raise AssertionError(name)
 
     text = (made.bundle.root / "report.json").read_text(encoding="utf-8")
     document = json.loads(text, parse_constant=refuse)
-    assert document["rungs"][2]["parity"]["outputs"][0]["sqnr_db"] is None
+    assert document["variants"][2]["parity"]["outputs"][0]["sqnr_db"] is None
     assert "exact" in (made.bundle.root / "report.md").read_text(encoding="utf-8")
 
 
@@ -150,8 +148,8 @@ def test_nan_answers_are_reported_not_drawn(tmp_path: Path) -> None:
     broken = recording.outputs["logits"].copy()
     broken[3] = np.nan
     Recording(recording.runtime, recording.images, recording.input_sha256, {"logits": broken}).save(path)
-    ladder = judge(made.bundle, made.recipe)
-    words = _page(Case(made.bundle, ladder, made.recipe)).words
+    verification = judge(made.bundle, made.recipe)
+    words = _page(Case(made.bundle, verification, made.recipe)).words
     assert "holds NaN or infinity on 1 of 48 images" in words
     assert "Rejected" in words
 
@@ -171,7 +169,7 @@ def test_every_step_is_held_against_pytorch_and_against_the_one_before_it(case: 
 
 
 def test_markdown_tables_have_as_many_cells_as_columns(case: Case) -> None:
-    write_report(case.bundle, case.ladder, case.recipe)
+    write_report(case.bundle, case.verification, case.recipe)
     lines = (case.bundle.root / "report.md").read_text(encoding="utf-8").splitlines()
     columns = 0
     rows = 0
@@ -189,14 +187,14 @@ def test_markdown_tables_have_as_many_cells_as_columns(case: Case) -> None:
 
 def test_disagreeing_images_show_both_predictions_and_their_pixels(tmp_path: Path) -> None:
     made = make_case(tmp_path / "b", noise=2.0)
-    document = build_document(made.bundle, made.ladder, made.recipe)
+    document = build_document(made.bundle, made.verification, made.recipe)
     assert len(document["disagreements"]) == 8
     assert not any(entry["same_class"] for entry in document["disagreements"])
     distances = [entry["distance"] for entry in document["disagreements"]]
     assert distances == sorted(distances, reverse=True)
     words = _page(made).words
     first = document["disagreements"][0]
-    assert f"{first['image']}: {first['label_name']} PyTorch {first['reference']['name']}" in words
+    assert f"{first['image']}: {first['target_name']} PyTorch {first['reference']['name']}" in words
 
 
 @pytest.mark.parametrize(
@@ -213,7 +211,7 @@ def test_only_everything_is_a_hundred_percent() -> None:
 
 
 def test_report_says_how_it_was_quantized_worst_layer_first_and_what_a_budget_kept(case: Case) -> None:
-    as_json, html, markdown = write_report(case.bundle, case.ladder, case.recipe)
+    as_json, html, markdown = write_report(case.bundle, case.verification, case.recipe)
     found = json.loads(as_json.read_text(encoding="utf-8"))["quantization"]["int8"]
     assert [entry["layer_sqnr_db"] for entry in found["ranges"]] == [21.5, 38.5]
     for page in (html, markdown):

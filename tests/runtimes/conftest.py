@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.engine.conftest import Pretend, pretend
-from tests.engine.graphs import floating, save
+from tests.support.fake_gpu import Pretend
+from tests.support.onnx_graphs import floating, save
 from vitexport.engine.build import build_engine
-from vitexport.engine_settings import EngineSettings
-
-__all__ = ["batch_of", "expected", "pretend"]
+from vitexport.recipe.settings import EngineSettings
 
 
 @pytest.fixture
@@ -22,11 +19,3 @@ def engine(pretend: Pretend, tmp_path: Path) -> Path:
     settings = EngineSettings.model_validate({"batch": "1,8", "timing_cache": tmp_path / "t"})
     build_engine(save(floating(), tmp_path / "model.onnx"), settings, tmp_path / "model.engine")
     return tmp_path / "model.engine"
-
-
-def batch_of(size: int, seed: int = 0) -> dict[str, np.ndarray]:
-    return {"x": np.random.default_rng(seed).standard_normal((size, 4)).astype(np.float32)}
-
-
-def expected(feeds: dict[str, np.ndarray]) -> np.ndarray:
-    return np.stack([feeds["x"].sum(1), feeds["x"].max(1)], axis=1)

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from tests.engine.graphs import floating, save
+from tests.support.onnx_graphs import floating, save
 from vitexport.errors import RuntimeBackendError
 from vitexport.runtimes import RuntimeOptions, open_runtime
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.serve.running import Running, b64, message, running
+from tests.support.http_server import Running, b64, message, running
 
 INFER = "/v2/models/linear/infer"
 

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from benchmarks.http_load import LoadResult, hammer, image_request
-from tests.serve.linear_model import save_image
-from tests.serve.running import running
+from tests.support.http_server import running
+from tests.support.linear_model import save_image
 
 
 @pytest.fixture(scope="module")

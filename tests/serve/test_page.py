@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.browser import CHROMIUM, browser
-from tests.serve.linear_model import save_image
-from tests.serve.running import running
+from tests.support.browser import CHROMIUM, browser
+from tests.support.http_server import running
+from tests.support.linear_model import save_image
 from vitexport.inputs.images import load_image
 from vitexport.predict.predictor import Predictor
 

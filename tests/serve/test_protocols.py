@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serve.linear_model import CLASSES, PREPROCESS, random_pixels, save_image, write_model
-from tests.serve.running import Running, running
+from tests.support.http_server import Running, running
+from tests.support.linear_model import CLASSES, PREPROCESS, random_pixels, save_image, write_model
 from vitexport.inputs.images import load_image
 from vitexport.inputs.preprocess import preprocess
 from vitexport.predict.predictor import Predictor

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.running import Answer, Running, b64, message, running
+from tests.support.http_server import Answer, Running, b64, message, running
 
 
 @pytest.mark.parametrize("start", [b"", b"GET / HT", b"POST /predict HTTP/1.1\r\nHost: x\r\nX-Slow: "])

@@ -14,7 +14,7 @@ from vitexport.bench.latency import Latency, interleave, resident_bytes, summari
 from vitexport.bench.power import Power, PowerMeter, tegrastats
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
-from vitexport.bundle.metadata import ModelCard
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.tensors import Array, batch_limit, tile_rows
 
@@ -216,7 +216,7 @@ def _feed(runtime: Runtime, model: Model) -> Array:
         return read_replay_inputs(model.bundle).feed(tensor, model.bundle.preprocess)
     metadata: Mapping[str, str] = runtime.metadata
     if metadata:
-        height, width = ModelCard.from_metadata(metadata, where=str(model.path)).preprocess.image_size
+        height, width = ModelMetadata.from_metadata(metadata, where=str(model.path)).preprocess.image_size
     else:
         height, width = (axis if isinstance(axis, int) else 224 for axis in tensor.shape[2:])
     ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None] * np.linspace(0, 1, width, dtype=np.float32)

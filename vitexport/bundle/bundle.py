@@ -14,14 +14,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from vitexport.bundle.metadata import ModelSpec
+from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import BundleError
 from vitexport.files import sha256_file, write_atomic
 from vitexport.inputs.preprocess import PreprocessSpec
 
-__all__ = ["BUNDLE_FILE", "Artifact", "Bundle", "FileRecord", "Provenance"]
+__all__ = ["BUNDLE_FILE", "SCHEMA", "Artifact", "Bundle", "FileRecord", "Provenance"]
 
 BUNDLE_FILE = "bundle.json"
+SCHEMA = 2
+"""Raised whenever an older program could misread a bundle."""
 
 Kind = Literal["onnx", "simplified", "quantized", "engine", "recording", "benchmark", "analysis", "report", "recipe"]
 
@@ -75,7 +77,7 @@ class Artifact(_Record):
     """A file made by a stage, with companions such as ONNX external data.
 
     Attributes:
-        name: Name of the rung or recording inside the bundle, e.g. ``onnx``, ``simplified``, ``int8``.
+        name: Name of the variant or recording inside the bundle, e.g. ``onnx``, ``simplified``, ``int8``.
         kind: What the file is.
         file: The file.
         companions: Files that belong to it.
@@ -99,11 +101,11 @@ class Artifact(_Record):
 
 
 class _BundleData(_Record):
-    schema_: Literal[1]
+    schema_: Literal[2]
     name: str
     model: dict[str, Any]
     preprocess: PreprocessSpec
-    labels: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=lambda name: name.rstrip("_"))
@@ -115,31 +117,35 @@ class Bundle:
     Attributes:
         root: The directory.
         name: Name of the recipe that made it.
-        model: Identity and interface of the model.
-        preprocess: What turns an image into an input.
-        labels: Class names by output index.
+        metadata: Identity and interface of the model, its preprocessing and class names.
         artifacts: Everything in it, oldest first.
     """
 
     def __init__(
-        self,
-        root: Path,
-        *,
-        name: str,
-        model: ModelSpec,
-        preprocess: PreprocessSpec,
-        labels: tuple[str, ...] = (),
-        artifacts: tuple[Artifact, ...] = (),
+        self, root: str | Path, *, name: str, metadata: ModelMetadata, artifacts: tuple[Artifact, ...] = ()
     ) -> None:
-        self.root = root
+        self.root = Path(root)
         self.name = name
-        self.model = model
-        self.preprocess = preprocess
-        self.labels = labels
+        self.metadata = metadata
         self.artifacts = artifacts
 
+    @property
+    def model(self) -> ModelSpec:
+        """Identity and interface of the model."""
+        return self.metadata.model
+
+    @property
+    def preprocess(self) -> PreprocessSpec:
+        """What turns an image into an input."""
+        return self.metadata.preprocess
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names by output index."""
+        return self.metadata.class_names
+
     @classmethod
-    def open(cls, root: Path, *, check_files: bool = True) -> Bundle:
+    def open(cls, root: str | Path, *, check_files: bool = True) -> Bundle:
         """Open a bundle and check that its files are all there and unaltered.
 
         Args:
@@ -149,6 +155,7 @@ class Bundle:
         Raises:
             BundleError: The directory is no bundle, of another schema, or a file is missing or altered.
         """
+        root = Path(root)
         path = root / BUNDLE_FILE
         if root.is_file():
             raise BundleError(
@@ -164,24 +171,18 @@ class Bundle:
         except (OSError, ValueError) as error:
             raise BundleError(f"'{path}' cannot be read: {error}", "Run the recipe again with --force.") from error
         schema = raw.get("schema") if isinstance(raw, Mapping) else None
-        if schema != 1:
+        if schema != SCHEMA:
             raise BundleError(
-                f"Expected bundle schema 1 in '{path}', found {schema!r}.",
-                "Use the vitexport version that wrote it, or run the recipe again.",
+                f"Expected bundle schema {SCHEMA} in '{path}', found {schema!r}.",
+                "Run the recipe again with --force, or use the vitexport version that wrote the bundle.",
             )
         try:
             data = _BundleData.model_validate(raw)
             model = ModelSpec.from_dict(data.model)
         except (ValidationError, KeyError, TypeError, AssertionError) as error:
             raise BundleError(f"'{path}' is not a valid bundle: {error}", "Run the recipe again.") from error
-        bundle = cls(
-            root,
-            name=data.name,
-            model=model,
-            preprocess=data.preprocess,
-            labels=data.labels,
-            artifacts=data.artifacts,
-        )
+        metadata = ModelMetadata(model, data.preprocess, data.class_names)
+        bundle = cls(root, name=data.name, metadata=metadata, artifacts=data.artifacts)
         if check_files:
             for artifact in bundle.artifacts:
                 bundle.check_artifact(artifact)
@@ -190,11 +191,11 @@ class Bundle:
     def save(self) -> None:
         """Write ``bundle.json`` in one step."""
         data = {
-            "schema": 1,
+            "schema": SCHEMA,
             "name": self.name,
             "model": asdict(self.model),
             "preprocess": self.preprocess.model_dump(mode="json"),
-            "labels": list(self.labels),
+            "class_names": list(self.class_names),
             "artifacts": [artifact.model_dump(mode="json") for artifact in self.artifacts],
         }
         write_atomic(self.root / BUNDLE_FILE, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
@@ -210,14 +211,7 @@ class Bundle:
         return self._with(tuple(artifact for artifact in self.artifacts if artifact.name not in names))
 
     def _with(self, artifacts: tuple[Artifact, ...]) -> Bundle:
-        return Bundle(
-            self.root,
-            name=self.name,
-            model=self.model,
-            preprocess=self.preprocess,
-            labels=self.labels,
-            artifacts=artifacts,
-        )
+        return Bundle(self.root, name=self.name, metadata=self.metadata, artifacts=artifacts)
 
     def find(self, name: str) -> Artifact | None:
         """Return the artifact of that name, or None."""
@@ -243,7 +237,7 @@ class Bundle:
 
     @property
     def models(self) -> tuple[Artifact, ...]:
-        """The rungs that a runtime can open, in the order they were made."""
+        """The variants that a runtime can open, in the order they were made."""
         return tuple(a for a in self.artifacts if a.kind in ("onnx", "simplified", "quantized", "engine"))
 
     def check_artifact(self, artifact: Artifact) -> None:

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vitexport.bundle.bundle import BUNDLE_FILE, Bundle
 from vitexport.bundle.recording import Recording, ReplayInputs
 from vitexport.errors import BundleError
+from vitexport.recipe.load import parse_recipe
+from vitexport.recipe.settings import Recipe
 
 __all__ = [
     "ATTEMPTS",
@@ -32,6 +36,7 @@ __all__ = [
     "is_bundle",
     "model_path",
     "read_analysis",
+    "read_recipe",
     "read_disagreements",
     "read_recording",
     "read_replay_inputs",
@@ -76,6 +81,12 @@ ATTEMPTS = "attempts"
 
 SAMPLES = "samples"
 """Folder, beside :data:`PREPROCESSING`, of original image files."""
+
+
+def read_recipe(bundle: Bundle) -> Recipe:
+    """Read the resolved recipe a bundle was made from."""
+    path = bundle.path(bundle.artifact(RECIPE))
+    return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), where=str(path))
 
 
 def is_bundle(path: Path) -> bool:

@@ -1,6 +1,6 @@
-"""What a model is, apart from its weights: identity, inputs and outputs, preprocessing, labels.
+"""What a model is, apart from its weights: identity, inputs and outputs, preprocessing, class names.
 
-An exported ONNX file carries this as metadata (:meth:`ModelCard.to_metadata`), so that a single file is enough to
+An exported ONNX file carries this as metadata (:meth:`ModelMetadata.to_metadata`), so that a single file is enough to
 predict, quantize or verify; an engine carries it in its sidecar.
 """
 
@@ -9,17 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
 
 from pydantic import ValidationError
 
 from vitexport.errors import BundleError
 from vitexport.inputs.preprocess import PreprocessSpec
+from vitexport.recipe.settings import Task
 from vitexport.tensors import TensorSpec
 
-__all__ = ["ModelCard", "ModelSpec", "Task"]
-
-Task = Literal["classify", "features"]
+__all__ = ["ModelMetadata", "ModelSpec"]
 
 _PREFIX = "vitexport."
 
@@ -58,51 +56,51 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class ModelCard:
+class ModelMetadata:
     """Everything a model file needs beside its weights.
 
     Attributes:
         model: Identity and interface.
         preprocess: What turns an image into its input, or None for a file this package did not export.
-        labels: Class names by output index; empty when the model has none.
+        class_names: Class names by output index; empty when the model has none.
         history: What made the file: one entry per stage, oldest first, e.g. ``{"stage": "export", "torch": "2.15.0"}``.
     """
 
     model: ModelSpec
     preprocess: PreprocessSpec
-    labels: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
     history: tuple[Mapping[str, str], ...] = field(default=())
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the card as string key-value pairs for ONNX ``metadata_props``; values are JSON."""
+        """Return the metadata as string key-value pairs for ONNX ``metadata_props``; values are JSON."""
         return {
             f"{_PREFIX}model": json.dumps(asdict(self.model)),
             f"{_PREFIX}preprocess": self.preprocess.model_dump_json(),
-            f"{_PREFIX}labels": json.dumps(list(self.labels), ensure_ascii=False),
+            f"{_PREFIX}class_names": json.dumps(list(self.class_names), ensure_ascii=False),
             f"{_PREFIX}history": json.dumps([dict(entry) for entry in self.history]),
         }
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], *, where: str) -> ModelCard:
-        """Read the card back from ONNX metadata.
+    def from_metadata(cls, metadata: Mapping[str, str], *, where: str) -> ModelMetadata:
+        """Read the metadata back from ONNX metadata.
 
         Args:
             metadata: Key-value pairs of the file.
             where: Name of the file, for the error message.
 
         Raises:
-            BundleError: The file has no card, or one that cannot be read.
+            BundleError: The file has no metadata, or one that cannot be read.
         """
         try:
             return cls(
                 model=ModelSpec.from_dict(json.loads(metadata[f"{_PREFIX}model"])),
                 preprocess=PreprocessSpec.model_validate_json(metadata[f"{_PREFIX}preprocess"]),
-                labels=tuple(json.loads(metadata[f"{_PREFIX}labels"])),
+                class_names=tuple(json.loads(metadata[f"{_PREFIX}class_names"])),
                 history=tuple(json.loads(metadata[f"{_PREFIX}history"])),
             )
         except KeyError as error:
             raise BundleError(
-                f"Expected '{where}' to carry its preprocessing and labels as metadata, found no '{error.args[0]}'.",
+                f"Expected '{where}' to carry its preprocessing and class names, found no '{error.args[0]}'.",
                 "Only files made by `vitexport export` carry it; export the model again from its checkpoint.",
             ) from error
         except (ValueError, TypeError, AssertionError, ValidationError) as error:

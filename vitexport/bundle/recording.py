@@ -82,16 +82,16 @@ class ReplayInputs:
         images: Image names, one per row.
         pixels: uint8 ``[N, H, W, 3]`` after resize and crop, in the model's channel order; normalizing them gives the
             exact float inputs.
-        labels: Class index per row, or None when unlabelled.
+        targets: Class index per row, or None when unlabelled.
     """
 
     images: tuple[str, ...]
     pixels: NDArray[np.uint8]
-    labels: tuple[int, ...] | None
+    targets: tuple[int, ...] | None
 
     def save(self, path: Path) -> None:
         """Write in one step, as compressed ``.npz``."""
-        header = {"images": self.images, "labels": self.labels}
+        header = {"images": self.images, "targets": self.targets}
         _save(path, header, {"pixels": self.pixels})
 
     def feed(self, tensor: TensorSpec, spec: PreprocessSpec, rows: slice = slice(None)) -> Array:
@@ -121,8 +121,8 @@ class ReplayInputs:
         """
         header, arrays = _load(path)
         try:
-            labels = header["labels"]
-            return cls(tuple(header["images"]), arrays["pixels"], None if labels is None else tuple(labels))
+            targets = header["targets"]
+            return cls(tuple(header["images"]), arrays["pixels"], None if targets is None else tuple(targets))
         except KeyError as error:
             raise _unreadable(path, error) from error
 

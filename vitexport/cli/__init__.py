@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build-engine": ("vitexport.cli.build_engine:build_engine", "Build a TensorRT engine and audit what it does."),
     "refit": ("vitexport.cli.refit:refit", "Put the weights into a weight-stripped engine, or new ones."),
     "trtexec": ("vitexport.cli.trtexec:trtexec", "Print the equivalent trtexec command line."),
-    "bisect": ("vitexport.cli.bisect:bisect", "Find the layer where a rung loses accuracy."),
+    "bisect": ("vitexport.cli.bisect:bisect", "Find the layer where a variant loses accuracy."),
     "diagnose": ("vitexport.cli.diagnose:diagnose", "Predict what will be hard to quantize or to run in fp16."),
     "serve": ("vitexport.cli.serve:serve", "Serve a bundle over HTTP."),
     "triton": ("vitexport.cli.triton:triton", "Write a Triton model repository."),

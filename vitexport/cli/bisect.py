@@ -23,18 +23,18 @@ _SHOWN = 12
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--rung", required=True, help="Rung to examine, e.g. int8.")
-@click.option("--against", help="Rung that is right; the last float rung before it otherwise.")
+@click.option("--variant", required=True, help="VariantResult to examine, e.g. int8.")
+@click.option("--against", help="VariantResult that is right; the last float variant before it otherwise.")
 @click.option("--images", type=click.IntRange(1), default=8, help="How many of the bundle's images to use.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def bisect(bundle: Path, rung: str, against: str | None, images: int, as_json: bool) -> None:
-    """Find the block and layer where a rung loses accuracy, by feeding every layer exact inputs.
+def bisect(bundle: Path, variant: str, against: str | None, images: int, as_json: bool) -> None:
+    """Find the block and layer where a variant loses accuracy, by feeding every layer exact inputs.
 
-    Example: vitexport bisect out/quickstart --rung int8
+    Example: vitexport bisect out/quickstart --variant int8
     """
-    from vitexport.host.diagnose.bundle import bisect_rung
+    from vitexport.host.diagnose.bundle import bisect_variant
 
-    report = bisect_rung(Bundle.open(bundle), rung, against=against, images=images)
+    report = bisect_variant(Bundle.open(bundle), variant, against=against, images=images)
     if as_json:
         print_json(finite({"description": report.describe(), **report.to_dict()}))
         return

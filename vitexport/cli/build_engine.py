@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from vitexport.engine.progress import BuildProgress
-    from vitexport.engine_settings import EngineSettings
+    from vitexport.recipe.settings import EngineSettings
     from vitexport.runtimes.tensorrt.audit import AuditReport
 
 __all__ = ["build_engine"]
@@ -43,7 +43,7 @@ if not _ERR.is_terminal:
 def build_engine(
     source: Path,
     output: Path,
-    rung: str | None,
+    variant: str | None,
     with_lint: bool,
     with_audit: bool,
     min_share: float,
@@ -57,7 +57,7 @@ def build_engine(
     from vitexport.engine.build import build_engine as build
 
     ctx = click.get_current_context()
-    model, recipe = resolve_model(source, rung)
+    model, recipe = resolve_model(source, variant)
     settings = engine_settings(recipe, options)
     if with_lint and not _lint(model, settings):
         ctx.exit(3)

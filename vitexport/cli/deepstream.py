@@ -12,7 +12,7 @@ __all__ = ["deepstream"]
 @click.command(epilog="Example: vitexport deepstream out/quickstart -o deepstream --images calib/holdout")
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory.")
-@click.option("--rung", help="Model inside the bundle.  [default: the last one its checks accept]")
+@click.option("--variant", help="Model inside the bundle.  [default: the last one its checks accept]")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Frames per run.")
 @click.option("--images", type=click.Path(exists=True, path_type=Path), help="Measure the preprocessing on these.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -21,7 +21,7 @@ def deepstream(
     ctx: click.Context,
     bundle: Path,
     output: Path,
-    rung: str | None,
+    variant: str | None,
     batch: int,
     images: Path | None,
     as_json: bool,
@@ -36,11 +36,11 @@ def deepstream(
     from vitexport.predict.sources import expand_sources
 
     opened = Bundle.open(bundle, check_files=False)
-    config = write_deepstream(opened, output, rung=rung, batch=batch)
+    config = write_deepstream(opened, output, variant=variant, batch=batch)
     parity = None
     if images is not None:
         pictures = [load_image(path) for path in expand_sources([str(images)])[:64]]
-        parity = measure_parity(opened, config, pictures, rung=rung)
+        parity = measure_parity(opened, config, pictures, variant=variant)
     if as_json:
         click.echo(json.dumps({"config": str(config), "parity": asdict(parity) if parity else None}, indent=2))
     else:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
-from vitexport.bundle.metadata import ModelCard
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import BundleError, ImageError
 from vitexport.files import finite
@@ -85,7 +85,7 @@ def _inputs(target: Path, folder: Path | None, limit: int) -> tuple[Path, list[A
         if bundle is not None:
             spec = bundle.preprocess
         else:
-            spec = ModelCard.from_metadata(runtime.metadata, where=str(model)).preprocess
+            spec = ModelMetadata.from_metadata(runtime.metadata, where=str(model)).preprocess
         return model, list(batches(list_images(folder, limit=limit), spec, runtime.inputs[0], 1))
 
 

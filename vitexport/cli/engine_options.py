@@ -11,7 +11,7 @@ import click
 from vitexport.errors import BundleError, RecipeError
 
 if TYPE_CHECKING:
-    from vitexport.engine_settings import EngineSettings
+    from vitexport.recipe.settings import EngineSettings
 
 __all__ = ["engine_options", "engine_settings", "parse_shapes", "resolve_model"]
 
@@ -40,7 +40,7 @@ _OPTIONS = (
     click.option(
         "--compute-capability", "compute_capabilities", multiple=True, metavar="8.6", help="Target of TensorRT-RTX."
     ),
-    click.option("--rung", metavar="NAME", help="Which model of a bundle; the last ONNX file otherwise."),
+    click.option("--variant", metavar="NAME", help="Which model of a bundle; the last ONNX file otherwise."),
 )
 
 
@@ -59,7 +59,7 @@ def engine_settings(base: EngineSettings | None, options: dict[str, Any]) -> Eng
     """
     from pydantic import ValidationError
 
-    from vitexport.engine_settings import EngineSettings
+    from vitexport.recipe.settings import EngineSettings
 
     shapes = parse_shapes(options.pop("shapes"))
     given = {key: value for key, value in options.items() if value not in (None, False, ())}
@@ -73,7 +73,7 @@ def engine_settings(base: EngineSettings | None, options: dict[str, Any]) -> Eng
         raise RecipeError("; ".join(lines), "See `vitexport build-engine --help`.") from error
 
 
-def resolve_model(source: Path, rung: str | None) -> tuple[Path, EngineSettings | None]:
+def resolve_model(source: Path, variant: str | None) -> tuple[Path, EngineSettings | None]:
     """Return the ONNX file a path means, and the engine settings of its recipe.
 
     A bundle stands for its quantized model, or its last ONNX file without one.
@@ -89,10 +89,12 @@ def resolve_model(source: Path, rung: str | None) -> tuple[Path, EngineSettings 
 
     bundle = Bundle.open(source)
     models = [artifact for artifact in bundle.models if artifact.kind != "engine"]
-    chosen = [artifact for artifact in models if rung in (None, artifact.name)]
+    chosen = [artifact for artifact in models if variant in (None, artifact.name)]
     if not chosen:
         names = ", ".join(artifact.name for artifact in models) or "none"
-        raise BundleError(f"Expected the ONNX model '{rung}' in '{source}', found {names}.", "Choose with --rung.")
+        raise BundleError(
+            f"Expected the ONNX model '{variant}' in '{source}', found {names}.", "Choose with --variant."
+        )
     return bundle.path(chosen[-1]), _recipe_settings(bundle.root)
 
 
@@ -101,7 +103,7 @@ def _recipe_settings(root: Path) -> EngineSettings | None:
     recipe = root / "recipe.yaml"
     if not recipe.is_file():
         return None
-    from vitexport.recipe.settings import load_recipe
+    from vitexport.recipe.load import load_recipe
 
     return load_recipe(recipe).engine
 

@@ -11,15 +11,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitexport.bundle.bundle import Bundle
-from vitexport.bundle.metadata import ModelCard
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import ImageError
 from vitexport.inputs.images import batches, list_images
+from vitexport.inputs.labels import find_targets
 from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.runtimes import available_runtimes, open_runtime
 from vitexport.runtimes.record import record
 from vitexport.tensors import Array
-from vitexport.verify.accuracy import accuracy, compare_top1, find_labels
+from vitexport.verify.accuracy import accuracy, compare_top1
 from vitexport.verify.parity import class_scores
 
 __all__ = ["evaluate"]
@@ -42,14 +43,14 @@ def evaluate(
     runtime: str | None,
     as_json: bool,
 ) -> None:
-    """Measure top-1 and top-5 of a model, or of every rung of a bundle, on labelled images.
+    """Measure top-1 and top-5 of a model, or of every variant of a bundle, on labelled images.
 
-    Rungs after the first are compared with it image by image (McNemar), so that noise is not taken for a difference.
+    Variants after the first are compared with it image by image (McNemar), so that noise is not taken for a difference.
 
     Example: vitexport evaluate out/quickstart --images calib/holdout --labels calib/manifest.json
     """
     paths = list_images(folder, limit=limit)
-    truth = find_labels(folder, paths, labels)
+    truth = find_targets(folder, paths, labels)
     if truth is None:
         raise ImageError(
             f"Expected labels for the images in '{folder}', found none.",
@@ -96,7 +97,7 @@ def _scores(
     model: Path, preprocess: PreprocessSpec | None, paths: tuple[Path, ...], batch: int, runtime: str | None
 ) -> Array:
     with open_runtime(model, runtime) as opened:
-        spec = preprocess or ModelCard.from_metadata(opened.metadata, where=str(model)).preprocess
+        spec = preprocess or ModelMetadata.from_metadata(opened.metadata, where=str(model)).preprocess
         names = [str(path) for path in paths]
         recording = record(opened, names, batches(paths, spec, opened.inputs[0], batch))
     scores = class_scores(recording.outputs)

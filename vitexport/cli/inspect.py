@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitexport.bundle.bundle import Bundle
+from vitexport.bundle.metadata import ModelSpec
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import BundleError
 from vitexport.files import write_atomic
@@ -51,15 +52,19 @@ def inspect(target: Path, ranges: bool, html: Path | None, as_json: bool) -> Non
             OUT.print(f"[bold]{key}[/]: {escape(str(value))}", soft_wrap=True, highlight=False)
 
 
+def _identity(model: ModelSpec) -> str:
+    return f"{model.id} ({model.family}, {model.task}, {model.revision[:19]})"
+
+
 def _bundle(root: Path) -> dict[str, Any]:
     bundle = Bundle.open(root)
     return {
         "bundle": str(root),
         "name": bundle.name,
-        "model": f"{bundle.model.id} ({bundle.model.family}, {bundle.model.task}, {bundle.model.revision[:19]})",
+        "model": _identity(bundle.model),
         "inputs": [spec.describe() for spec in bundle.model.inputs],
         "outputs": [spec.describe() for spec in bundle.model.outputs],
-        "labels": len(bundle.labels),
+        "class_names": len(bundle.class_names),
         "preprocess": bundle.preprocess.model_dump(mode="json"),
         "artifacts": [
             {
@@ -124,13 +129,13 @@ def _onnx(path: Path) -> dict[str, Any]:
         "nodes": sum(found.operators.values()),
         "operators": dict(found.operators),
     }
-    if found.card is not None:
-        card = found.card
+    if found.metadata is not None:
+        metadata = found.metadata
         content |= {
-            "model": f"{card.model.id} ({card.model.family}, {card.model.task}, {card.model.revision[:19]})",
-            "labels": len(card.labels),
-            "preprocess": card.preprocess.model_dump(mode="json"),
-            "history": [dict(entry) for entry in card.history],
+            "model": _identity(metadata.model),
+            "class_names": len(metadata.class_names),
+            "preprocess": metadata.preprocess.model_dump(mode="json"),
+            "history": [dict(entry) for entry in metadata.history],
         }
     return content
 

@@ -15,9 +15,9 @@ __all__ = ["kit"]
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Archive.  [default: NAME-DEVICE.tar.gz]"
 )
-@click.option("--rung", help="Model inside the bundle.  [default: the last one its checks accept]")
+@click.option("--variant", help="Model inside the bundle.  [default: the last one its checks accept]")
 @click.option("--jetpack", help="JetPack release on the device.  [default: the newest for it]")
-def kit(bundle: Path, device: str, output: Path | None, rung: str | None, jetpack: str | None) -> None:
+def kit(bundle: Path, device: str, output: Path | None, variant: str | None, jetpack: str | None) -> None:
     """Pack model, recordings, labels, this package and a README for one device; refuse what cannot work there."""
     from vitexport.bundle.bundle import Bundle
     from vitexport.deploy.device_kit import write_kit
@@ -26,6 +26,6 @@ def kit(bundle: Path, device: str, output: Path | None, rung: str | None, jetpac
     profile = device_profile(device)
     opened = Bundle.open(bundle, check_files=False)
     out = output or Path(f"{opened.name}-{profile.name}.tar.gz")
-    artifact = write_kit(opened, profile, out, rung=rung, jetpack=jetpack)
+    artifact = write_kit(opened, profile, out, variant=variant, jetpack=jetpack)
     size = out.stat().st_size / 2**20
     click.echo(f"{out}: {artifact.name} for {profile.title}, {size:.1f} MiB; unpack it there and follow README.md")

@@ -26,7 +26,7 @@ __all__ = ["findings_table", "lint"]
 )
 @click.option("--device", metavar="NAME", help="Device profile, e.g. orin-nano: also checks its precisions.")
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=MIN:OPT:MAX", help="Range of a dynamic input.")
-@click.option("--rung", metavar="NAME", help="Which model of a bundle; the last ONNX file otherwise.")
+@click.option("--variant", metavar="NAME", help="Which model of a bundle; the last ONNX file otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def lint(
@@ -35,7 +35,7 @@ def lint(
     target: str,
     device: str | None,
     shapes: tuple[str, ...],
-    rung: str | None,
+    variant: str | None,
     as_json: bool,
 ) -> None:
     """Find what an inference compiler will reject, or accept and run slowly. Exits 3 if anything will fail.
@@ -46,7 +46,7 @@ def lint(
     from vitexport.host.lint import lint_model, parse_target
 
     profile = None if device is None else device_profile(device)
-    model, _ = resolve_model(source, rung)
+    model, _ = resolve_model(source, variant)
     wanted = parse_target(target, device=profile, shapes_given=tuple(parse_shapes(shapes)))
     findings = lint_model(model, wanted)
     failed = any(finding.severity == "error" for finding in findings)

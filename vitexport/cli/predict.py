@@ -25,7 +25,7 @@ __all__ = ["predict"]
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per image.")
 @click.option("--runtime", help="Runtime to use.  [default: by file type]")
-@click.option("--rung", help="Model inside a bundle, e.g. int8.  [default: the last one its checks accept]")
+@click.option("--variant", help="Model inside a bundle, e.g. int8.  [default: the last one its checks accept]")
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images per run.")
 @click.option("--workers", type=click.IntRange(min=1), help="Parallel workers.  [default: one per core]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each worker's runtime.  [default: 1 on a CPU]")
@@ -41,7 +41,7 @@ def predict(
     as_json: bool,
     top: int,
     runtime: str | None,
-    rung: str | None,
+    variant: str | None,
     batch: int,
     workers: int | None,
     threads: int | None,
@@ -59,7 +59,7 @@ def predict(
     settings = JobSettings(
         model=model,
         runtime=runtime,
-        rung=rung,
+        variant=variant,
         top=top,
         batch=batch,
         workers=workers,
@@ -91,7 +91,7 @@ def _print(settings: JobSettings, paths: Sequence[Path], as_json: bool) -> None:
         results = predict_chunks(ChunkPredictor(predictor, settings.top), work, settings.workers or core_count())
         rows = [row for result in results for row in result.rows]
         if as_json:
-            document = {"model": predictor.name, "rung": predictor.rung, "results": [asdict(row) for row in rows]}
+            document = {"model": predictor.name, "variant": predictor.variant, "results": [asdict(row) for row in rows]}
             click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         elif any(not row.error for row in rows):
             _table(rows)

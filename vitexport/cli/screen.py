@@ -15,13 +15,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vitexport.verify.variants import Ladder, Rung
+from vitexport.verify.result import VariantResult, VerificationResult
 
 if TYPE_CHECKING:
     from vitexport.pipeline.step import StepEvent
     from vitexport.pipeline.workspace import OnEvent
 
-__all__ = ["OUT", "finish", "ladder_table", "print_json", "stage_progress", "suggest_bisect"]
+__all__ = ["OUT", "finish", "result_table", "print_json", "stage_progress", "suggest_bisect"]
 
 OUT = Console()
 if not OUT.is_terminal:
@@ -72,33 +72,33 @@ def _plain_line(event: StepEvent) -> None:
 _HEADINGS = ("max abs\nerror", "\ncosine", "SQNR\ndB", "top-1\n%", "agree\n%", "p50\nms", "p99\nms", "size\nMB")
 
 
-def ladder_table(ladder: Ladder, title: str) -> Table:
-    """Return the closing table: one row per rung."""
+def result_table(verification: VerificationResult, title: str) -> Table:
+    """Return the closing table: one row per variant."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("rung", no_wrap=True)
+    table.add_column("variant", no_wrap=True)
     for heading in _HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for rung in ladder.rungs:
-        table.add_row(*_cells(rung))
+    for variant in verification.variants:
+        table.add_row(*_cells(variant))
     return table
 
 
-def _cells(rung: Rung) -> tuple[str, ...]:
-    main = rung.parity.main if rung.parity else None
-    latency = rung.latency[0] if rung.latency else None
-    judged = "[green]ok" if rung.passed else "[red]FAILED"
+def _cells(variant: VariantResult) -> tuple[str, ...]:
+    main = variant.parity.main if variant.parity else None
+    latency = variant.latency[0] if variant.latency else None
+    judged = "[green]ok" if variant.passed else "[red]FAILED"
     return (
-        rung.name,
+        variant.name,
         _cell(main.max_abs if main else None, ".2g"),
         _cell(main.min_cosine if main else None, ".5f"),
         _cell(main.sqnr_db if main else None, ".1f"),
-        _cell(rung.accuracy.top1 if rung.accuracy else None, ".2f", 100),
+        _cell(variant.accuracy.top1 if variant.accuracy else None, ".2f", 100),
         _cell(main.agreement if main else None, ".2f", 100),
         _cell(latency.p50_ms if latency else None, ".1f"),
         _cell(latency.p99_ms if latency else None, ".1f"),
-        _cell(rung.bytes, ".2f", 1e-6),
-        "reference" if rung.parity is None else judged,
+        _cell(variant.bytes, ".2f", 1e-6),
+        "reference" if variant.parity is None else judged,
     )
 
 
@@ -106,37 +106,46 @@ def _cell(value: float | None, form: str, factor: float = 1) -> str:
     return "-" if value is None else format(value * factor, form)
 
 
-def finish(ladder: Ladder, title: str, *, as_json: bool, notes: Sequence[str] = ()) -> int:
-    """Print a ladder and return the exit code: 0 passed, 3 failed.
+def finish(verification: VerificationResult, title: str, *, as_json: bool, notes: Sequence[str] = ()) -> int:
+    """Print a verification and return the exit code: 0 passed, 3 failed.
 
     Args:
-        ladder: The verdict.
+        verification: The verdict.
         title: Above the table.
         as_json: Print one JSON document instead.
         notes: What a reader must know although nothing failed.
     """
     if as_json:
-        print_json({"passed": ladder.passed, "failures": ladder.failures(), "remarks": notes, **asdict(ladder)})
-        return 0 if ladder.passed else 3
-    OUT.print(ladder_table(ladder, title))
-    for gate in ladder.gates:
+        print_json(
+            {
+                "passed": verification.passed,
+                "failures": verification.failures(),
+                "remarks": notes,
+                **asdict(verification),
+            }
+        )
+        return 0 if verification.passed else 3
+    OUT.print(result_table(verification, title))
+    for gate in verification.gates:
         mark = "[green]ok[/]" if gate.passed else "[red]FAILED[/]"
         value = "not measured" if gate.value is None else f"{gate.value:.4g}"
         OUT.print(
             f"gate {gate.gate} {gate.limit:g}: {value} {mark}"
             + (f" [dim]({escape(gate.note)})[/]" if gate.note else "")
         )
-    if ladder.unchecked:
-        OUT.print(f"[dim]not checked (no limit set): {', '.join(ladder.unchecked)}[/]")
+    if verification.unchecked:
+        OUT.print(f"[dim]not checked (no limit set): {', '.join(verification.unchecked)}[/]")
     for line in notes:
         OUT.print(f"note: {escape(line)}", soft_wrap=True, highlight=False)
-    for line in ladder.failures():
+    for line in verification.failures():
         OUT.print(f"[red]FAILED[/] {escape(line)}", soft_wrap=True)
-    return 0 if ladder.passed else 3
+    return 0 if verification.passed else 3
 
 
-def suggest_bisect(ladder: Ladder, bundle: Path) -> None:
-    """Say how to find the layer at fault, where a rung that has a graph before it disagrees with PyTorch."""
-    graphs = [rung for rung in ladder.rungs[2:] if rung.runtime == "onnxruntime" and not rung.passed]
-    if graphs and ladder.rungs[1].passed:
-        click.echo(f"find the layer: vitexport bisect {bundle} --rung {graphs[0].name}", err=True)
+def suggest_bisect(verification: VerificationResult, bundle: Path) -> None:
+    """Say how to find the layer at fault, where a variant that has a graph before it disagrees with PyTorch."""
+    graphs = [
+        variant for variant in verification.variants[2:] if variant.runtime == "onnxruntime" and not variant.passed
+    ]
+    if graphs and verification.variants[1].passed:
+        click.echo(f"find the layer: vitexport bisect {bundle} --variant {graphs[0].name}", err=True)

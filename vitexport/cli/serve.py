@@ -16,7 +16,7 @@ __all__ = ["serve"]
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
 )
 @click.option("--runtime", help="Runtime to use.  [default: by file type]")
-@click.option("--rung", help="Model inside a bundle, e.g. int8.  [default: the last one its checks accept]")
+@click.option("--variant", help="Model inside a bundle, e.g. int8.  [default: the last one its checks accept]")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
 @click.option("--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images per run.")
 @click.option("--max-delay-ms", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Wait for a batch.")
@@ -37,7 +37,7 @@ def serve(
     host: str,
     port: int,
     runtime: str | None,
-    rung: str | None,
+    variant: str | None,
     device: str,
     max_batch: int,
     max_delay_ms: float,
@@ -79,14 +79,14 @@ def serve(
     if threads is None and device == "cpu":
         threads = max(1, core_count() // lanes)
     predictor = Predictor.open(
-        model, runtime=runtime, rung=rung, options=RuntimeOptions(threads=threads, device=device)
+        model, runtime=runtime, variant=variant, options=RuntimeOptions(threads=threads, device=device)
     )
     for note in predictor.notes:
         click.echo(note, err=True)
     app = create_app(predictor, limits, BatchSettings(max_batch, max_delay_ms / 1000, lanes))
     shown = f"[{host}]" if ":" in host else host
     click.echo(
-        f"Serving {predictor.name} ({predictor.rung}, {predictor.runtime.name}) "
+        f"Serving {predictor.name} ({predictor.variant}, {predictor.runtime.name}) "
         f"on http://{shown}:{listener.getsockname()[1]}; stop with Ctrl-C.",
         err=True,
     )

@@ -9,9 +9,9 @@ import click
 
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import RecipeError
+from vitexport.files import StageResult
 from vitexport.inputs.images import list_images
 from vitexport.recipe.settings import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
-from vitexport.stage import StageResult
 from vitexport.verify.summary import budget_sentence
 
 __all__ = ["export", "quantize", "simplify"]

@@ -13,7 +13,7 @@ __all__ = ["triton"]
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Repository.")
 @click.option("--name", help="Name of the model.  [default: the bundle's]")
-@click.option("--rung", help="Model inside the bundle.  [default: the last one its checks accept]")
+@click.option("--variant", help="Model inside the bundle.  [default: the last one its checks accept]")
 @click.option("--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="Largest batch.")
 @click.option("--max-delay-us", type=click.IntRange(min=0), default=2000, show_default=True, help="Wait for a batch.")
 @click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Copies of the model.")
@@ -23,7 +23,7 @@ def triton(
     bundle: Path,
     output: Path,
     name: str | None,
-    rung: str | None,
+    variant: str | None,
     max_batch: int,
     max_delay_us: int,
     instances: int,
@@ -34,6 +34,6 @@ def triton(
     from vitexport.bundle.bundle import Bundle
     from vitexport.deploy.triton import TritonSettings, write_repository
 
-    settings = TritonSettings(name, rung, max_batch, max_delay_us, instances, kind, tensorrt)
+    settings = TritonSettings(name, variant, max_batch, max_delay_us, instances, kind, tensorrt)
     folder = write_repository(Bundle.open(bundle, check_files=False), output, settings)
     click.echo(f"{folder}: start Triton with --model-repository={output}")

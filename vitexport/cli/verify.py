@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from vitexport.bundle.bundle import Bundle
+from vitexport.bundle.layout import read_recipe
 from vitexport.cli.screen import finish, suggest_bisect
 from vitexport.runtimes import available_runtimes
-from vitexport.verify.replay import bundle_recipe, replay, replay_engine
+from vitexport.verify.replay import replay, replay_engine
 
 __all__ = ["verify"]
 
@@ -30,11 +31,11 @@ def verify(ctx: click.Context, bundle: Path, runtime: str | None, engine: Path |
     Example: vitexport verify out/quickstart
     """
     opened = Bundle.open(bundle)
-    recipe = bundle_recipe(opened)
+    recipe = read_recipe(opened)
     if engine is None:
-        ladder, what = replay(opened, recipe, runtime=runtime), opened.name
+        verification, what = replay(opened, recipe, runtime=runtime), opened.name
     else:
-        ladder, what = replay_engine(opened, recipe, engine, runtime=runtime), engine.name
-    code = finish(ladder, f"{what} replayed on this machine", as_json=as_json)
-    suggest_bisect(ladder, bundle)
+        verification, what = replay_engine(opened, recipe, engine, runtime=runtime), engine.name
+    code = finish(verification, f"{what} replayed on this machine", as_json=as_json)
+    suggest_bisect(verification, bundle)
     ctx.exit(code)

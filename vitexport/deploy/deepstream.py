@@ -26,7 +26,7 @@ from vitexport.files import write_atomic
 from vitexport.inputs.preprocess import PreprocessSpec, pixels
 from vitexport.predict.predictor import Predictor, softmax
 from vitexport.runtimes import open_runtime
-from vitexport.verify.select import choose_rung
+from vitexport.verify.select import choose_variant
 
 __all__ = ["CONFIG_FILE", "NvinferConfig", "PreprocessParity", "measure_parity", "write_deepstream"]
 
@@ -119,13 +119,13 @@ class PreprocessParity:
     notes: tuple[str, ...]
 
 
-def write_deepstream(bundle: Bundle, out: Path, *, rung: str | None = None, batch: int = 8) -> Path:
+def write_deepstream(bundle: Bundle, out: Path, *, variant: str | None = None, batch: int = 8) -> Path:
     """Write ``config_infer.txt``, ``model.onnx`` and ``labels.txt``.
 
     Args:
         bundle: A classifier.
         out: Directory.
-        rung: Which model; None takes the last accepted ONNX file.
+        variant: Which model; None takes the last accepted ONNX file.
         batch: ``batch-size`` of nvinfer.
 
     Returns:
@@ -139,12 +139,12 @@ def write_deepstream(bundle: Bundle, out: Path, *, rung: str | None = None, batc
 
     if bundle.model.task != "classify":
         raise BundleError("Expected a classifier, found a features model.", "nvinfer needs classes; export with one.")
-    artifact = choose_rung(bundle, rung).artifact
+    artifact = choose_variant(bundle, variant).artifact
     if not artifact.file.path.endswith(".onnx"):
-        raise BundleError(f"Expected an ONNX file, found '{artifact.file.path}'.", "Choose one with --rung.")
+        raise BundleError(f"Expected an ONNX file, found '{artifact.file.path}'.", "Choose one with --variant.")
     out.mkdir(parents=True, exist_ok=True)
     write_pixel_planes(bundle.path(artifact), bundle.preprocess, out / "model.onnx")
-    labels = (label.replace(";", ",").replace("\n", " ") for label in bundle.labels)
+    labels = (label.replace(";", ",").replace("\n", " ") for label in bundle.class_names)
     write_atomic(out / "labels.txt", ";".join(labels) + "\n")
     config = out / CONFIG_FILE
     write_atomic(config, _config_text(bundle, artifact, batch))
@@ -184,7 +184,7 @@ def _config_text(bundle: Bundle, artifact: Artifact, batch: int) -> str:
 
 
 def measure_parity(
-    bundle: Bundle, config: Path, images: Sequence[Image.Image], *, rung: str | None = None
+    bundle: Bundle, config: Path, images: Sequence[Image.Image], *, variant: str | None = None
 ) -> PreprocessParity:
     """Run the bundle's model and the DeepStream model on images and compare their probabilities.
 
@@ -192,11 +192,14 @@ def measure_parity(
         bundle: The bundle the configuration was written from.
         config: The file, read back.
         images: At least one.
-        rung: Which model of the bundle.
+        variant: Which model of the bundle.
     """
     nvinfer = NvinferConfig.read(config)
     same, own, agree = [], [], []
-    with Predictor.open(bundle.root, rung=rung) as predictor, open_runtime(config.parent / "model.onnx") as runtime:
+    with (
+        Predictor.open(bundle.root, variant=variant) as predictor,
+        open_runtime(config.parent / "model.onnx") as runtime,
+    ):
         (tensor,), (output,) = runtime.inputs, runtime.outputs
         for image in images:
             expected = softmax(predictor.infer([predictor.prepare(image)])[0])

@@ -23,7 +23,7 @@ from vitexport.device.profiles import JETPACKS, DeviceProfile
 from vitexport.errors import BundleError, EngineBuildError
 from vitexport.files import atomic_path
 from vitexport.runtimes.tensorrt.sidecar import read_sidecar
-from vitexport.verify.select import choose_rung
+from vitexport.verify.select import choose_variant
 
 __all__ = ["build_wheel", "write_kit"]
 
@@ -32,7 +32,7 @@ _NOT_ON_CPU = frozenset({"fp8", "fp4", "int4", "bfloat16"})
 
 
 def write_kit(
-    bundle: Bundle, profile: DeviceProfile, out: Path, *, rung: str | None = None, jetpack: str | None = None
+    bundle: Bundle, profile: DeviceProfile, out: Path, *, variant: str | None = None, jetpack: str | None = None
 ) -> Artifact:
     """Write the archive.
 
@@ -40,7 +40,7 @@ def write_kit(
         bundle: The bundle.
         profile: The device.
         out: A ``.tar.gz`` file, written in one step.
-        rung: Which model; None takes the last accepted one.
+        variant: Which model; None takes the last accepted one.
         jetpack: JetPack release on the device; None takes the newest that runs on it.
 
     Returns:
@@ -50,7 +50,7 @@ def write_kit(
         EngineBuildError: The model cannot work on the device.
         BundleError: The bundle has no such model, no recording to verify against, or an altered file.
     """
-    artifact = choose_rung(bundle, rung).artifact
+    artifact = choose_variant(bundle, variant).artifact
     _check(bundle, artifact, profile, jetpack)
     reference = bundle.find(recording_name(REFERENCE))
     if reference is None:
@@ -79,14 +79,14 @@ def _check(bundle: Bundle, artifact: Artifact, profile: DeviceProfile, jetpack: 
             reasons = "; ".join(problem.why for problem in problems) or "its sidecar is missing"
             raise EngineBuildError(
                 f"The engine '{artifact.name}' cannot run on {profile.title}: {reasons}.",
-                "Pack the ONNX file it was built from with --rung, and build the engine on the device.",
+                "Pack the ONNX file it was built from with --variant, and build the engine on the device.",
             )
     elif profile.compute_capability:
         preflight(profile, provider="tensorrt", precision=artifact.precision or None, jetpack=jetpack)
     elif artifact.precision in _NOT_ON_CPU:
         raise EngineBuildError(
             f"{profile.title} does not compute {artifact.precision}; it computes {', '.join(profile.precisions)}.",
-            "Choose another model of the bundle with --rung.",
+            "Choose another model of the bundle with --variant.",
         )
 
 
@@ -99,9 +99,7 @@ def _copy_bundle(bundle: Bundle, kept: list[Artifact], root: Path) -> None:
     Bundle(
         root,
         name=bundle.name,
-        model=bundle.model,
-        preprocess=bundle.preprocess,
-        labels=bundle.labels,
+        metadata=bundle.metadata,
         artifacts=tuple(artifact for artifact in bundle.artifacts if artifact in kept),
     ).save()
 

@@ -18,7 +18,7 @@ from vitexport.errors import BundleError, VitexportError
 from vitexport.files import atomic_path, write_atomic
 from vitexport.runtimes.tensorrt.sidecar import read_sidecar
 from vitexport.tensors import TensorSpec, batch_limit
-from vitexport.verify.select import choose_rung
+from vitexport.verify.select import choose_variant
 
 __all__ = ["TritonSettings", "write_repository"]
 
@@ -41,7 +41,7 @@ class TritonSettings:
 
     Attributes:
         name: Model name; None takes the bundle's.
-        rung: Which model of the bundle; None takes the last accepted one.
+        variant: Which model of the bundle; None takes the last accepted one.
         max_batch: Largest batch; a model of a fixed batch size has its own.
         max_delay_us: Microseconds a request waits for others.
         instances: Copies of the model that run at the same time.
@@ -50,7 +50,7 @@ class TritonSettings:
     """
 
     name: str | None = None
-    rung: str | None = None
+    variant: str | None = None
     max_batch: int = 8
     max_delay_us: int = 2000
     instances: int = 1
@@ -73,7 +73,7 @@ def write_repository(bundle: Bundle, out: Path, settings: TritonSettings) -> Pat
         BundleError: The bundle has no such model.
         VitexportError: The name is no directory name, or an engine is asked to run on a CPU.
     """
-    artifact = choose_rung(bundle, settings.rung).artifact
+    artifact = choose_variant(bundle, settings.variant).artifact
     name = settings.name or re.sub(r"[^A-Za-z0-9_.-]", "_", bundle.name)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise VitexportError(
@@ -81,7 +81,7 @@ def write_repository(bundle: Bundle, out: Path, settings: TritonSettings) -> Pat
         )
     engine = artifact.kind == "engine"
     if engine and settings.kind == "cpu":
-        raise VitexportError("An engine cannot run on a CPU.", "Use --kind gpu, or choose an ONNX file with --rung.")
+        raise VitexportError("An engine cannot run on a CPU.", "Use --kind gpu, or choose an ONNX file with --variant.")
     folder = out / name
     source = bundle.path(artifact)
     target = folder / "1" / ("model.plan" if engine else "model.onnx")
@@ -92,9 +92,9 @@ def write_repository(bundle: Bundle, out: Path, settings: TritonSettings) -> Pat
             if not engine:
                 shutil.copyfile(bundle.root / companion.path, temporary.with_name(Path(companion.path).name))
     inputs, outputs = _interface(bundle.model, artifact, source)
-    labels = bool(bundle.labels) and bundle.model.task == "classify"
+    labels = bool(bundle.class_names) and bundle.model.task == "classify"
     if labels:
-        lines = (label.replace("\n", " ") for label in bundle.labels)
+        lines = (label.replace("\n", " ") for label in bundle.class_names)
         write_atomic(folder / "labels.txt", "\n".join(lines) + "\n")
     write_atomic(folder / "preprocess.json", bundle.preprocess.model_dump_json(indent=2) + "\n")
     write_atomic(folder / "config.pbtxt", _config(name, inputs, outputs, settings, engine=engine, labels=labels))

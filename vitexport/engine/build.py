@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vitexport.engine.network import requested_gemms
 from vitexport.device.preflight import preflight
 from vitexport.device.profiles import DeviceProfile, device_profile
 from vitexport.engine.config import (
@@ -20,16 +21,15 @@ from vitexport.engine.config import (
     save_timing_cache,
     target_capabilities,
 )
-from vitexport.engine.network import Network, parse_network, requested_gemms, requested_precision
+from vitexport.engine.network import Network, parse_network, requested_precision
 from vitexport.engine.onnx_file import read_metadata
 from vitexport.engine.progress import BuildProgress, make_monitor
-from vitexport.engine_settings import EngineSettings
 from vitexport.errors import EngineBuildError
-from vitexport.files import sha256_file, write_atomic
+from vitexport.files import StageResult, sha256_file, write_atomic
+from vitexport.recipe.settings import EngineSettings
 from vitexport.runtimes.cuda.probe import GpuInfo, probe_cuda, require_gpu
 from vitexport.runtimes.tensorrt.api import TensorRTApi, load_api
 from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, read_sidecar, sidecar_path, this_platform
-from vitexport.stage import StageResult
 
 __all__ = ["build_engine"]
 

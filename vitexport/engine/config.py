@@ -7,8 +7,8 @@ from typing import Any
 
 from vitexport.device.profiles import DeviceProfile
 from vitexport.engine.network import Network
-from vitexport.engine_settings import EngineSettings
 from vitexport.errors import EngineBuildError
+from vitexport.recipe.settings import EngineSettings
 from vitexport.runtimes.tensorrt.api import TensorRTApi
 from vitexport.runtimes.tensorrt.sidecar import ProfileShapes
 

@@ -16,8 +16,9 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from vitexport.bundle.metadata import ModelCard, ModelSpec
+from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import ExportError
+from vitexport.files import StageResult
 from vitexport.host.graph.constants import shape_of
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.graph.passes.pixel_input import PixelInput
@@ -25,7 +26,6 @@ from vitexport.host.graph.scopes import MODULE_KEY, ModuleNames, module_from_exp
 from vitexport.host.sources.families import generic_note, is_known
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.recipe.settings import ExportSettings
-from vitexport.stage import StageResult
 from vitexport.tensors import TensorSpec
 
 __all__ = ["export_onnx"]
@@ -43,15 +43,15 @@ def export_onnx(loaded: LoadedModel, settings: ExportSettings, out: Path) -> Sta
         ExportError: The model cannot be traced or translated, or the file breaks a postcondition.
     """
     started = time.perf_counter()
-    spec = _with_batch(loaded.spec, settings)
+    spec = _with_batch(loaded.metadata.model, settings)
     model = _trace(loaded, spec, settings)
     _keep_modules(model)
     _declare_interface(model, spec)
     if settings.input == "uint8":
         spec = _take_pixels(model, spec, loaded)
-    card = ModelCard(spec, loaded.preprocess, loaded.labels, history=(_history(settings),))
+    metadata = replace(loaded.metadata, model=spec, history=(_history(settings),))
     model.metadata_props.clear()
-    model.metadata_props.update(card.to_metadata())
+    model.metadata_props.update(metadata.to_metadata())
     ModuleNames()(model)
     companions = write_onnx(model, out, lambda written: _check_written(written, spec))
     operators = Counter(node.op_type for node in model.graph)
@@ -200,7 +200,7 @@ def _declare_interface(model: ir.Model, spec: ModelSpec) -> None:
 def _take_pixels(model: ir.Model, spec: ModelSpec, loaded: LoadedModel) -> ModelSpec:
     """Make the graph take uint8 pixels, and return its spec."""
     try:
-        PixelInput(loaded.preprocess)(model)
+        PixelInput(loaded.metadata.preprocess)(model)
     except (ir.passes.PassError, ir.passes.InvariantError) as error:
         raise ExportError(
             f"'{spec.id}' cannot take uint8 pixels: {error}", "Export it with `input: float32`."
@@ -235,7 +235,7 @@ def _check_written(path: Path, spec: ModelSpec) -> None:
                 f"found {[t.describe() for t in found]}.",
                 "Export the model with a fixed batch, or report it.",
             )
-    ModelCard.from_metadata(model.metadata_props, where=path.name)
+    ModelMetadata.from_metadata(model.metadata_props, where=path.name)
 
 
 def _dtype(value: ir.Value) -> str:

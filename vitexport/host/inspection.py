@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from vitexport.bundle.metadata import ModelCard
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import BundleError
 from vitexport.tensors import TensorSpec
 
@@ -28,7 +28,7 @@ class OnnxSummary:
         outputs: Graph outputs.
         parameters: Number of initializer elements.
         operators: Operator to count, most frequent first.
-        card: What the file carries as metadata; None when this package did not export it.
+        metadata: What the file carries as metadata; None when this package did not export it.
     """
 
     bytes: int
@@ -37,7 +37,7 @@ class OnnxSummary:
     outputs: tuple[TensorSpec, ...]
     parameters: int
     operators: Mapping[str, int]
-    card: ModelCard | None
+    metadata: ModelMetadata | None
 
 
 def inspect_onnx(path: Path) -> OnnxSummary:
@@ -74,7 +74,7 @@ def inspect_onnx(path: Path) -> OnnxSummary:
         outputs=tuple(_spec(value) for value in graph.output),
         parameters=parameters,
         operators=dict(Counter(node.op_type for node in graph.node).most_common()),
-        card=ModelCard.from_metadata(metadata, where=str(path)) if "vitexport.model" in metadata else None,
+        metadata=ModelMetadata.from_metadata(metadata, where=str(path)) if "vitexport.model" in metadata else None,
     )
 
 

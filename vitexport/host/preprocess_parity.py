@@ -37,11 +37,11 @@ def compare_with_library(loaded: LoadedModel, settings: ModelSettings, paths: Se
         JSON-ready: ``library``, ``passed`` (None when there is nothing to compare with), ``finding`` and the numbers of
         :class:`~vitexport.inputs.preprocess_diff.PixelParity`.
     """
-    name, transform = _timm(loaded) if loaded.spec.source == "timm" else _huggingface(loaded, settings)
+    name, transform = _timm(loaded) if loaded.metadata.model.source == "timm" else _huggingface(loaded, settings)
     if transform is None:
         return {"library": name, "passed": None, "finding": "the checkpoint's own image processor could not be opened"}
     images = [load_image(path) for path in paths]
-    parity = compare_pixels(images, [transform(image) for image in images], loaded.preprocess)
+    parity = compare_pixels(images, [transform(image) for image in images], loaded.metadata.preprocess)
     return {"library": name, "passed": parity.passed, **asdict(parity)}
 
 
@@ -50,7 +50,7 @@ def _timm(loaded: LoadedModel) -> tuple[str, Transform | None]:
 
     data: Any = timm.data
     config = data.resolve_model_data_config(loaded.module.model)
-    config["input_size"] = (3, *loaded.preprocess.image_size)
+    config["input_size"] = (3, *loaded.metadata.preprocess.image_size)
     evaluate = data.create_transform(**config, is_training=False)
     return f"timm {timm.__version__}", lambda image: np.asarray(evaluate(image).numpy(), dtype=np.float32)
 
@@ -68,7 +68,7 @@ def _huggingface(loaded: LoadedModel, settings: ModelSettings) -> tuple[str, Tra
         return name, None
     size = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else processor.size
     own = dict(size or {})
-    if "height" in own and (int(own["height"]), int(own["width"])) != loaded.preprocess.image_size:
+    if "height" in own and (int(own["height"]), int(own["width"])) != loaded.metadata.preprocess.image_size:
         return f"{name} (made for another image size than the recipe asks for)", None
 
     def transform(image: Image.Image) -> NDArray[np.float32]:

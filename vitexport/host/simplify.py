@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from vitexport.bundle.metadata import ModelCard
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import BundleError, RuntimeBackendError, SimplifyError
+from vitexport.files import StageResult
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.graph.onnxsim import simplify_structure
 from vitexport.host.graph.passes.canonical import canonicalize
 from vitexport.recipe.settings import SimplifySettings
 from vitexport.runtimes import RuntimeOptions, open_runtime
-from vitexport.stage import StageResult
 from vitexport.tensors import Array, TensorSpec
 
 __all__ = ["SELF_CHECK_TOLERANCE", "simplify_onnx"]
@@ -73,14 +73,14 @@ def simplify_onnx(model: Path, settings: SimplifySettings, out: Path) -> StageRe
 
 
 def _record_history(graph: ir.Model, settings: SimplifySettings, name: str) -> None:
-    """Add this stage to the history in the file's card, where it has one."""
+    """Add this stage to the history in the file's metadata, where it has one."""
     try:
-        card = ModelCard.from_metadata(graph.metadata_props, where=name)
+        metadata = ModelMetadata.from_metadata(graph.metadata_props, where=name)
     except BundleError:
-        return  # a file of another tool: it has no card to extend
+        return  # a file of another tool: it has no metadata to extend
     tools = {package: version(package) for package in ("onnxsim", "onnx-ir", "vitexport")}
     entry = {"stage": "simplify", "settings": settings.model_dump_json(), **tools}
-    graph.metadata_props.update(replace(card, history=(*card.history, entry)).to_metadata())
+    graph.metadata_props.update(replace(metadata, history=(*metadata.history, entry)).to_metadata())
 
 
 def _check_same(before: Path, after: Path) -> float:

@@ -13,12 +13,10 @@ from typing import Any
 from vitexport.bundle.layout import REFERENCE
 from vitexport.errors import StageError
 from vitexport.recipe.settings import Budget, Gates, QuantizeSettings
-from vitexport.verify.variants import Ladder
+from vitexport.verify.gates import GATES
+from vitexport.verify.result import VerificationResult
 
 __all__ = ["Attempt", "Candidate", "candidates", "settle"]
-
-_GAINS = frozenset({"min_speedup", "max_size_ratio", "min_actual_precision"})
-"""Gates that ask for a gain. Keeping more layers in float can only lower it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def _describe(settings: QuantizeSettings) -> str:
     return f"{settings.precision} {where}{kept}"
 
 
-def settle(choices: Sequence[Candidate], attempt: Callable[[Candidate], Ladder]) -> tuple[Attempt, ...]:
+def settle(choices: Sequence[Candidate], attempt: Callable[[Candidate], VerificationResult]) -> tuple[Attempt, ...]:
     """Try candidates until one passes.
 
     Args:
@@ -113,7 +111,7 @@ def settle(choices: Sequence[Candidate], attempt: Callable[[Candidate], Ladder])
             done.append(Attempt(choice.name, index, passed=False, kept=False, reasons=(reason,), measured={}))
             continue
         try:
-            ladder = attempt(choice)
+            verification = attempt(choice)
         except StageError as error:
             if last:
                 raise
@@ -121,29 +119,31 @@ def settle(choices: Sequence[Candidate], attempt: Callable[[Candidate], Ladder])
             done.append(Attempt(choice.name, index, passed=False, kept=False, reasons=reasons, measured={}))
             gains_failed = False
             continue
-        broken = _float_failures(ladder)
-        kept = ladder.passed or last or bool(broken)
-        failures = ladder.failures()
-        done.append(Attempt(choice.name, index, ladder.passed, kept, failures, _measured(ladder)))
+        broken = _float_failures(verification)
+        kept = verification.passed or last or bool(broken)
+        failures = verification.failures()
+        done.append(Attempt(choice.name, index, verification.passed, kept, failures, _measured(verification)))
         if kept:
-            break  # a float rung that fails is no fault of the quantization: nothing safer would help
-        gains_failed = all(rung.passed for rung in ladder.rungs) and all(
-            gate.passed or gate.gate in _GAINS for gate in ladder.gates
+            break  # a float variant that fails is no fault of the quantization: nothing safer would help
+        gains_failed = all(variant.passed for variant in verification.variants) and all(
+            gate.passed or GATES[gate.gate].asks_gain for gate in verification.gates
         )
     return tuple(done)
 
 
-def _float_failures(ladder: Ladder) -> list[str]:
-    """Return the float rungs and checks that failed before any quantization."""
-    rungs = [rung.name for rung in ladder.rungs if rung.precision == "float32" and not rung.passed]
-    checks = [check.name for check in ladder.checks if check.passed is False and check.rung == REFERENCE]
-    return rungs + checks
+def _float_failures(verification: VerificationResult) -> list[str]:
+    """Return the float variants and checks that failed before any quantization."""
+    variants = [
+        variant.name for variant in verification.variants if variant.precision == "float32" and not variant.passed
+    ]
+    checks = [check.name for check in verification.checks if check.passed is False and check.variant == REFERENCE]
+    return variants + checks
 
 
-def _measured(ladder: Ladder) -> dict[str, Any]:
-    last = ladder.rungs[-1]
+def _measured(verification: VerificationResult) -> dict[str, Any]:
+    last = verification.variants[-1]
     main = last.parity.main if last.parity else None
     found: dict[str, Any] = {"agreement": main.agreement if main else None}
     if last.latency:
         found["p50_ms"] = last.latency[0].p50_ms
-    return {**found, **{gate.gate: gate.value for gate in ladder.gates}}
+    return {**found, **{gate.gate: gate.value for gate in verification.gates}}

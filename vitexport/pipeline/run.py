@@ -23,8 +23,9 @@ from vitexport.bundle.layout import (
     recording_name,
 )
 from vitexport.errors import CalibrationError
-from vitexport.files import write_atomic
+from vitexport.files import StageResult, write_atomic
 from vitexport.inputs.images import list_images
+from vitexport.inputs.labels import find_targets
 from vitexport.pipeline.fallback import Candidate, candidates, settle
 from vitexport.pipeline.stages import (
     VerificationImages,
@@ -33,16 +34,14 @@ from vitexport.pipeline.stages import (
     locate_errors,
     measure_latency,
     record_reference,
-    record_rung,
+    record_variant,
 )
 from vitexport.pipeline.step import Step, StepEvent, images_fingerprint, settings_of, source_fingerprint
 from vitexport.pipeline.workspace import OnEvent, StaleError, Workspace
 from vitexport.recipe.settings import QuantizeSettings, Recipe
 from vitexport.report import write_report
-from vitexport.stage import StageResult
-from vitexport.verify.accuracy import find_labels
-from vitexport.verify.replay import judge
-from vitexport.verify.variants import Ladder
+from vitexport.verify.judge import judge
+from vitexport.verify.result import VerificationResult
 
 if TYPE_CHECKING:
     from vitexport.host.sources import LoadedModel
@@ -61,13 +60,13 @@ class RunResult:
 
     Attributes:
         bundle: The bundle as it is now; None after a dry run where there is none yet.
-        ladder: The verdict; None when the run stopped before verification.
+        verification: The verdict; None when the run stopped before verification.
         executed: Stages that did something, in order.
         skipped: Stages whose result was still current.
     """
 
     bundle: Bundle | None
-    ladder: Ladder | None
+    verification: VerificationResult | None
     executed: tuple[str, ...]
     skipped: tuple[str, ...]
 
@@ -102,7 +101,7 @@ def run(
         VitexportError: A stage could not do what was asked; what earlier stages made stays and is reused next time.
     """
     work = Workspace(root, force=force, dry_run=dry_run, on_event=on_event)
-    return _Run(recipe, work).climb(plan(recipe, until))
+    return _Run(recipe, work).execute(plan(recipe, until))
 
 
 class _Run:
@@ -112,7 +111,7 @@ class _Run:
         self.recipe = recipe
         self.work = work
 
-    def climb(self, stages: tuple[str, ...]) -> RunResult:
+    def execute(self, stages: tuple[str, ...]) -> RunResult:
         # Everything the user named is checked before the first expensive stage.
         _ = self.verification
         if "quantize" in stages:
@@ -126,15 +125,15 @@ class _Run:
             pending = stages[stages.index(stale.stage) :]
             return RunResult(self.work.bundle, None, pending, tuple(self.work.skipped))
         bundle = self.work.current()
-        ladder = judge(bundle, self.recipe) if "verify" in stages else None
-        return RunResult(bundle, ladder, tuple(self.work.executed), tuple(self.work.skipped))
+        verification = judge(bundle, self.recipe) if "verify" in stages else None
+        return RunResult(bundle, verification, tuple(self.work.executed), tuple(self.work.skipped))
 
     @cached_property
     def verification(self) -> VerificationImages:
         images = self.recipe.data.verification
         paths = list_images(images.images, limit=images.limit)
         names = tuple(path.relative_to(images.images).as_posix() for path in paths)
-        return VerificationImages(paths, names, find_labels(images.images, paths, images.labels))
+        return VerificationImages(paths, names, find_targets(images.images, paths, images.labels))
 
     @cached_property
     def calibration(self) -> tuple[Path, ...]:
@@ -159,7 +158,7 @@ class _Run:
     @cached_property
     def images_key(self) -> str:
         images = self.verification
-        return images_fingerprint(self.recipe.data.verification.images, images.paths) + f":{images.labels}"
+        return images_fingerprint(self.recipe.data.verification.images, images.paths) + f":{images.targets}"
 
     # Stages, in order
 
@@ -188,9 +187,7 @@ class _Run:
         self.work.bundle = Bundle(
             self.work.root,
             name=self.recipe.name,
-            model=loaded.spec,
-            preprocess=loaded.preprocess,
-            labels=loaded.labels,
+            metadata=loaded.metadata,
             artifacts=self.work.bundle.artifacts if self.work.bundle else (),
         )
         return result
@@ -238,7 +235,7 @@ class _Run:
     def _settle(self, choices: Sequence[Candidate]) -> StageResult:
         """Try candidates until one meets the gates, and write down what happened."""
 
-        def attempt(choice: Candidate) -> Ladder:
+        def attempt(choice: Candidate) -> VerificationResult:
             self.work.on_event(StepEvent("quantize", "running", f"trying {choice.name}"))
             self._make_candidate(choice.settings)
             self._verify()
@@ -253,7 +250,7 @@ class _Run:
         return StageResult(path, "", (), {"kept": kept.index, "precision": chosen.precision if chosen else ""})
 
     def _make_candidate(self, settings: QuantizeSettings | None) -> None:
-        """Make the quantized rung, or none, and drop those of other precisions."""
+        """Make the quantized variant, or none, and drop those of other precisions."""
         if settings is None:
             self.work.keep_models({"onnx", "simplified"})
             return
@@ -303,16 +300,16 @@ class _Run:
                     {"batch_size": self.recipe.verify.batch_size},
                     (artifact.file.sha256, self.images_key),
                     ("onnxruntime",),
-                    partial(self._record_rung, artifact),
+                    partial(self._record_variant, artifact),
                 )
             )
 
-    def _record_rung(self, artifact: Artifact) -> StageResult:
-        return record_rung(self.work.current(), artifact, self.verification, self.recipe.verify)
+    def _record_variant(self, artifact: Artifact) -> StageResult:
+        return record_variant(self.work.current(), artifact, self.verification, self.recipe.verify)
 
     def _benchmark(self) -> None:
-        rungs = self.work.current().models
-        parents = (self.model_key, *(artifact.file.sha256 for artifact in rungs))
+        variants = self.work.current().models
+        parents = (self.model_key, *(artifact.file.sha256 for artifact in variants))
         settings = settings_of(self.recipe.benchmark)
         tools = (*_TORCH, "onnxruntime")
         self.work.ensure(Step("benchmark", "benchmark", "benchmark", settings, parents, tools, self._measure))
@@ -346,7 +343,7 @@ class _Run:
             return
         wanted = {"onnx", "simplified", self.recipe.quantize.precision if self.recipe.quantize else ""}
         attempts = self.work.bundle.find(ATTEMPTS)
-        if attempts is not None and self.recipe.gates.on_failure == "ladder" and self.recipe.quantize is not None:
+        if attempts is not None and self.recipe.gates.on_failure == "fallback" and self.recipe.quantize is not None:
             wanted.add(attempts.details["precision"])
         elif attempts is not None:
             self.work.drop({ATTEMPTS})

@@ -1,4 +1,4 @@
-"""The stages that run models: what PyTorch answers, what every rung answers, and how long each takes."""
+"""The stages that run models: what PyTorch answers, what every variant answers, and how long each takes."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ from vitexport.bundle.layout import (
     replay_inputs_path,
 )
 from vitexport.bundle.recording import ReplayInputs
-from vitexport.files import finite, write_atomic
+from vitexport.files import StageResult, finite, write_atomic
 from vitexport.inputs.images import batches, load_image
 from vitexport.inputs.preprocess import pixels
 from vitexport.machine import describe_machine
 from vitexport.recipe.settings import BenchmarkSettings, ModelSettings, VerifySettings
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import record
-from vitexport.stage import StageResult
 from vitexport.tensors import batch_limit, tile_rows
 from vitexport.verify.disagreement import worst_images
-from vitexport.verify.replay import executed_shares
+from vitexport.verify.replay import executed_precisions
 
 if TYPE_CHECKING:
     from vitexport.host.sources import LoadedModel
@@ -48,7 +47,7 @@ __all__ = [
     "locate_errors",
     "measure_latency",
     "record_reference",
-    "record_rung",
+    "record_variant",
 ]
 
 _SAMPLES = 8
@@ -61,12 +60,12 @@ class VerificationImages:
     Attributes:
         paths: The files.
         names: Their names relative to the folder.
-        labels: Class index of each, or None.
+        targets: Class index of each, or None.
     """
 
     paths: tuple[Path, ...]
     names: tuple[str, ...]
-    labels: tuple[int, ...] | None
+    targets: tuple[int, ...] | None
 
 
 def record_reference(
@@ -75,7 +74,7 @@ def record_reference(
     """Record PyTorch's answers on all images, and the inputs that will travel with them."""
     paths = images.paths
     with _pytorch(loaded) as runtime:
-        feeds = batches(paths, loaded.preprocess, loaded.spec.inputs[0], settings.batch_size)
+        feeds = batches(paths, loaded.metadata.preprocess, loaded.metadata.model.inputs[0], settings.batch_size)
         recording = record(runtime, images.names, feeds)
     path = recording_path(root, REFERENCE)
     recording.save(path)
@@ -83,15 +82,15 @@ def record_reference(
     rows = [index * len(paths) // count for index in range(count)]
     inputs = ReplayInputs(
         tuple(images.names[row] for row in rows),
-        np.stack([pixels(load_image(paths[row]), loaded.preprocess) for row in rows]),
-        None if images.labels is None else tuple(images.labels[row] for row in rows),
+        np.stack([pixels(load_image(paths[row]), loaded.metadata.preprocess) for row in rows]),
+        None if images.targets is None else tuple(images.targets[row] for row in rows),
     )
     inputs_path = replay_inputs_path(root)
     inputs.save(inputs_path)
-    return StageResult(path, "float32", (inputs_path,), {"images": len(paths), "image_labels": images.labels})
+    return StageResult(path, "float32", (inputs_path,), {"images": len(paths), "targets": images.targets})
 
 
-def record_rung(
+def record_variant(
     bundle: Bundle, artifact: Artifact, images: VerificationImages, settings: VerifySettings
 ) -> StageResult:
     """Record what a model of the bundle answers on all images."""
@@ -120,8 +119,7 @@ def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSett
         for name, seconds in interleave(calls, seconds=settings.seconds, warmup=settings.warmup).items():
             table[name].append(summarize(seconds, size))
     executed = {
-        artifact.name: executed_shares(runtimes[artifact.name], bundle, artifact, inputs, options)
-        for artifact in bundle.models
+        artifact.name: executed_precisions(runtimes[artifact.name], bundle, inputs) for artifact in bundle.models
     }
     for runtime in runtimes.values():
         runtime.close()
@@ -130,7 +128,7 @@ def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSett
         "machine": describe_machine(),
         "warnings": [] if warning is None else [warning],
         "executed": executed,
-        "rungs": {name: [asdict(entry) for entry in entries] for name, entries in table.items()},
+        "variants": {name: [asdict(entry) for entry in entries] for name, entries in table.items()},
     }
     write_atomic(path, json.dumps(content, indent=2) + "\n")
     return StageResult(path, "")
@@ -158,7 +156,7 @@ def compare_preprocessing(
 
 
 def locate_errors(bundle: Bundle) -> StageResult:
-    """Find out how much error every block and layer of every rung adds."""
+    """Find out how much error every block and layer of every variant adds."""
     from vitexport.host.diagnose.bundle import write_errors
 
     path = analysis_path(bundle.root, ERRORS)
@@ -167,10 +165,10 @@ def locate_errors(bundle: Bundle) -> StageResult:
 
 
 def keep_disagreements(bundle: Bundle, images: VerificationImages) -> StageResult:
-    """Keep the pixels of the images that PyTorch and the final rung disagree on most, for the report to show."""
+    """Keep the pixels of the images that PyTorch and the final variant disagree on most, for the report to show."""
     reference, last = (read_recording(bundle, name) for name in (REFERENCE, bundle.models[-1].name))
     by_name = dict(zip(images.names, images.paths, strict=True))
-    names = tuple(entry.image for entry in worst_images(reference, last, images.labels) if entry.image in by_name)
+    names = tuple(entry.image for entry in worst_images(reference, last, images.targets) if entry.image in by_name)
     shown = [pixels(load_image(by_name[name]), bundle.preprocess) for name in names]
     path = analysis_path(bundle.root, DISAGREEMENTS, ".npz")
     empty = np.zeros((0, *bundle.preprocess.image_size, 3), dtype=np.uint8)
@@ -181,7 +179,7 @@ def keep_disagreements(bundle: Bundle, images: VerificationImages) -> StageResul
 def _pytorch(loaded: LoadedModel) -> Runtime:
     from vitexport.runtimes.pytorch import PyTorchRuntime
 
-    return PyTorchRuntime.from_module(loaded.module, loaded.spec.inputs, loaded.spec.outputs)
+    return PyTorchRuntime.from_module(loaded.module, loaded.metadata.model.inputs, loaded.metadata.model.outputs)
 
 
 def _call(runtime: Runtime, bundle: Bundle, inputs: ReplayInputs, size: int) -> Callable[[], object]:

@@ -15,9 +15,8 @@ from pydantic import BaseModel
 
 from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Kind, Provenance
 from vitexport.errors import BundleError
-from vitexport.files import sha256_file
+from vitexport.files import StageResult, sha256_file
 from vitexport.recipe.settings import ModelSettings
-from vitexport.stage import StageResult
 
 __all__ = [
     "Step",

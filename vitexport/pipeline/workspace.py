@@ -84,11 +84,11 @@ class Workspace:
         return lambda message, fraction: self.on_event(StepEvent(stage, "running", message, fraction))
 
     def model_path(self, name: str) -> Path:
-        """Return where the rung ``name`` is written."""
+        """Return where the variant ``name`` is written."""
         return model_path(self.root, name)
 
     def model_of(self, name: str) -> Path:
-        """Return the file of the rung ``name``; raises :class:`BundleError` when there is none."""
+        """Return the file of the variant ``name``; raises :class:`BundleError` when there is none."""
         bundle = self.current()
         return bundle.path(bundle.artifact(name))
 

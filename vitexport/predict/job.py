@@ -33,7 +33,7 @@ class JobSettings:
     Attributes:
         model: Bundle directory or model file.
         runtime: Name of the runtime; None lets the file choose.
-        rung: Which model of a bundle; None takes the last accepted one.
+        variant: Which model of a bundle; None takes the last accepted one.
         top: Classes per image.
         batch: Images per chunk, which is the batch of one run.
         workers: Threads, or Ray actors; None takes one per core.
@@ -45,7 +45,7 @@ class JobSettings:
 
     model: Path
     runtime: str | None = None
-    rung: str | None = None
+    variant: str | None = None
     top: int = 5
     batch: int = 16
     workers: int | None = None
@@ -57,7 +57,7 @@ class JobSettings:
     def open(self) -> Predictor:
         """Open the model for workers that share it."""
         return Predictor.open(
-            self.model, runtime=self.runtime, rung=self.rung, options=parallel_options(self.threads, self.device)
+            self.model, runtime=self.runtime, variant=self.variant, options=parallel_options(self.threads, self.device)
         )
 
 
@@ -113,7 +113,8 @@ def predict_to_file(
     work = chunks(paths, settings.batch)
     with settings.open() as predictor:
         identity = job_identity(
-            work, {"model": predictor.version, "rung": predictor.rung, "top": settings.top, "batch": settings.batch}
+            work,
+            {"model": predictor.version, "variant": predictor.variant, "top": settings.top, "batch": settings.batch},
         )
         with Journal(journal_path(out), identity, overwrite=overwrite) as journal:
             todo = tuple(chunk for chunk in work if chunk.index not in journal.done)

@@ -1,4 +1,4 @@
-"""Images in, labels and scores out, from a bundle or from a single model file that carries its card."""
+"""Images in, labels and scores out, from a bundle or from a single model file that carries its metadata."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing_extensions import Self
 
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import is_bundle
-from vitexport.bundle.metadata import ModelCard
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import BundleError, InferenceError
 from vitexport.inputs.preprocess import batch
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import run_rows
 from vitexport.tensors import Array, TensorSpec, batch_limit
-from vitexport.verify.select import choose_rung
+from vitexport.verify.select import choose_variant
 
 __all__ = ["Prediction", "Predictor", "softmax"]
 
@@ -58,19 +58,19 @@ class Predictor:
     Attributes:
         name: Name of the model, for people.
         version: First 12 hex digits of the model file's SHA-256, or ``1`` for a single file.
-        rung: Name of the rung inside a bundle, or the file's name.
-        card: Identity, preprocessing and labels.
+        variant: Name of the variant inside a bundle, or the file's name.
+        metadata: Identity, preprocessing and labels.
         runtime: The opened runtime.
-        notes: What a person should know, e.g. that a later rung was rejected by its checks.
+        notes: What a person should know, e.g. that a later variant was rejected by its checks.
     """
 
     def __init__(
         self,
         runtime: Runtime,
-        card: ModelCard,
+        metadata: ModelMetadata,
         *,
         name: str,
-        rung: str,
+        variant: str,
         version: str = "1",
         notes: tuple[str, ...] = (),
     ) -> None:
@@ -80,9 +80,9 @@ class Predictor:
                 "Export it with `vitexport export`.",
             )
         self.runtime = runtime
-        self.card = card
+        self.metadata = metadata
         self.name = name
-        self.rung = rung
+        self.variant = variant
         self.version = version
         self.notes = notes
 
@@ -92,7 +92,7 @@ class Predictor:
         path: Path,
         *,
         runtime: str | None = None,
-        rung: str | None = None,
+        variant: str | None = None,
         options: RuntimeOptions | None = None,
     ) -> Self:
         """Open a bundle directory or a model file.
@@ -100,43 +100,44 @@ class Predictor:
         Args:
             path: Bundle directory, or a file made by this package.
             runtime: Name of the runtime; None lets the file choose.
-            rung: Which model of a bundle; None takes the last one that its checks accept.
+            variant: Which model of a bundle; None takes the last one that its checks accept.
             options: For the runtime.
 
         Raises:
-            BundleError: No bundle, an altered one, one without an accepted model, or a file without its card.
+            BundleError: No bundle, an altered one, one without an accepted model, or a file without its metadata.
             RuntimeBackendError: The runtime cannot open the model.
             MissingDependencyError: The runtime's package is not installed.
         """
         if path.is_dir():
-            return cls._open_bundle(path, runtime, rung, options)
-        if rung is not None:
-            raise BundleError(f"--rung chooses inside a bundle, but '{path}' is no directory.", "Leave --rung out.")
+            return cls._open_bundle(path, runtime, variant, options)
+        if variant is not None:
+            raise BundleError(
+                f"--variant chooses inside a bundle, but '{path}' is no directory.", "Leave --variant out."
+            )
         opened = open_runtime(path, runtime, options)
         try:
-            card = ModelCard.from_metadata(opened.metadata, where=str(path))
-            return cls(opened, card, name=Path(card.model.id).name or path.stem, rung=path.stem)
+            metadata = ModelMetadata.from_metadata(opened.metadata, where=str(path))
+            return cls(opened, metadata, name=Path(metadata.model.id).name or path.stem, variant=path.stem)
         except BundleError:
             opened.close()
             raise
 
     @classmethod
-    def _open_bundle(cls, path: Path, runtime: str | None, rung: str | None, options: RuntimeOptions | None) -> Self:
+    def _open_bundle(cls, path: Path, runtime: str | None, variant: str | None, options: RuntimeOptions | None) -> Self:
         if not is_bundle(path):
             raise BundleError(
                 f"Expected a model file or a bundle at '{path}', found a directory without bundle.json.",
                 "Make a bundle with `vitexport run RECIPE -o DIR`, or give an ONNX file.",
             )
         bundle = Bundle.open(path, check_files=False)
-        choice = choose_rung(bundle, rung)
-        card = ModelCard(bundle.model, bundle.preprocess, bundle.labels)
+        choice = choose_variant(bundle, variant)
         notes = tuple(f"not used, its checks failed: {line}" for line in choice.rejected)
         opened = open_runtime(bundle.path(choice.artifact), runtime, options)
         return cls(
             opened,
-            card,
+            bundle.metadata,
             name=bundle.name,
-            rung=choice.artifact.name,
+            variant=choice.artifact.name,
             version=choice.artifact.file.sha256[:12],
             notes=notes,
         )
@@ -154,7 +155,7 @@ class Predictor:
     @property
     def classifies(self) -> bool:
         """Whether the model answers with classes; otherwise it answers with a feature vector."""
-        return self.card.model.task == "classify"
+        return self.metadata.model.task == "classify"
 
     @cached_property
     def output(self) -> TensorSpec:
@@ -170,7 +171,7 @@ class Predictor:
 
     def prepare(self, image: Image.Image) -> Array:
         """Preprocess one image into one row of the model's input."""
-        row: Array = batch([image], self.card.preprocess, self.tensor)[0]
+        row: Array = batch([image], self.metadata.preprocess, self.tensor)[0]
         return row
 
     def infer(self, rows: Sequence[Array] | Array) -> Array:
@@ -217,7 +218,7 @@ class Predictor:
 
     def label(self, index: int) -> str:
         """Return the name of a class."""
-        return self.card.labels[index] if index < len(self.card.labels) else str(index)
+        return self.metadata.class_names[index] if index < len(self.metadata.class_names) else str(index)
 
     def rank(self, logits: Array, top: int | None = None) -> tuple[Prediction, ...]:
         """Turn one row of logits into classes, best first; ties in class order.

@@ -6,17 +6,10 @@ be hashed for resume. Paths in a recipe are relative to the recipe file.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
-from vitexport.bundle.metadata import Task
-from vitexport.engine_settings import EngineSettings
-from vitexport.errors import RecipeError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 __all__ = [
     "BenchmarkSettings",
@@ -32,11 +25,11 @@ __all__ = [
     "SimplifySettings",
     "Tolerance",
     "VerifySettings",
-    "load_recipe",
-    "parse_recipe",
+    "Task",
 ]
 
 Target = Literal["tensorrt", "ort-x86", "ort-arm64", "portable"]
+Task = Literal["classify", "features"]
 Precision = Literal["int8", "fp8", "fp16", "bf16"]
 
 
@@ -156,8 +149,85 @@ class QuantizeSettings(_Settings):
     budget: Budget | None = None
 
 
+class EngineSettings(_Settings):
+    """ONNX to a TensorRT or TensorRT-RTX engine. No precision: the ONNX graph decides every precision.
+
+    Attributes:
+        provider: ``tensorrt`` (built on the device that runs it) or ``tensorrt-rtx`` (builds with no GPU present).
+        device: Name of a device profile, e.g. ``orin-nano``; None takes the GPU of this machine.
+        batch: One optimisation profile each, as (min, opt, max). A plain number N covers every size above the previous
+            entry up to N and is tuned for N; ``"2:8:16"`` gives min, opt and max.
+        shapes: Input name -> (min, opt, max) shape, for inputs with a dynamic axis that is not the batch.
+        workspace_mib: Scratch memory the builder may plan with, in MiB; None takes what the device profile allows.
+        optimization_level: 0 (fast build) to 5 (fast engine); None takes TensorRT's default.
+        timing_cache: File that keeps kernel timings between builds; None keeps one beside the user's cache.
+        tf32: Let float32 matrix products run in TF32, which rounds their inputs to 10 mantissa bits.
+        version_compatible: Build an engine that later TensorRT releases can run.
+        hardware_compatibility: ``ampere_plus`` or ``same_compute_capability`` make the engine portable between GPUs.
+        strip_weights: Leave the weights out; the engine is completed on the device from the ONNX file (refit).
+        refit: Allow the weights to be replaced later.
+        weight_streaming: Keep weights in host memory and stream them, for models larger than device memory.
+        compute_capabilities: Targets of TensorRT-RTX, e.g. ``("8.6", "8.9")``; empty takes the device profile's or the
+            provider's default.
+    """
+
+    provider: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt"
+    device: str | None = None
+    batch: tuple[tuple[int, int, int], ...] = ((1, 1, 1),)
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {}
+    workspace_mib: int | None = Field(default=None, ge=1)
+    optimization_level: int | None = Field(default=None, ge=0, le=5)
+    timing_cache: Path | None = None
+    tf32: bool = False
+    version_compatible: bool = False
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
+    strip_weights: bool = False
+    refit: bool = False
+    weight_streaming: bool = False
+    compute_capabilities: tuple[str, ...] = ()
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _batch_buckets(cls, value: object) -> object:
+        """Turn ``[1, 8, "9:16:32"]`` or ``"1,8,9:16:32"`` into (min, opt, max) triples."""
+        entries: list[object] = list(value.split(",")) if isinstance(value, str) else [value]
+        if isinstance(value, list | tuple):
+            entries = list(value)
+        triples: list[tuple[int, int, int]] = []
+        for entry in entries:
+            if isinstance(entry, str | int):
+                parts = [_batch_size(part) for part in str(entry).split(":")]
+            elif isinstance(entry, list | tuple):
+                parts = [_batch_size(str(part)) for part in entry]
+            else:
+                return value
+            if len(parts) == 1:
+                parts = [triples[-1][2] + 1 if triples else 1, parts[0], parts[0]]
+            if len(parts) != 3 or not 1 <= parts[0] <= parts[1] <= parts[2]:
+                raise ValueError(f"a batch range needs 1 <= min <= opt <= max in ascending order, found {entry!r}")
+            triples.append((parts[0], parts[1], parts[2]))
+        if not triples:
+            raise ValueError("at least one batch size is needed")
+        return tuple(triples)
+
+    @field_validator("compute_capabilities")
+    @classmethod
+    def _capabilities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            major, dot, minor = item.partition(".")
+            if not (dot and major.isdigit() and minor.isdigit()):
+                raise ValueError(f"a compute capability looks like '8.6', found {item!r}")
+        return value
+
+
+def _batch_size(text: str) -> int:
+    if not text.strip().isdigit():
+        raise ValueError(f"a batch size is a whole number, found {text!r}")
+    return int(text)
+
+
 class Tolerance(_Settings):
-    """Agreement that a rung must reach with PyTorch; None means not checked, and the report says so.
+    """Agreement that a variant must reach with PyTorch; None means not checked, and the report says so.
 
     Attributes:
         max_abs: Largest absolute difference of any output element.
@@ -178,8 +248,8 @@ class VerifySettings(_Settings):
     """Parity against PyTorch.
 
     Attributes:
-        float_tolerance: For the rungs that compute in float32.
-        quantized_tolerance: For the rungs that do not.
+        float_tolerance: For the variants that compute in float32.
+        quantized_tolerance: For the variants that do not.
         batch_size: Images per run.
         replay_images: How many inputs travel with the bundle, so that another machine can repeat the comparison.
     """
@@ -195,7 +265,7 @@ class BenchmarkSettings(_Settings):
 
     Attributes:
         batch: Batch sizes.
-        seconds: Measured time per rung and batch size, in seconds.
+        seconds: Measured time per variant and batch size, in seconds.
         warmup: Runs before measuring.
         threads: Threads of the runtime; None lets the runtime choose.
     """
@@ -207,18 +277,18 @@ class BenchmarkSettings(_Settings):
 
 
 class Gates(_Settings):
-    """What the final rung must reach to be accepted; None means not checked, and the report says so.
+    """What the final variant must reach to be accepted; None means not checked, and the report says so.
 
     Attributes:
         max_top1_drop: Points of top-1 lost against PyTorch on the labelled images.
         min_agreement: Top-1 agreement with PyTorch, 0 to 1.
         min_cosine: Smallest per-image cosine similarity with PyTorch.
-        min_speedup: Speed against the ``baseline`` rung on the same runtime, measured interleaved.
-        max_size_ratio: File size against the ``baseline`` rung.
+        min_speedup: Speed against the ``baseline`` variant on the same runtime, measured interleaved.
+        max_size_ratio: File size against the ``baseline`` variant.
         min_actual_precision: Share of the multiply-accumulates with weights that the runtime really executes in the
-            rung's precision, 0 to 1, read from the runtime's own profile or engine.
-        baseline: Rung that speed and size are compared with: what the final one replaces.
-        on_failure: ``fail`` ends with exit code 3; ``ladder`` tries the next safer quantization first, down to none.
+            variant's precision, 0 to 1, read from the runtime's own profile or engine.
+        baseline: VariantResult that speed and size are compared with: what the final one replaces.
+        on_failure: ``fail`` ends with exit code 3; ``fallback`` tries the next safer quantization first, down to none.
     """
 
     max_top1_drop: float | None = Field(default=None, ge=0)
@@ -228,7 +298,7 @@ class Gates(_Settings):
     max_size_ratio: float | None = Field(default=None, gt=0)
     min_actual_precision: float | None = Field(default=None, gt=0, le=1)
     baseline: str = "simplified"
-    on_failure: Literal["fail", "ladder"] = "fail"
+    on_failure: Literal["fail", "fallback"] = "fail"
 
     def limits(self) -> dict[str, float | None]:
         """Return every limit by name; None where it is not set."""
@@ -248,89 +318,3 @@ class Recipe(_Settings):
     verify: VerifySettings = VerifySettings()
     gates: Gates = Gates()
     benchmark: BenchmarkSettings = BenchmarkSettings()
-
-
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe and make its relative paths absolute.
-
-    Raises:
-        RecipeError: The file is missing, is not YAML, or does not describe a recipe.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"Expected a recipe at '{path}', found: {error}", "Give the path of a YAML file.") from error
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"'{path}' is not valid YAML: {error}", "Fix the syntax at that position.") from error
-    return _resolve_paths(parse_recipe(data, where=str(path)), path.resolve().parent)
-
-
-def parse_recipe(data: object, *, where: str) -> Recipe:
-    """Validate recipe data.
-
-    Args:
-        data: What YAML made of the file.
-        where: Name of the file, for error messages.
-
-    Raises:
-        RecipeError: Names every wrong key by its path in the file, with a suggestion where one is close.
-    """
-    if not isinstance(data, Mapping):
-        raise RecipeError(
-            f"Expected '{where}' to hold a mapping of settings, found {type(data).__name__}.",
-            "A recipe starts with `name:`, `model:` and `data:`; see recipes/ for examples.",
-        )
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        lines = [_explain(dict(item)) for item in error.errors()]
-        raise RecipeError(
-            f"'{where}' has {len(lines)} wrong setting{'s' * (len(lines) > 1)}:\n" + "\n".join(f"  {x}" for x in lines),
-            "Correct the named keys; docs/recipes.md lists all of them.",
-        ) from error
-
-
-def _explain(item: Mapping[str, Any]) -> str:
-    location = [str(part) for part in item["loc"]]
-    dotted = ".".join(location)
-    if item["type"] != "extra_forbidden":
-        found = "" if item["type"] == "missing" else f", found {item['input']!r}"
-        return f"{dotted}: {item['msg']}{found}"
-    known = list(_settings_at(location[:-1]))
-    close = difflib.get_close_matches(location[-1], known, n=1)
-    suggestion = f"did you mean '{close[0]}'?" if close else f"known keys here: {', '.join(known)}"
-    return f"{dotted}: unknown key; {suggestion}"
-
-
-def _settings_at(location: list[str]) -> Mapping[str, object]:
-    """Return the fields of the settings model found by following ``location`` from the recipe."""
-    model: type[BaseModel] = Recipe
-    for part in location:
-        field = model.model_fields.get(part)
-        if field is None:
-            continue
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return model.model_fields
-
-
-def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
-    """Make relative paths absolute; a model source is a path only if that path exists."""
-
-    def image_set(images: ImageSet | None) -> ImageSet | None:
-        if images is None:
-            return None
-        labels = None if images.labels is None else base / images.labels
-        return images.model_copy(update={"images": base / images.images, "labels": labels})
-
-    data = recipe.data.model_copy(
-        update={"calibration": image_set(recipe.data.calibration), "verification": image_set(recipe.data.verification)}
-    )
-    source = recipe.model.source
-    prefix = "timm:local-dir:" if source.startswith("timm:local-dir:") else ""
-    local = base / source.removeprefix(prefix)
-    if prefix or local.exists():
-        source = f"{prefix}{local.resolve()}"
-    return recipe.model_copy(update={"data": data, "model": recipe.model.model_copy(update={"source": source})})

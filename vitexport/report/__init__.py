@@ -1,4 +1,4 @@
-"""Reports from a bundle and its ladder: ``report.json`` for machines, ``report.html`` and ``report.md`` for people."""
+"""Reports on a bundle: ``report.json`` for machines, ``report.html`` and ``report.md`` for people."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vitexport.files import write_atomic
 from vitexport.recipe.settings import Recipe
 from vitexport.report.document import SCHEMA, build_document
 from vitexport.report.render import render_html, render_markdown, thumbnail
-from vitexport.verify.variants import Ladder
+from vitexport.verify.result import VerificationResult
 
 __all__ = ["SCHEMA", "build_document", "write_report"]
 
 
-def write_report(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> tuple[Path, ...]:
+def write_report(bundle: Bundle, verification: VerificationResult, recipe: Recipe) -> tuple[Path, ...]:
     """Write the reports into the bundle's directory.
 
     Returns:
@@ -25,7 +25,7 @@ def write_report(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> tuple[Path, 
     Raises:
         MissingDependencyError: Jinja2 or matplotlib is not installed.
     """
-    document = build_document(bundle, ladder, recipe)
+    document = build_document(bundle, verification, recipe)
     html = render_html(document, _pictures(bundle, [entry["image"] for entry in document["disagreements"]]))
     contents = {
         "report.json": json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n",

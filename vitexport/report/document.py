@@ -22,15 +22,15 @@ from vitexport.files import finite
 from vitexport.machine import describe_machine
 from vitexport.recipe.settings import Recipe
 from vitexport.verify.disagreement import Disagreement, worst_images
+from vitexport.verify.result import VerificationResult
 from vitexport.verify.summary import budget_sentence, headline, remarks
-from vitexport.verify.variants import Ladder
 
 __all__ = ["SCHEMA", "build_document"]
 
-SCHEMA = 1
+SCHEMA = 2
 
 
-def build_document(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> dict[str, Any]:
+def build_document(bundle: Bundle, verification: VerificationResult, recipe: Recipe) -> dict[str, Any]:
     """Gather everything a report says; JSON-ready, described in ``docs/report.md``.
 
     Numbers that are not finite (the SQNR of equal outputs, an error on a NaN) become None, because JSON has no name for
@@ -41,43 +41,43 @@ def build_document(bundle: Bundle, ladder: Ladder, recipe: Recipe) -> dict[str, 
         "name": recipe.name,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "vitexport": vitexport.__version__,
-        "passed": ladder.passed,
-        "headline": headline(ladder),
-        "failures": ladder.failures(),
-        "remarks": [*remarks(ladder, recipe), *(read_analysis(bundle, BENCHMARK) or {}).get("warnings", [])],
+        "passed": verification.passed,
+        "headline": headline(verification),
+        "failures": verification.failures(),
+        "remarks": [*remarks(verification, recipe), *(read_analysis(bundle, BENCHMARK) or {}).get("warnings", [])],
         "model": asdict(bundle.model),
         "preprocess": bundle.preprocess.model_dump(mode="json"),
-        "images": _images(bundle, ladder),
-        **asdict(ladder),
-        "disagreements": [_described(entry, bundle.labels) for entry in _disagreements(bundle, ladder)],
+        "images": _images(bundle, verification),
+        **asdict(verification),
+        "disagreements": [_described(entry, bundle.class_names) for entry in _disagreements(bundle, verification)],
         "attempts": (read_analysis(bundle, ATTEMPTS) or {}).get("attempts", []),
-        "errors": (read_analysis(bundle, ERRORS) or {}).get("rungs", {}),
+        "errors": (read_analysis(bundle, ERRORS) or {}).get("variants", {}),
         "quantization": {a.name: _quantization(a.details) for a in bundle.artifacts if a.details.get("ranges")},
         "artifacts": [_artifact(artifact) for artifact in bundle.artifacts if artifact.kind != "report"],
         "machine": (read_analysis(bundle, BENCHMARK) or {}).get("machine") or describe_machine(),
         "recipe": recipe.model_dump(mode="json"),
     }
-    for entry, rung in zip(content["rungs"], ladder.rungs, strict=True):
-        entry["passed"] = rung.passed
+    for entry, variant in zip(content["variants"], verification.variants, strict=True):
+        entry["passed"] = variant.passed
     cleaned = finite(content)
     assert isinstance(cleaned, dict)
     return cleaned
 
 
-def _images(bundle: Bundle, ladder: Ladder) -> dict[str, Any]:
+def _images(bundle: Bundle, verification: VerificationResult) -> dict[str, Any]:
     reference = bundle.find(recording_name(REFERENCE))
-    count = max((rung.parity.images for rung in ladder.rungs if rung.parity), default=0)
-    labelled = any(rung.accuracy is not None for rung in ladder.rungs)
+    count = max((variant.parity.images for variant in verification.variants if variant.parity), default=0)
+    labelled = any(variant.accuracy is not None for variant in verification.variants)
     return {"verification": count, "labelled": labelled, "recorded": reference is not None}
 
 
-def _disagreements(bundle: Bundle, ladder: Ladder) -> Sequence[Disagreement]:
-    reference, last = REFERENCE, ladder.rungs[-1].name
+def _disagreements(bundle: Bundle, verification: VerificationResult) -> Sequence[Disagreement]:
+    reference, last = REFERENCE, verification.variants[-1].name
     found = bundle.find(recording_name(reference))
     if found is None or bundle.find(recording_name(last)) is None:
         return ()
-    labels = found.details.get("image_labels")
-    return worst_images(read_recording(bundle, reference), read_recording(bundle, last), labels)
+    targets = found.details.get("targets")
+    return worst_images(read_recording(bundle, reference), read_recording(bundle, last), targets)
 
 
 def _described(entry: Disagreement, names: Sequence[str]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _described(entry: Disagreement, names: Sequence[str]) -> dict[str, Any]:
         return None if index is None else names[index] if 0 <= index < len(names) else f"class {index}"
 
     described = asdict(entry)
-    described["label_name"] = name(entry.label)
+    described["target_name"] = name(entry.target)
     described["reference"]["name"] = name(entry.reference.index)
     described["candidate"]["name"] = name(entry.candidate.index)
     described["same_class"] = entry.same_class

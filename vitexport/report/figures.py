@@ -29,16 +29,16 @@ def _color(index: int) -> str:
 
 def _latency(document: Document) -> list[Figure]:
     """Draw one strip plot per batch size: every sampled run a dot, the median a bar."""
-    rungs = document["rungs"]
-    sizes = sorted({entry["batch"] for rung in rungs for entry in rung["latency"] if entry["sample_ms"]})
-    return [_latency_at(rungs, size, several=len(sizes) > 1) for size in sizes]
+    variants = document["variants"]
+    sizes = sorted({entry["batch"] for variant in variants for entry in variant["latency"] if entry["sample_ms"]})
+    return [_latency_at(variants, size, several=len(sizes) > 1) for size in sizes]
 
 
-def _latency_at(rungs: Sequence[Mapping[str, Any]], size: int, *, several: bool) -> Figure:
+def _latency_at(variants: Sequence[Mapping[str, Any]], size: int, *, several: bool) -> Figure:
     rows = [
-        (index, rung["name"], entry)
-        for index, rung in enumerate(rungs)
-        for entry in rung["latency"]
+        (index, variant["name"], entry)
+        for index, variant in enumerate(variants)
+        for entry in variant["latency"]
         if entry["batch"] == size and entry["sample_ms"]
     ]
     spoken = "; ".join(f"{name} {e['p50_ms']:.2f} ms (p99 {e['p99_ms']:.2f})" for _, name, e in rows)
@@ -87,22 +87,22 @@ def _latency_at(rungs: Sequence[Mapping[str, Any]], size: int, *, several: bool)
 
 
 def _blocks(document: Document) -> list[Figure]:
-    """Draw the relative error after every block, one line per rung."""
-    # A rung without any error has no place on a logarithmic axis.
-    rungs = {
+    """Draw the relative error after every block, one line per variant."""
+    # A variant without any error has no place on a logarithmic axis.
+    variants = {
         name: data["blocks"]
         for name, data in document["errors"].items()
         if any(block["accumulated"] for block in data.get("blocks", []))
     }
-    if not rungs:
+    if not variants:
         return []
-    order = [rung["name"] for rung in document["rungs"]]
-    last = list(rungs.values())[-1]
+    order = [variant["name"] for variant in document["variants"]]
+    last = list(variants.values())[-1]
     worst = max(last, key=lambda block: block["local"] or 0.0)
     title = "Error after every block"
-    with draw("blocks", f"{title}, relative to the float model, by rung.") as picture:
+    with draw("blocks", f"{title}, relative to the float model, by variant.") as picture:
         axes = picture.axes
-        for name, blocks in rungs.items():
+        for name, blocks in variants.items():
             index = order.index(name) if name in order else len(order)
             values = [max(block["accumulated"] or math.nan, 1e-9) for block in blocks]
             axes.plot(range(len(blocks)), values, color=_color(index), marker="o", markersize=3, label=name)
@@ -119,7 +119,7 @@ def _blocks(document: Document) -> list[Figure]:
         )
     ]
     title = "Error each block adds"
-    name = list(rungs)[-1]
+    name = list(variants)[-1]
     index = order.index(name) if name in order else len(order)
     with draw("entry", f"{title}: {name}. Largest: {worst['name']}.") as picture:
         axes = picture.axes
@@ -145,7 +145,7 @@ def _label_blocks(axes: Any, names: Sequence[str]) -> None:
 
 
 def _layers(document: Document) -> list[Figure]:
-    """Draw the signal-to-noise ratio of every layer of the last rung that was examined."""
+    """Draw the signal-to-noise ratio of every layer of the last variant that was examined."""
     examined = [(name, data["layers"]) for name, data in document["errors"].items() if data.get("layers")]
     if not examined:
         return []

@@ -22,7 +22,7 @@ __all__ = ["GRID", "INK", "MUTED", "SERIES", "Figure", "Picture", "draw"]
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = ("#0a0101", "#0a0102", "#0a0103", "#0a0104", "#0a0105", "#0a0106")
-"""Placeholder colours of data series, in the order of the rungs."""
+"""Placeholder colours of data series, in the order of the variants."""
 
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
     color: f"--series-{index}" for index, color in enumerate(SERIES, start=1)

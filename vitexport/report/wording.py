@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["FILTERS"]
+from vitexport.verify.gates import GATES
 
-_GATES = {
-    "max_top1_drop": ("Top-1 drop", "at most {} points"),
-    "min_agreement": ("Agreement with PyTorch", "at least {}"),
-    "min_cosine": ("Cosine with PyTorch", "at least {}"),
-    "min_speedup": ("Speed-up", "at least {}x"),
-    "max_size_ratio": ("Size ratio", "at most {}"),
-    "min_actual_precision": ("Work in the asked precision", "at least {}"),
-}
+__all__ = ["FILTERS"]
 
 MISSING = "–"
 
@@ -65,12 +58,12 @@ def decibel(value: float | None, max_abs: float | None = None) -> str:
 
 def gate_name(key: str) -> str:
     """Name a gate in words."""
-    return _GATES.get(key, (key, ""))[0]
+    return GATES[key].title
 
 
 def gate_limit(gate: dict[str, Any]) -> str:
     """Say what a gate asks for."""
-    return _GATES.get(gate["gate"], ("", "{}"))[1].format(f"{gate['limit']:g}")
+    return GATES[gate["gate"]].limit.format(f"{gate['limit']:g}")
 
 
 def gate_status(gate: dict[str, Any]) -> str:

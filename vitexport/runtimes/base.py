@@ -55,7 +55,7 @@ class Runtime(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """Key-value metadata the file carries; see :class:`vitexport.bundle.metadata.ModelCard`."""
+        """Key-value metadata the file carries; see :class:`vitexport.bundle.metadata.ModelMetadata`."""
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Execute once.
@@ -63,6 +63,15 @@ class Runtime(Protocol):
         Raises:
             FeedMismatchError: The feeds do not match :attr:`inputs`.
             InferenceError: Execution failed.
+        """
+
+    def executed(self, feeds: Mapping[str, Array]) -> Mapping[str, float] | None:
+        """Return the fraction of the weighted multiply-accumulates that run in each precision, from 0 to 1.
+
+        A graph with Q/DQ nodes is a request; this is what the runtime made of it. None where it does not tell.
+
+        Args:
+            feeds: One batch of inputs.
         """
 
     def close(self) -> None:
@@ -104,6 +113,10 @@ class Adapter(ABC):
         """Check the feeds against :attr:`inputs` and execute once."""
         check_feeds(self.inputs, feeds)
         return self._execute(feeds)
+
+    def executed(self, feeds: Mapping[str, Array]) -> Mapping[str, float] | None:
+        """Return None: this runtime does not tell what it executes in which precision."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

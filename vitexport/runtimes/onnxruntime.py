@@ -12,7 +12,7 @@ from vitexport.errors import InferenceError, MissingDependencyError, RuntimeBack
 from vitexport.runtimes.base import Adapter, RuntimeOptions
 from vitexport.tensors import Array, TensorSpec
 
-__all__ = ["OnnxRuntime", "vendor_errors"]
+__all__ = ["OnnxRuntime", "open_session", "vendor_errors"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
@@ -38,12 +38,14 @@ class OnnxRuntime(Adapter):
 
     name = "onnxruntime"
 
-    def __init__(self, session: Any, metadata: Mapping[str, str]) -> None:
+    def __init__(self, model: Path, options: RuntimeOptions, session: Any, metadata: Mapping[str, str]) -> None:
         super().__init__(
             tuple(_spec(node) for node in session.get_inputs()),
             tuple(_spec(node) for node in session.get_outputs()),
             metadata,
         )
+        self._model = model
+        self._options = options
         self._session: Any = session
         self._output_names = [spec.name for spec in self.outputs]
 
@@ -55,37 +57,8 @@ class OnnxRuntime(Adapter):
             MissingDependencyError: onnxruntime is not installed.
             RuntimeBackendError: The file is no ONNX model, uses what this version lacks, or the provider is absent.
         """
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise MissingDependencyError("onnxruntime", "ort", "Running ONNX models") from error
-        provider = options.provider or ("cuda" if options.device.startswith("cuda") else "cpu")
-        chosen = _provider(ort, provider, options)
-        session_options = ort.SessionOptions()
-        session_options.log_severity_level = 3
-        session_options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
-        if options.in_order:
-            session_options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-        if options.threads is not None:
-            session_options.intra_op_num_threads = options.threads
-        if not options.optimize:
-            session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            session = ort.InferenceSession(str(model), session_options, providers=[chosen])
-        except vendor_errors() as error:
-            raise RuntimeBackendError(
-                f"ONNX Runtime cannot open '{model}': {error}",
-                "Check that the file is a complete ONNX model, with its external data beside it; "
-                "`vitexport inspect` shows what it holds.",
-            ) from error
-        if chosen[0] not in session.get_providers():
-            # ONNX Runtime logs that a provider cannot start (no GPU, another CUDA version) and goes on with the CPU.
-            raise RuntimeBackendError(
-                f"ONNX Runtime cannot use {chosen[0]} here; it fell back to {', '.join(session.get_providers())}.",
-                "Check the GPU, its driver and the CUDA and cuDNN versions onnxruntime-gpu asks for; see `vitexport "
-                "doctor`.",
-            )
-        return cls(session, dict(session.get_modelmeta().custom_metadata_map))
+        session = open_session(model, options)
+        return cls(model, options, session, dict(session.get_modelmeta().custom_metadata_map))
 
     def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         try:
@@ -94,9 +67,65 @@ class OnnxRuntime(Adapter):
             raise InferenceError(f"ONNX Runtime failed: {error}", "Check the input values and free memory.") from error
         return dict(zip(self._output_names, values, strict=True))
 
+    def executed(self, feeds: Mapping[str, Array]) -> Mapping[str, float]:
+        """Run once more in a session like this one, under the profiler, and return what it executed."""
+        from vitexport.runtimes.onnxruntime_profile import executed_layers, fraction_of_work
+
+        layers = executed_layers(self._model, feeds, self._options)
+        return {kind: fraction_of_work(layers, kind) for kind in sorted({layer.precision for layer in layers})}
+
     def close(self) -> None:
         """Drop the session."""
         self._session = None
+
+
+def open_session(model: Path, options: RuntimeOptions, *, profile: Path | None = None) -> Any:
+    """Open an ``onnxruntime.InferenceSession`` as the options say.
+
+    Args:
+        model: ONNX file.
+        options: Threads, execution provider and graph optimisation.
+        profile: Prefix of the profile that the session shall write; None writes none.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+        RuntimeBackendError: The file is no ONNX model, uses what this version lacks, or the execution provider is
+            absent.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingDependencyError("onnxruntime", "ort", "Running ONNX models") from error
+    provider = options.provider or ("cuda" if options.device.startswith("cuda") else "cpu")
+    chosen = _provider(ort, provider, options)
+    session_options = ort.SessionOptions()
+    session_options.log_severity_level = 3
+    if profile is not None:
+        session_options.enable_profiling = True
+        session_options.profile_file_prefix = str(profile)
+    session_options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
+    if options.in_order:
+        session_options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if options.threads is not None:
+        session_options.intra_op_num_threads = options.threads
+    if not options.optimize:
+        session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(str(model), session_options, providers=[chosen])
+    except vendor_errors() as error:
+        raise RuntimeBackendError(
+            f"ONNX Runtime cannot open '{model}': {error}",
+            "Check that the file is a complete ONNX model, with its external data beside it; "
+            "`vitexport inspect` shows what it holds.",
+        ) from error
+    if chosen[0] not in session.get_providers():
+        # ONNX Runtime logs that a provider cannot start (no GPU, another CUDA version) and goes on with the CPU.
+        raise RuntimeBackendError(
+            f"ONNX Runtime cannot use {chosen[0]} here; it fell back to {', '.join(session.get_providers())}.",
+            "Check the GPU, its driver and the CUDA and cuDNN versions onnxruntime-gpu asks for; see `vitexport "
+            "doctor`.",
+        )
+    return session
 
 
 def _provider(ort: Any, name: str, options: RuntimeOptions) -> tuple[str, dict[str, str]]:

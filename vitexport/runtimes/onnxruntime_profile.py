@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitexport.errors import InferenceError, MissingDependencyError, RuntimeBackendError
+from vitexport.errors import InferenceError, RuntimeBackendError
 from vitexport.runtimes.base import RuntimeOptions
+from vitexport.runtimes.onnxruntime import open_session, vendor_errors
 from vitexport.tensors import Array
 
-__all__ = ["ExecutedLayer", "executed_layers", "share_of_work"]
+__all__ = ["ExecutedLayer", "executed_layers", "fraction_of_work"]
 
 _PRODUCTS = frozenset(
     {
@@ -75,33 +76,19 @@ def executed_layers(
     Args:
         model: ONNX file.
         feeds: One batch of inputs.
-        options: As for the measurement this is to explain: threads and whether the graph is optimised.
+        options: As for the measurement this is to explain: threads, execution provider, graph optimisation.
 
     Returns:
         Every product with constant weights; the attention products of two activations are left out.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
-        InferenceError: The model cannot be opened or run.
+        RuntimeBackendError: The model cannot be opened.
+        InferenceError: It cannot be run.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise MissingDependencyError("onnxruntime", "ort", "Profiling ONNX models") from error
-    from vitexport.runtimes.onnxruntime import vendor_errors
-
-    options = options or RuntimeOptions()
     with tempfile.TemporaryDirectory(prefix="vitexport-profile-") as folder:
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 3
-        settings.enable_profiling = True
-        settings.profile_file_prefix = str(Path(folder) / "run")
-        if options.threads is not None:
-            settings.intra_op_num_threads = options.threads
-        if not options.optimize:
-            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = open_session(model, options or RuntimeOptions(), profile=Path(folder) / "run")
         try:
-            session = ort.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"])
             session.run(None, dict(feeds))
             profile = Path(session.end_profiling())
         except vendor_errors() as error:
@@ -110,11 +97,11 @@ def executed_layers(
     return tuple(_layers(events))
 
 
-def share_of_work(layers: Sequence[ExecutedLayer], precision: str) -> float:
-    """Return the share, 0 to 1, of all multiply-accumulates that ran in ``precision``.
+def fraction_of_work(layers: Sequence[ExecutedLayer], precision: str) -> float:
+    """Return the fraction, 0 to 1, of all multiply-accumulates that ran in ``precision``.
 
     Raises:
-        RuntimeBackendError: No layer was found, so there is no share of anything.
+        RuntimeBackendError: No layer was found, so there is no fraction of anything.
     """
     total = sum(layer.work for layer in layers)
     if total == 0:

@@ -51,7 +51,7 @@ class PyTorchRuntime(Adapter):
             module: The module.
             inputs: What it takes.
             outputs: What it returns.
-            metadata: Key-value metadata; see :class:`vitexport.bundle.metadata.ModelCard`.
+            metadata: Key-value metadata; see :class:`vitexport.bundle.metadata.ModelMetadata`.
         """
         return cls(module, tuple(inputs), tuple(outputs), dict(metadata or {}))
 

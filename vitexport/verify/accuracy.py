@@ -1,26 +1,17 @@
-"""Top-1 and top-5 on labelled images, and how sure one can be of a difference.
-
-Labels come from a JSON file in one of three forms: ``{"images": [{"file": ..., "label": 3}, ...]}`` (a manifest),
-``{"file name": 3, ...}``, or ``{"synset": {"index": 3, ...}, ...}`` where a file name starts with the synset and an
-underscore (ImageNet). Without a file, class folders are numbered in sorted order.
-"""
+"""Top-1 and top-5 on labelled images, and how sure one can be of a difference."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitexport.errors import ImageError
 from vitexport.tensors import Array
 
-__all__ = ["Accuracy", "PairedDifference", "accuracy", "compare_top1", "find_labels", "top1"]
+__all__ = ["Accuracy", "PairedDifference", "accuracy", "compare_top1", "top1"]
 
 
 @dataclass(frozen=True)
@@ -60,10 +51,10 @@ def top1(logits: Array) -> NDArray[np.int64]:
     return classes
 
 
-def accuracy(logits: Array, labels: Sequence[int]) -> Accuracy:
+def accuracy(logits: Array, targets: Sequence[int]) -> Accuracy:
     """Score ``[N, C]`` logits against N class indices."""
     scores = np.asarray(logits)
-    truth = np.asarray(labels)[:, None]
+    truth = np.asarray(targets)[:, None]
     best = np.argsort(-scores.astype(np.float64), axis=-1, kind="stable")[:, :5]
     return Accuracy(
         images=len(scores),
@@ -72,9 +63,9 @@ def accuracy(logits: Array, labels: Sequence[int]) -> Accuracy:
     )
 
 
-def compare_top1(reference: Array, candidate: Array, labels: Sequence[int]) -> PairedDifference:
+def compare_top1(reference: Array, candidate: Array, targets: Sequence[int]) -> PairedDifference:
     """Compare two models' ``[N, C]`` logits on the same labelled images with McNemar's exact test."""
-    truth = np.asarray(labels)
+    truth = np.asarray(targets)
     right_reference = top1(reference) == truth
     right_candidate = top1(candidate) == truth
     lost = int((right_reference & ~right_candidate).sum())
@@ -97,68 +88,3 @@ def _mcnemar_exact(lost: int, gained: int) -> float:
     n = lost + gained
     tail = sum(math.comb(n, k) for k in range(min(lost, gained) + 1))
     return min(1.0, 2.0 * tail / float(2**n))
-
-
-def find_labels(folder: Path, paths: Sequence[Path], labels_file: Path | None = None) -> tuple[int, ...] | None:
-    """Find the class index of every image.
-
-    Args:
-        folder: The image folder the paths were listed from.
-        paths: The images.
-        labels_file: JSON file in one of the forms above; None looks for ``manifest.json`` in the folder and its parent,
-            then for class folders.
-
-    Returns:
-        One index per path, or None when the images are unlabelled.
-
-    Raises:
-        ImageError: The file cannot be read, or does not cover every image.
-    """
-    if labels_file is None:
-        beside = (folder / "manifest.json", folder.parent / "manifest.json")
-        labels_file = next((path for path in beside if path.is_file()), None)
-    if labels_file is not None:
-        lookup = _read_labels(labels_file)
-        return tuple(_label_of(path, folder, labels_file, lookup) for path in paths)
-    parents = [path.relative_to(folder).parts[:-1] for path in paths]
-    if not all(len(parts) == 1 for parts in parents):
-        return None
-    classes = {name: index for index, name in enumerate(sorted({parts[0] for parts in parents}))}
-    return tuple(classes[parts[0]] for parts in parents)
-
-
-def _read_labels(path: Path) -> Mapping[str, int]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if "images" in data:
-            return _with_bare_names({str(entry["file"]): int(entry["label"]) for entry in data["images"]})
-        return {key: _index(value) for key, value in data.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ImageError(
-            f"Expected labels in '{path}', found: {error!r}",
-            'Write {"images": [{"file": "a.png", "label": 3}]} or {"a.png": 3} or {"synset": {"index": 3}}.',
-        ) from error
-
-
-def _with_bare_names(labels: Mapping[str, int]) -> dict[str, int]:
-    """Add every file's bare name, unless files of that name in several folders have different labels."""
-    by_name: dict[str, set[int]] = {}
-    for file, label in labels.items():
-        by_name.setdefault(Path(file).name, set()).add(label)
-    return {name: found.pop() for name, found in by_name.items() if len(found) == 1} | dict(labels)
-
-
-def _index(value: Any) -> int:
-    return int(value["index"] if isinstance(value, Mapping) else value)
-
-
-def _label_of(path: Path, folder: Path, labels_file: Path, lookup: Mapping[str, int]) -> int:
-    relative = path.relative_to(folder)
-    inside = f"{folder.name}/{relative.as_posix()}"
-    for key in (relative.as_posix(), inside, path.name, path.stem, path.name.partition("_")[0], *relative.parts[:-1]):
-        if key in lookup:
-            return lookup[key]
-    raise ImageError(
-        f"Expected a label for '{relative}' in '{labels_file}', found none.",
-        "Add the file name, or leave the image out of the folder.",
-    )

@@ -8,7 +8,7 @@ import numpy as np
 
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import PREPROCESSING, REFERENCE, SAMPLES, read_analysis
-from vitexport.bundle.metadata import ModelCard
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.recording import Recording, ReplayInputs
 from vitexport.errors import ImageError
 from vitexport.inputs.images import load_image
@@ -16,25 +16,25 @@ from vitexport.inputs.preprocess import normalize
 from vitexport.inputs.preprocess_diff import compare_pixels
 from vitexport.verify.accuracy import top1
 from vitexport.verify.parity import class_scores
-from vitexport.verify.variants import Check
+from vitexport.verify.result import Check
 
-__all__ = ["cards_check", "labels_check", "library_check", "originals_check"]
+__all__ = ["metadata_check", "targets_check", "library_check", "originals_check"]
 
 _ENOUGH = 20
 """Images below which chance explains too much."""
 
 
-def labels_check(reference: Recording, labels: Sequence[int] | None) -> Check | None:
+def targets_check(reference: Recording, targets: Sequence[int] | None) -> Check | None:
     """Check that the labels are numbered as PyTorch's outputs are; None without labels or classes.
 
     Labels counted from 1, or a background class at 0, shift every label by one. Then the reference itself is bad and
-    every comparison of accuracies is worthless, however well the rungs agree.
+    every comparison of accuracies is worthless, however well the variants agree.
     """
     scores = class_scores(reference.outputs)
-    if scores is None or labels is None or len(labels) != len(scores):
+    if scores is None or targets is None or len(targets) != len(scores):
         return None
     name = "labels fit the model"
-    truth, chosen = np.asarray(labels), top1(scores)
+    truth, chosen = np.asarray(targets), top1(scores)
     classes = scores.shape[1]
     outside = int(((truth < 0) | (truth >= classes)).sum())
     if outside:
@@ -79,32 +79,32 @@ def originals_check(bundle: Bundle, inputs: ReplayInputs) -> Check | None:
     return Check(name, REFERENCE, parity.passed, parity.finding)
 
 
-def cards_check(bundle: Bundle, files: Mapping[str, Mapping[str, str]]) -> Check | None:
-    """Compare the preprocessing and the labels that model files carry with the bundle's; None where none carries any.
+def metadata_check(bundle: Bundle, files: Mapping[str, Mapping[str, str]]) -> Check | None:
+    """Compare preprocessing and class names that model files carry with the bundle's; None where none carries any.
 
     Args:
         bundle: The bundle.
-        files: Rung to the metadata of its file.
+        files: VariantResult to the metadata of its file.
     """
-    # A file of another origin carries no card.
-    cards = {
-        rung: ModelCard.from_metadata(metadata, where=rung)
-        for rung, metadata in files.items()
+    # A file of another origin carries no metadata.
+    metadata_of = {
+        variant: ModelMetadata.from_metadata(metadata, where=variant)
+        for variant, metadata in files.items()
         if "vitexport.preprocess" in metadata
     }
-    if not cards:
+    if not metadata_of:
         return None
-    name = "preprocessing and labels as in the model files"
+    name = "preprocessing and class names as in the model files"
     ours = bundle.preprocess.model_dump(mode="json")
-    for rung, card in cards.items():
-        theirs = card.preprocess.model_dump(mode="json")
+    for variant, metadata in metadata_of.items():
+        theirs = metadata.preprocess.model_dump(mode="json")
         found = [
-            f"{key} is {ours[key]} in the bundle and {theirs[key]} in {rung}"
+            f"{key} is {ours[key]} in the bundle and {theirs[key]} in {variant}"
             for key in ours
             if ours[key] != theirs[key]
         ]
-        if card.labels != bundle.labels:
-            found.append(f"the labels of the bundle are not those in {rung}")
+        if metadata.class_names != bundle.class_names:
+            found.append(f"the class names of the bundle are not those in {variant}")
         if found:
-            return Check(name, rung, False, "; ".join(found))
-    return Check(name, REFERENCE, True, f"equal in {', '.join(cards)}")
+            return Check(name, variant, False, "; ".join(found))
+    return Check(name, REFERENCE, True, f"equal in {', '.join(metadata_of)}")

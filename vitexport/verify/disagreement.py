@@ -1,4 +1,4 @@
-"""Which images two rungs disagree on most, and what each of them said."""
+"""Which images two variants disagree on most, and what each of them said."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Disagreement:
 
     Attributes:
         image: Name of the image.
-        label: Its true class, or None when unlabelled.
+        target: Its true class, or None when unlabelled.
         reference: What PyTorch said.
-        candidate: What the rung under test said.
+        candidate: What the variant under test said.
         distance: Total variation distance of the two softmax distributions, 0 (equal) to 1 (nothing in common).
     """
 
     image: str
-    label: int | None
+    target: int | None
     reference: Prediction
     candidate: Prediction
     distance: float
@@ -47,14 +47,14 @@ class Disagreement:
 
 
 def worst_images(
-    reference: Recording, candidate: Recording, labels: Sequence[int] | None = None, *, count: int = 8
+    reference: Recording, candidate: Recording, targets: Sequence[int] | None = None, *, count: int = 8
 ) -> tuple[Disagreement, ...]:
     """Return the images whose answers differ most: other classes first, then by distance.
 
     Args:
         reference: Recording of PyTorch.
-        candidate: Recording of the rung under test, of the same images.
-        labels: Class index per image, or None.
+        candidate: Recording of the variant under test, of the same images.
+        targets: Class index per image, or None.
         count: At most so many.
 
     Returns:
@@ -69,11 +69,11 @@ def worst_images(
     distance = 0.5 * np.abs(p - q).sum(axis=1)
     other = p.argmax(axis=1) != q.argmax(axis=1)
     order = np.lexsort((np.arange(len(p)), -distance, ~other))[:count]
-    known = labels if labels is not None and len(labels) == len(p) else None
+    known = targets if targets is not None and len(targets) == len(p) else None
     return tuple(
         Disagreement(
             image=reference.images[row],
-            label=None if known is None else known[row],
+            target=None if known is None else known[row],
             reference=_first(p[row]),
             candidate=_first(q[row]),
             distance=float(distance[row]),

@@ -53,8 +53,8 @@ class ParityReport:
     """The verdict over all outputs.
 
     Attributes:
-        reference: Name of the reference rung.
-        candidate: Name of the rung under test.
+        reference: Name of the reference variant.
+        candidate: Name of the variant under test.
         images: Number of images compared.
         outputs: One entry per reference output that could be compared.
         failures: What was expected and found, one line per breach; empty means passed.
@@ -145,7 +145,7 @@ def compare(
         reference: What is right.
         candidate: What is judged.
         tolerance: What must hold; unset fields are listed as unchecked.
-        names: Rung names for the report; the runtimes' names otherwise.
+        names: VariantResult names for the report; the runtimes' names otherwise.
         same_inputs: Require byte-equal input tensors. False only where the candidate takes another form of the same
             images (uint8 pixels instead of normalized planes); image names must then be equal.
     """

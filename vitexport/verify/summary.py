@@ -6,23 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitexport.recipe.settings import Recipe, Tolerance
-from vitexport.verify.variants import Ladder, Rung
+from vitexport.verify.result import VariantResult, VerificationResult
 
-__all__ = ["budget_sentence", "headline", "remarks", "replaced_rung"]
+__all__ = ["budget_sentence", "headline", "remarks", "replaced_variant"]
 
 SIGNIFICANT = 0.05
 """Below this McNemar p-value a difference in top-1 counts as real (the customary 5 % level)."""
 
 SLOWER = 0.97
-"""Below this speed ratio a rung is called slower; interleaved A/A runs of one model differ by up to 3 %."""
+"""Below this speed ratio a variant is called slower; interleaved A/A runs of one model differ by up to 3 %."""
 
 
-def replaced_rung(ladder: Ladder) -> Rung | None:
-    """Return the float rung that the final one stands in for, or None when the final one is float itself."""
-    last = ladder.rungs[-1]
+def replaced_variant(verification: VerificationResult) -> VariantResult | None:
+    """Return the float variant that the final one stands in for, or None when the final one is float itself."""
+    last = verification.variants[-1]
     if last.precision == "float32":
         return None
-    return next((rung for rung in reversed(ladder.rungs[:-1]) if rung.precision == "float32" and rung.parity), None)
+    return next(
+        (
+            variant
+            for variant in reversed(verification.variants[:-1])
+            if variant.precision == "float32" and variant.parity
+        ),
+        None,
+    )
 
 
 def budget_sentence(mixed: Mapping[str, Any]) -> str:
@@ -39,9 +46,9 @@ def budget_sentence(mixed: Mapping[str, Any]) -> str:
     )
 
 
-def headline(ladder: Ladder) -> str:
+def headline(verification: VerificationResult) -> str:
     """Return the verdict in one sentence."""
-    last = ladder.rungs[-1]
+    last = verification.variants[-1]
     if last.parity is None:
         return "Nothing was compared with PyTorch."
     main = last.parity.main
@@ -50,7 +57,7 @@ def headline(ladder: Ladder) -> str:
         parts.append(f"chooses the same class as PyTorch on {main.agreement:.1%} of {last.parity.images} images")
     elif main is not None:
         parts.append(f"stays within a cosine of {main.min_cosine:.4f} of PyTorch on {last.parity.images} images")
-    base = replaced_rung(ladder)
+    base = replaced_variant(verification)
     if base is not None and base.latency and last.latency and base.runtime == last.runtime:
         ratio = base.latency[0].p50_ms / last.latency[0].p50_ms
         parts.append(f"runs at {ratio:.2f}x the speed of {base.name}")
@@ -59,24 +66,24 @@ def headline(ladder: Ladder) -> str:
     return f"{last.name} {_join(parts)}." if parts else f"{last.name} could not be compared with PyTorch."
 
 
-def remarks(ladder: Ladder, recipe: Recipe | None = None) -> tuple[str, ...]:
+def remarks(verification: VerificationResult, recipe: Recipe | None = None) -> tuple[str, ...]:
     """Return what the numbers do and do not show, one sentence each.
 
     Args:
-        ladder: The verdict.
+        verification: The verdict.
         recipe: What was asked for, to say what of it has not been shown here.
     """
-    found = [*_speed(ladder), *_accuracy(ladder.rungs[-1]), *_elsewhere(ladder, recipe)]
-    if len(ladder.rungs) > 1 and not ladder.gates:
-        found.append("No gate is set in the recipe: the rungs were held to their tolerances only.")
-    loose = [rung.name for rung in ladder.rungs if rung.parity and not _limited(rung)]
+    found = [*_speed(verification), *_accuracy(verification.variants[-1]), *_elsewhere(verification, recipe)]
+    if len(verification.variants) > 1 and not verification.gates:
+        found.append("No gate is set in the recipe: the variants were held to their tolerances only.")
+    loose = [variant.name for variant in verification.variants if variant.parity and not _limited(variant)]
     if loose:
         found.append(f"No tolerance was checked for {', '.join(loose)}: every difference passes there.")
     return tuple(found)
 
 
-def _speed(ladder: Ladder) -> list[str]:
-    last, base = ladder.rungs[-1], replaced_rung(ladder)
+def _speed(verification: VerificationResult) -> list[str]:
+    last, base = verification.variants[-1], replaced_variant(verification)
     if base is None:
         return []
     if not base.latency or not last.latency:
@@ -92,7 +99,7 @@ def _speed(ladder: Ladder) -> list[str]:
     return found
 
 
-def _accuracy(last: Rung) -> list[str]:
+def _accuracy(last: VariantResult) -> list[str]:
     if last.difference is None:
         return ["The images have no labels: agreement with PyTorch was measured, accuracy was not."]
     found = last.difference
@@ -108,21 +115,21 @@ def _accuracy(last: Rung) -> list[str]:
     ]
 
 
-def _elsewhere(ladder: Ladder, recipe: Recipe | None) -> list[str]:
+def _elsewhere(verification: VerificationResult, recipe: Recipe | None) -> list[str]:
     """Say that a model meant for TensorRT has not run there: an engine is built and verified on its own machine."""
-    if recipe is None or any(rung.runtime.startswith("tensorrt") for rung in ladder.rungs):
+    if recipe is None or any(variant.runtime.startswith("tensorrt") for variant in verification.variants):
         return []
     if recipe.engine is None and (recipe.quantize is None or recipe.quantize.target != "tensorrt"):
         return []
     return [
-        f"The model is meant for TensorRT, and was measured on {ladder.rungs[-1].runtime}: build the engine where it "
-        "runs (`vitexport build-engine`), and check it there (`vitexport verify BUNDLE --engine`)."
+        f"The model is meant for TensorRT, and was measured on {verification.variants[-1].runtime}: build the engine "
+        "where it runs (`vitexport build-engine`), and check it there (`vitexport verify BUNDLE --engine`)."
     ]
 
 
-def _limited(rung: Rung) -> bool:
+def _limited(variant: VariantResult) -> bool:
     """Whether at least one tolerance was set: parity lists every field of the tolerance that was not."""
-    return rung.parity is not None and len(set(rung.parity.unchecked)) < len(Tolerance.model_fields)
+    return variant.parity is not None and len(set(variant.parity.unchecked)) < len(Tolerance.model_fields)
 
 
 def _join(parts: list[str]) -> str:

@@ -13,13 +13,14 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from tests.host.diagnose.faults import FAULTS, plant, weighted_layers
+from tests.support.paths import ROOT
+from tests.support.planted_faults import FAULTS, plant, weighted_layers
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
 from vitexport.cli import main
 from vitexport.errors import BundleError
 from vitexport.host.diagnose import advise, bisect, examine, measure_ranges, recipe_of
-from vitexport.host.diagnose.bundle import bisect_rung
+from vitexport.host.diagnose.bundle import bisect_variant
 from vitexport.host.diagnose.rows import first_rows
 from vitexport.host.export import export_onnx
 from vitexport.host.quantize import quantize_onnx
@@ -51,7 +52,7 @@ def test_a_model_against_itself_is_exact(bundle: Bundle, feeds: list[Array]) -> 
 
 
 def test_a_graph_that_computes_fewer_tokens_is_compared_on_those(bundle: Bundle) -> None:
-    report = bisect_rung(bundle, "simplified", images=2)
+    report = bisect_variant(bundle, "simplified", images=2)
     assert report.finding == "exact", report.describe()
     # Of the last block the simplified graph computes the class token alone.
     assert {"vit.layers.3.mlp.fc2", "vit.layers.3.attention.o_proj"} <= {layer.layer for layer in report.layers}
@@ -70,7 +71,7 @@ def test_only_the_first_tokens_may_be_missing() -> None:
 
 
 def test_sound_int8_is_spread_over_all_quantized_layers(bundle: Bundle) -> None:
-    report = bisect_rung(bundle, "int8")
+    report = bisect_variant(bundle, "int8")
     assert report.finding == "spread"
     roles = {layer.role for layer in report.layers if layer.local > 1e-3}
     assert roles <= {"qkv", "proj", "fc1", "fc2"}  # nothing else is quantized, so nothing else may err
@@ -97,12 +98,12 @@ def test_every_layer_of_the_small_model_is_found_when_it_is_at_fault(
 
 
 def test_wrong_questions_get_an_answer(bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="first rung"):
-        bisect_rung(bundle, "onnx")
+    with pytest.raises(BundleError, match="first variant"):
+        bisect_variant(bundle, "onnx")
     with pytest.raises(BundleError, match="int16"):
-        bisect_rung(bundle, "int16")
-    with pytest.raises(BundleError, match="no rung of"):
-        bisect_rung(bundle, "recording/int8", against="simplified")
+        bisect_variant(bundle, "int16")
+    with pytest.raises(BundleError, match="no variant of"):
+        bisect_variant(bundle, "recording/int8", against="simplified")
 
 
 def test_ranges_of_a_quantized_model_fit_its_grid_and_a_float_model_has_none(
@@ -118,7 +119,7 @@ def test_ranges_of_a_quantized_model_fit_its_grid_and_a_float_model_has_none(
 def test_anatomy_agrees_with_what_pytorch_computes(bundle: Bundle, feeds: list[Array], coloured_recipe: object) -> None:
     import torch
 
-    root = Path(__file__).parents[3]
+    root = ROOT
     loaded = load_model(ModelSettings(source=str(root / "recipes" / "quickstart" / "model")))
     seen: list[Array] = []
     norm = dict(loaded.module.named_modules())["model.vit.layers.2.layernorm_after"]
@@ -156,7 +157,7 @@ def test_advice_warns_of_fp16_overflow_and_outlier_channels_and_gives_settings_t
 
     settings = yaml.safe_load(recipe_of(tuple(hard.values())))
     assert QuantizeSettings.model_validate(settings["quantize"]).precision == "bf16"
-    assert settings["gates"]["on_failure"] == "ladder"
+    assert settings["gates"]["on_failure"] == "fallback"
 
 
 @pytest.mark.parametrize(
@@ -169,9 +170,9 @@ def test_advice_warns_of_fp16_overflow_and_outlier_channels_and_gives_settings_t
         ),
         (("diagnose", "{bundle}/absent.onnx", "--images", "calib/holdout"), "found nothing at"),
         (("diagnose", "{bundle}/models/simplified.onnx"), "Expected images to run the model on"),
-        (("bisect", "{bundle}", "--rung", "fp16"), "'fp16' is no rung of"),
-        (("bisect", "{bundle}", "--rung", "int8", "--against", "recording/int8"), "it has onnx, simplified, int8"),
-        (("bisect", "{bundle}/models/int8.onnx", "--rung", "int8"), "Expected a bundle directory at"),
+        (("bisect", "{bundle}", "--variant", "fp16"), "'fp16' is no variant of"),
+        (("bisect", "{bundle}", "--variant", "int8", "--against", "recording/int8"), "it has onnx, simplified, int8"),
+        (("bisect", "{bundle}/models/int8.onnx", "--variant", "int8"), "Expected a bundle directory at"),
     ],
 )
 def test_wrong_input_is_an_error_in_words(words: tuple[str, ...], message: str, coloured_bundle: Path) -> None:
@@ -182,7 +183,7 @@ def test_wrong_input_is_an_error_in_words(words: tuple[str, ...], message: str, 
 
 def test_the_commands_print_json_and_nothing_else(coloured_bundle: Path) -> None:
     runner = CliRunner()
-    found = runner.invoke(main, ["bisect", str(coloured_bundle), "--rung", "int8", "--images", "1", "--json"])
+    found = runner.invoke(main, ["bisect", str(coloured_bundle), "--variant", "int8", "--images", "1", "--json"])
     assert found.exit_code == 0, found.output
     assert json.loads(found.stdout)["finding"] == "spread"
     advice = runner.invoke(main, ["diagnose", str(coloured_bundle), "--limit", "1", "--json"])
@@ -197,7 +198,7 @@ def test_the_commands_print_json_and_nothing_else(coloured_bundle: Path) -> None
 
 @dataclass(frozen=True)
 class DeitTiny:
-    """The float and the int8 rung of DeiT-Tiny, and two photographs for both."""
+    """The float and the int8 variant of DeiT-Tiny, and two photographs for both."""
 
     exact: Path
     int8: Path
@@ -214,7 +215,7 @@ def deit_tiny(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> DeitTin
     simplify_onnx(exported, SimplifySettings(), exact)
     quantize_onnx(exact, images[:64], QuantizeSettings(preset="fast"), int8)
     paths = list_images(shared / "data" / "imagenet-1k-sample" / "dev", limit=2)
-    feeds = batches(paths, loaded.preprocess, loaded.spec.inputs[0], 1)
+    feeds = batches(paths, loaded.metadata.preprocess, loaded.metadata.model.inputs[0], 1)
     return DeitTiny(exact, int8, [(feed, feed) for feed in feeds])
 
 
@@ -225,11 +226,11 @@ _PARTS = 3
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", range(_PARTS))
-@pytest.mark.parametrize("rung", ["int8", "float32"])
+@pytest.mark.parametrize("variant", ["int8", "float32"])
 def test_nine_of_ten_faults_in_deit_tiny_are_found_in_the_layer_they_are_in(
-    rung: str, part: int, deit_tiny: DeitTiny, tmp_path: Path, record_property: Callable[[str, object], None]
+    variant: str, part: int, deit_tiny: DeitTiny, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    source = deit_tiny.int8 if rung == "int8" else deit_tiny.exact
+    source = deit_tiny.int8 if variant == "int8" else deit_tiny.exact
     layers = weighted_layers(source)
     assert len(layers) >= 75
     outcomes: list[tuple[str, str, str]] = []
@@ -238,13 +239,13 @@ def test_nine_of_ten_faults_in_deit_tiny_are_found_in_the_layer_they_are_in(
             continue
         # Every kind of layer meets every kind of fault, since blocks have six layers with weights and there are three
         # faults; the offset keeps one kind from meeting the same one in every block.
-        fault = FAULTS[(index + index // 6 + (rung == "int8")) % len(FAULTS)]
+        fault = FAULTS[(index + index // 6 + (variant == "int8")) % len(FAULTS)]
         faulty = tmp_path / "faulty.onnx"
         plant(source, faulty, layer, fault)
         report = bisect(deit_tiny.exact, faulty, deit_tiny.pairs)
         outcomes.append((layer, fault.__name__, report.culprits[0].layer if report.culprits else report.finding))
     missed = [outcome for outcome in outcomes if outcome[0] != outcome[2]]
     record_property("found", f"{len(outcomes) - len(missed)} of {len(outcomes)}")
-    print(f"{rung}, part {part}: {len(outcomes) - len(missed)} of {len(outcomes)} found; missed: {missed}")
+    print(f"{variant}, part {part}: {len(outcomes) - len(missed)} of {len(outcomes)} found; missed: {missed}")
     assert len(outcomes) >= 25
     assert len(missed) <= len(outcomes) // 10, missed

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from tests.host.graph.graphs import graph, random
+from tests.support.ir_graphs import graph, random
 from vitexport.host.graph.file import read_onnx, unload_weights, write_onnx
 
 

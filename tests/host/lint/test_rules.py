@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.engine.graphs import FLOATS, Graph, attention, floating, linear, normal, operator, save
+from tests.support.onnx_graphs import FLOATS, Graph, attention, floating, linear, normal, operator, save
 from vitexport.device.profiles import device_profile
 from vitexport.errors import BundleError, RecipeError
 from vitexport.host.lint import RULES, Finding, lint_model, parse_target
@@ -207,7 +207,7 @@ def test_missing_or_short_external_weights_are_an_error_and_the_parser_agrees(da
     assert finding.rule == "external-weights"
     assert "model.data" in finding.why
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from tests.engine.rtx import parses_and_builds
+    from tests.support.rtx import parses_and_builds
 
     assert not parses_and_builds(path)[0]
 

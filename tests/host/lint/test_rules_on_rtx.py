@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from onnx import defs
 
-from tests.engine.graphs import floating, linear, save
 from tests.host.lint.test_rules import CASES, Make
+from tests.support.onnx_graphs import floating, linear, save
 from vitexport.device.profiles import device_profile
 from vitexport.host.lint import lint_model, parse_target
 from vitexport.host.lint.operators import NEWER_THAN_10_3, UNSUPPORTED
@@ -17,7 +17,7 @@ from vitexport.host.lint.operators import NEWER_THAN_10_3, UNSUPPORTED
 @pytest.mark.parametrize("case", [name for name, spec in CASES.items() if spec[4]])
 def test_the_rtx_parser_refuses_the_broken_model_and_builds_the_right_one(case: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from tests.engine.rtx import parses_and_builds
+    from tests.support.rtx import parses_and_builds
 
     _, _, broken, right, _ = CASES[case]
     accepted, reason = parses_and_builds(save(broken(), tmp_path / "broken.onnx"))
@@ -31,7 +31,7 @@ def test_the_rtx_parser_refuses_the_broken_model_and_builds_the_right_one(case: 
 def test_the_rtx_parser_takes_what_only_the_linter_minds(case: str, tmp_path: Path) -> None:
     """These build and then run slowly, or not as meant: nobody but the linter says so."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from tests.engine.rtx import parses_and_builds
+    from tests.support.rtx import parses_and_builds
 
     accepted, reason = parses_and_builds(save(CASES[case][2](), tmp_path / "model.onnx"))
     assert accepted, f"TensorRT-RTX refuses it now: {reason}"
@@ -39,7 +39,7 @@ def test_the_rtx_parser_takes_what_only_the_linter_minds(case: str, tmp_path: Pa
 
 def test_the_rtx_parser_reads_uint8_as_int8(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from tests.engine.rtx import parses_and_builds
+    from tests.support.rtx import parses_and_builds
 
     _, said = parses_and_builds(save(linear(activation="uint8"), tmp_path / "model.onnx"))
     assert "Defaulting to INT8" in said
@@ -59,7 +59,7 @@ def test_the_rtx_parser_reads_uint8_as_int8(tmp_path: Path) -> None:
 )
 def test_the_rtx_compiler_agrees_about_devices(make: Make, device: str, rule: str | None, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    from tests.engine.rtx import parses_and_builds
+    from tests.support.rtx import parses_and_builds
 
     path = save(make(), tmp_path / "model.onnx")
     profile = device_profile(device)

@@ -10,7 +10,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from vitexport.bundle.metadata import ModelCard
+from tests.support.paths import ROOT
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import CalibrationError, ImageError, QuantizeError
 from vitexport.host.graph.layers import find_linears
 from vitexport.host.quantize import quantize_onnx
@@ -22,7 +23,6 @@ from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tensors import Array
 from vitexport.verify.parity import measure
 
-ROOT = Path(__file__).parent.parent.parent.parent
 IMAGES = list_images(ROOT / "calib" / "calibration")
 HELD_OUT = list_images(ROOT / "calib" / "holdout", limit=120)
 BODY = ("qkv", "proj", "fc1", "fc2")
@@ -36,7 +36,7 @@ def int8(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def logits(path: Path, *, optimize: bool = True) -> Array:
     with open_runtime(path, options=RuntimeOptions(optimize=optimize)) as runtime:
-        spec = ModelCard.from_metadata(runtime.metadata, where=str(path)).preprocess
+        spec = ModelMetadata.from_metadata(runtime.metadata, where=str(path)).preprocess
         tensor = runtime.inputs[0]
         rows = [runtime.run({tensor.name: feed})["logits"] for feed in batches(HELD_OUT, spec, tensor, 40)]
     return np.concatenate(rows).astype(np.float32)

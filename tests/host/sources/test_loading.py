@@ -38,30 +38,35 @@ def _to_pickle(folder: Path, name: str) -> None:
 
 def test_a_directory_gives_name_hash_labels_and_outputs(vit: Path) -> None:
     loaded = load_model(ModelSettings(source=str(vit)))
-    assert (loaded.spec.source, loaded.spec.id, loaded.spec.family, loaded.spec.task) == (
+    assert (
+        loaded.metadata.model.source,
+        loaded.metadata.model.id,
+        loaded.metadata.model.family,
+        loaded.metadata.model.task,
+    ) == (
         "huggingface",
         "vit",
         "vit",
         "classify",
     )
-    assert loaded.spec.revision.startswith("sha256:") and len(loaded.spec.revision) == 71
-    assert loaded.labels[3] == "class 3" and len(loaded.labels) == 10
-    assert [spec.describe() for spec in loaded.spec.outputs] == ["logits: float32[batch, 10]"]
+    assert loaded.metadata.model.revision.startswith("sha256:") and len(loaded.metadata.model.revision) == 71
+    assert loaded.metadata.class_names[3] == "class 3" and len(loaded.metadata.class_names) == 10
+    assert [spec.describe() for spec in loaded.metadata.model.outputs] == ["logits: float32[batch, 10]"]
     assert not loaded.module.training
 
 
 def test_another_weight_gives_another_revision(vit: Path) -> None:
-    before = load_model(ModelSettings(source=str(vit))).spec.revision
+    before = load_model(ModelSettings(source=str(vit))).metadata.model.revision
     tensors = load_file(vit / "model.safetensors")
     tensors["classifier.bias"] += 1
     save_file(tensors, vit / "model.safetensors", metadata={"format": "pt"})
-    assert load_model(ModelSettings(source=str(vit))).spec.revision != before
+    assert load_model(ModelSettings(source=str(vit))).metadata.model.revision != before
 
 
 def test_features_of_a_classifier_do_not_include_a_made_up_pooler(vit: Path) -> None:
     loaded = load_model(ModelSettings(source=str(vit), task="features"))
-    assert [spec.name for spec in loaded.spec.outputs] == ["last_hidden_state"]
-    assert loaded.labels == ()
+    assert [spec.name for spec in loaded.metadata.model.outputs] == ["last_hidden_state"]
+    assert loaded.metadata.class_names == ()
 
 
 def test_classifying_with_a_backbone_is_refused(checkpoint: Checkpoint) -> None:
@@ -105,7 +110,7 @@ def test_a_pickle_is_loaded_only_when_asked_for(vit: Path, timm_vit: Path, allow
             image = torch.rand(1, 3, 224, 224)
             torch.testing.assert_close(load_model(settings).module(image), reference(image))
         else:
-            assert load_model(settings).spec.family == "vit"
+            assert load_model(settings).metadata.model.family == "vit"
 
 
 class _Bomb:
@@ -177,7 +182,7 @@ def test_a_cached_hub_checkpoint_loads_offline_with_its_commit(
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "cache"))
     loaded = load_model(ModelSettings(source="owner/vit"))
-    assert (loaded.spec.id, loaded.spec.revision) == ("owner/vit", commit)
+    assert (loaded.metadata.model.id, loaded.metadata.model.revision) == ("owner/vit", commit)
 
 
 def test_a_single_checkpoint_file_gets_its_number_of_classes_from_its_weights(tmp_path: Path) -> None:
@@ -186,7 +191,7 @@ def test_a_single_checkpoint_file_gets_its_number_of_classes_from_its_weights(tm
     model = timm.create_model("vit_tiny_patch16_224", num_classes=7).eval()
     save_file(model.state_dict(), tmp_path / "mine.safetensors")
     loaded = load_model(ModelSettings(source=f"timm:vit_tiny_patch16_224@{tmp_path / 'mine.safetensors'}"))
-    assert [spec.describe() for spec in loaded.spec.outputs] == ["logits: float32[batch, 7]"]
+    assert [spec.describe() for spec in loaded.metadata.model.outputs] == ["logits: float32[batch, 7]"]
     image = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(loaded.module(image)[0], model(image))
@@ -212,7 +217,7 @@ def test_the_vision_tower_of_a_two_tower_checkpoint_is_found(tmp_path: Path) -> 
         model_class(config_class(text_config=text, vision_config=vision)).save_pretrained(folder)
         processor().save_pretrained(folder)
         loaded = load_model(ModelSettings(source=str(folder)))
-        assert outputs in [spec.name for spec in loaded.spec.outputs]
+        assert outputs in [spec.name for spec in loaded.metadata.model.outputs]
 
 
 def test_a_model_that_needs_more_than_images_is_refused(tmp_path: Path) -> None:

@@ -28,13 +28,13 @@ def test_huggingface_positions_are_what_the_library_computes(
     folder = checkpoint(row)
     size = (size[0] // 32 * 28, size[1] // 32 * 28) if "dinov2" in name else size
     loaded = load_model(ModelSettings(source=str(folder), task=row.task), image_size=size)
-    assert loaded.preprocess.image_size == size
+    assert loaded.metadata.preprocess.image_size == size
     original = getattr(transformers, row.model).from_pretrained(folder).eval()
     request = {} if name.startswith("dino") else {"interpolate_pos_encoding": True}
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = original(pixel_values=image, **request)
-        found = dict(zip((spec.name for spec in loaded.spec.outputs), loaded.module(image), strict=True))
+        found = dict(zip((spec.name for spec in loaded.metadata.model.outputs), loaded.module(image), strict=True))
     for key, value in found.items():
         torch.testing.assert_close(value, wanted[key], rtol=0, atol=0)
 

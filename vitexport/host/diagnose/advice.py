@@ -104,7 +104,7 @@ def _outliers(anatomy: Anatomy) -> Iterator[Advice]:
         f"(channel {channels}: {worst.worst_ratio:.0f} times)",
         "One step per tensor leaves the other channels a few levels. The default preset searches channel scales that "
         "move this into the weights; do not use the fast preset, and set an accuracy gate.",
-        {"quantize": {"preset": "default"}, "gates": {"max_top1_drop": 1.0, "on_failure": "ladder"}},
+        {"quantize": {"preset": "default"}, "gates": {"max_top1_drop": 1.0, "on_failure": "fallback"}},
     )
 
 

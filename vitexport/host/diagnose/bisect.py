@@ -1,4 +1,4 @@
-"""Where the error of a rung enters: every layer on its own, fed exactly what the reference feeds it.
+"""Where the error of a variant enters: every layer on its own, fed exactly what the reference feeds it.
 
 Comparing intermediate tensors as they are shows where an error is large, not where it comes from: everything after
 the faulty layer is wrong too. Here the candidate's graph is cut at every tensor it shares with the reference, and each
@@ -90,8 +90,8 @@ class BisectReport:
     """Where an error enters.
 
     Attributes:
-        reference: Name of the rung that is right.
-        candidate: Name of the rung that was examined.
+        reference: Name of the variant that is right.
+        candidate: Name of the variant that was examined.
         images: Number of images used.
         finding: ``exact``, ``overflow``, ``single`` or ``spread``.
         culprits: Layers to blame, worst first: one for ``single``, the largest contributions for ``spread``.
@@ -151,7 +151,7 @@ def bisect(
     if len(shared) < 2:
         raise BundleError(
             f"Expected '{candidate.name}' to share named tensors with '{reference.name}', found {len(shared)}.",
-            "Bisect compares a rung with the one it was made from; export both with this package.",
+            "Bisect compares a variant with the one it was made from; export both with this package.",
         )
     shapes = common_shapes((reference, candidate), [cut.tensor for cut in shared], feeds[0])
     shared = [cut for cut in shared if cut.tensor in shapes]

@@ -1,4 +1,4 @@
-"""Bisecting the rungs of a bundle on the images it carries."""
+"""Bisecting the variants of a bundle on the images it carries."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from vitexport.tensors import Array, batch_limit, tile_rows
 if TYPE_CHECKING:
     from vitexport.host.diagnose import BisectReport
 
-__all__ = ["bisect_rung", "write_errors"]
+__all__ = ["bisect_variant", "write_errors"]
 
 
-def bisect_rung(bundle: Bundle, rung: str, *, against: str | None = None, images: int = 8) -> BisectReport:
-    """Find the layers where a rung departs from the one it was made from.
+def bisect_variant(bundle: Bundle, variant: str, *, against: str | None = None, images: int = 8) -> BisectReport:
+    """Find the layers where a variant departs from the one it was made from.
 
     Args:
         bundle: With its replay inputs.
-        rung: The rung to examine.
-        against: The rung that is right; None takes the last float rung before it.
+        variant: The variant to examine.
+        against: The variant that is right; None takes the last float variant before it.
         images: How many of the replay images to use.
 
     Raises:
-        BundleError: There is no such rung, none before it, or it is no ONNX graph.
+        BundleError: There is no such variant, none before it, or it is no ONNX graph.
     """
     from vitexport.host.diagnose import bisect
 
-    candidate = _model(bundle, rung)
+    candidate = _model(bundle, variant)
     reference = _reference(bundle, candidate) if against is None else _model(bundle, against)
     for artifact in (reference, candidate):
         if artifact not in bundle.models or not artifact.file.path.endswith(".onnx"):
             raise BundleError(
-                f"Expected an ONNX rung, found '{artifact.name}' ({artifact.kind}).",
-                "Only ONNX graphs show their intermediate tensors; bisect the ONNX rung it was built from.",
+                f"Expected an ONNX variant, found '{artifact.name}' ({artifact.kind}).",
+                "Only ONNX graphs show their intermediate tensors; bisect the ONNX variant it was built from.",
             )
     pairs = list(zip(_feeds(bundle, reference, images), _feeds(bundle, candidate, images), strict=True))
     names = reference.name, candidate.name
@@ -48,27 +48,27 @@ def bisect_rung(bundle: Bundle, rung: str, *, against: str | None = None, images
 
 
 def write_errors(bundle: Bundle, path: Path, *, images: int = 4) -> None:
-    """Examine every rung that was made from another one, and write blocks, layers and ranges for the report.
+    """Examine every variant that was made from another one, and write blocks, layers and ranges for the report.
 
-    A rung that shares no named tensors with its parent is left out: its error is known as a whole only.
+    A variant that shares no named tensors with its parent is left out: its error is known as a whole only.
     """
     from vitexport.host.diagnose import measure_ranges
 
-    rungs: dict[str, Any] = {}
+    variants: dict[str, Any] = {}
     for artifact in bundle.models[1:]:
         if not artifact.file.path.endswith(".onnx"):
             continue
         try:
-            report = bisect_rung(bundle, artifact.name, images=images)
+            report = bisect_variant(bundle, artifact.name, images=images)
         except BundleError:
             continue
         ranges = measure_ranges(bundle.path(artifact), _feeds(bundle, artifact, images))
-        rungs[artifact.name] = {
+        variants[artifact.name] = {
             "description": report.describe(),
             **report.to_dict(),
             "ranges": [asdict(entry) for entry in ranges],
         }
-    write_atomic(path, json.dumps({"rungs": finite(rungs)}, indent=1, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps({"variants": finite(variants)}, indent=1, allow_nan=False) + "\n")
 
 
 def _feeds(bundle: Bundle, artifact: Artifact, images: int) -> list[Array]:
@@ -86,7 +86,7 @@ def _model(bundle: Bundle, name: str) -> Artifact:
     found = next((artifact for artifact in bundle.models if artifact.name == name), None)
     if found is None:
         names = ", ".join(artifact.name for artifact in bundle.models) or "none"
-        raise BundleError(f"'{name}' is no rung of '{bundle.root}'; it has {names}.", "Choose one of those.")
+        raise BundleError(f"'{name}' is no variant of '{bundle.root}'; it has {names}.", "Choose one of those.")
     return found
 
 
@@ -95,7 +95,7 @@ def _reference(bundle: Bundle, candidate: Artifact) -> Artifact:
     before = [artifact for artifact in bundle.models[: names.index(candidate.name)] if artifact.precision == "float32"]
     if not before:
         raise BundleError(
-            f"'{candidate.name}' is the first rung: there is no graph before it to compare with.",
-            "Bisect a later rung, or name the graph that is right with --against.",
+            f"'{candidate.name}' is the first variant: there is no graph before it to compare with.",
+            "Bisect a later variant, or name the graph that is right with --against.",
         )
     return before[-1]

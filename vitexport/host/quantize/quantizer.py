@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from vitexport.bundle.metadata import ModelCard
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import QuantizeError
+from vitexport.files import StageResult
 from vitexport.host.graph.file import read_onnx, unload_weights, write_onnx
 from vitexport.host.graph.layers import find_attention
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, Progress, collect_statistics
@@ -32,7 +33,6 @@ from vitexport.host.quantize.qdq.build import build_quantized
 from vitexport.host.quantize.qdq.postconditions import check
 from vitexport.host.quantize.targets import Form, form_of
 from vitexport.recipe.settings import QuantizeSettings
-from vitexport.stage import StageResult
 
 __all__ = ["quantize_onnx"]
 
@@ -53,7 +53,7 @@ def quantize_onnx(
     """Quantize an exported ONNX file.
 
     Args:
-        model: Canonical float ONNX file that carries a :class:`~vitexport.bundle.metadata.ModelCard`.
+        model: Canonical float ONNX file that carries a :class:`~vitexport.bundle.metadata.ModelMetadata`.
         images: Calibration images.
         settings: What to quantize and for which target.
         out: Where the quantized model is written, in one step.
@@ -66,7 +66,7 @@ def quantize_onnx(
         QuantizeError: The model is quantized already, has nothing to quantize, the target cannot run the precision, the
             budget cannot be met, or a postcondition fails.
         ImageError: An image cannot be read.
-        BundleError: The file carries no model card.
+        BundleError: The file carries no model metadata.
     """
     report = progress or _silent
     form = form_of(settings)
@@ -75,9 +75,9 @@ def quantize_onnx(
         source = _read(model)
         unload_weights(source, folder)  # while images run only the runtime needs them
         check_model(source, str(model))
-        card = ModelCard.from_metadata(source.metadata_props, where=str(model))
+        metadata = ModelMetadata.from_metadata(source.metadata_props, where=str(model))
         feeds = ImageFeeds(
-            images, card.preprocess, card.model.inputs[0], folder / "images", batch_size=settings.batch_size
+            images, metadata.preprocess, metadata.model.inputs[0], folder / "images", batch_size=settings.batch_size
         )
         check_images(images, feeds.hashes, verification)
         if settings.precision in ("fp16", "bf16"):
@@ -93,7 +93,7 @@ def quantize_onnx(
             half = _convert(result, source, form, feeds)
             details = {**details, "body": form.body, "kept_float32": dict(half.kept)}
         entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
-        result.metadata_props.update(replace(card, history=(*card.history, entry)).to_metadata())
+        result.metadata_props.update(replace(metadata, history=(*metadata.history, entry)).to_metadata())
         companions = write_onnx(result, out)
     if statistics is not None and details.get("quantized"):
         companions = (*companions, statistics)

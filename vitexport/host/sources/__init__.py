@@ -53,6 +53,6 @@ def load_model(settings: ModelSettings, *, image_size: tuple[int, int] | None = 
     if missing is not None:
         raise MissingDependencyError(missing, "host", f"Loading '{settings.source}'")
     loaded = cast(_Source, importlib.import_module(path)).load(settings, image_size)
-    if not is_known(loaded.spec.family):
-        _LOG.warning("%s", generic_note(loaded.spec))
+    if not is_known(loaded.metadata.model.family):
+        _LOG.warning("%s", generic_note(loaded.metadata.model))
     return loaded

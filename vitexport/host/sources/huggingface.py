@@ -13,7 +13,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from vitexport.bundle.metadata import ModelSpec, Task
+from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.baked import bake_positions
 from vitexport.host.sources.families import family_of
@@ -22,7 +22,7 @@ from vitexport.host.sources.huggingface_preprocess import resolve_preprocess
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.weights import content_revision, weight_files
 from vitexport.host.sources.wrapping import ImageModel, Named, pixel_values_spec
-from vitexport.recipe.settings import ModelSettings
+from vitexport.recipe.settings import ModelSettings, Task
 
 __all__ = ["load"]
 
@@ -56,7 +56,7 @@ def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedM
         inputs=(pixel_values_spec(preprocess.image_size),),
         outputs=bake_positions(module, preprocess.image_size, where=identity),
     )
-    return LoadedModel(module, spec, preprocess, _labels(config) if task == "classify" else ())
+    return LoadedModel(module, ModelMetadata(spec, preprocess, _class_names(config) if task == "classify" else ()))
 
 
 def _locate(settings: ModelSettings) -> tuple[Path, str, str | None]:
@@ -192,7 +192,7 @@ class _Call:
         return {name: outputs[name] for name in self._names if outputs.get(name) is not None}
 
 
-def _labels(config: Any) -> tuple[str, ...]:
+def _class_names(config: Any) -> tuple[str, ...]:
     """Return the class names, or nothing when the config holds only placeholders."""
     labels = tuple(str(config.id2label[index]) for index in range(len(config.id2label)))
     return () if all(label == f"LABEL_{index}" for index, label in enumerate(labels)) else labels

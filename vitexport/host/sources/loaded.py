@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vitexport.bundle.metadata import ModelSpec
-from vitexport.inputs.preprocess import PreprocessSpec
+from vitexport.bundle.metadata import ModelMetadata
 
 if TYPE_CHECKING:
     import torch
@@ -20,13 +19,9 @@ class LoadedModel:
 
     Attributes:
         module: In eval mode; ``forward(pixel_values)`` takes float32 ``[N, 3, H, W]`` and returns one tensor per
-            entry of ``spec.outputs``. The source library's own model is its attribute ``model``.
-        spec: Identity, input and outputs.
-        preprocess: What turns an image into its input.
-        labels: Class names by output index; empty when the checkpoint has none.
+            entry of ``metadata.model.outputs``. The source library's own model is its attribute ``model``.
+        metadata: Identity, input and outputs, preprocessing, class names.
     """
 
     module: torch.nn.Module
-    spec: ModelSpec
-    preprocess: PreprocessSpec
-    labels: tuple[str, ...]
+    metadata: ModelMetadata

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
-from vitexport.bundle.metadata import ModelSpec, Task
+from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.families import family_of
 from vitexport.host.sources.hub import fetch
@@ -24,7 +24,7 @@ from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.timm_preprocess import resolve_preprocess
 from vitexport.host.sources.weights import content_revision, is_pickle, refuse_pickle, weight_files
 from vitexport.host.sources.wrapping import ImageModel, Named, describe_outputs, pixel_values_spec
-from vitexport.recipe.settings import ModelSettings
+from vitexport.recipe.settings import ModelSettings, Task
 
 __all__ = ["load"]
 
@@ -50,7 +50,7 @@ def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedM
         inputs=(pixel_values_spec(preprocess.image_size),),
         outputs=describe_outputs(module, preprocess.image_size, where=identity),
     )
-    return LoadedModel(module, spec, preprocess, _labels(model) if task == "classify" else ())
+    return LoadedModel(module, ModelMetadata(spec, preprocess, _class_names(model) if task == "classify" else ()))
 
 
 def _create(settings: ModelSettings, image_size: tuple[int, int] | None) -> tuple[Any, str, str]:
@@ -165,7 +165,7 @@ def _features(model: Any, pixel_values: torch.Tensor) -> Named:
     return {"last_hidden_state": hidden, "pooler_output": model.forward_head(hidden, pre_logits=True)}
 
 
-def _labels(model: Any) -> tuple[str, ...]:
+def _class_names(model: Any) -> tuple[str, ...]:
     """Return the class names in the checkpoint, or timm's own for the ImageNet subset it names."""
     names = model.pretrained_cfg.get("label_names")
     if names:

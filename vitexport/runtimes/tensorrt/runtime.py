@@ -43,10 +43,12 @@ class TensorRTRuntime(Adapter):
         metadata: Mapping[str, str],
         sidecar: EngineSidecar | None,
         *,
+        model: Path | None = None,
         cuda_graph: bool = False,
     ) -> None:
         inputs, outputs = io_specs(api, engine, sidecar)
         super().__init__(inputs, outputs, metadata)
+        self._model = model
         self._api = api
         self._engine: Any = engine
         self._memory: CudaMemory | None = memory
@@ -92,9 +94,15 @@ class TensorRTRuntime(Adapter):
                 engine = deserialize(api, model)
                 stream_weights(engine)
                 metadata = {} if sidecar is None else sidecar.metadata
-                runtime = cls(api, engine, memory, metadata, sidecar, cuda_graph=options.cuda_graph)
+                runtime = cls(api, engine, memory, metadata, sidecar, model=model, cuda_graph=options.cuda_graph)
             undo.pop_all()
             return runtime
+
+    def executed(self, feeds: Mapping[str, Array]) -> Mapping[str, float] | None:
+        """Return what the engine's own inspector says of its kernels; see :mod:`vitexport.runtimes.tensorrt.audit`."""
+        from vitexport.runtimes.tensorrt.audit import audit_engine
+
+        return None if self._model is None else audit_engine(self._model).weighted_share
 
     def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         shapes: Shapes = {name: array.shape for name, array in feeds.items()}

@@ -2,7 +2,7 @@
 
 A plan is opaque, and loading one made for another GPU, version or product fails late and badly. ``model.engine.json``
 says what the engine is for, so that the refusal is immediate and names the reason. It also carries what the ONNX file
-asked for, for the audit, and the model's card, so that an engine predicts like any other file.
+asked for, for the audit, and the model's metadata, so that an engine predicts like any other file.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class EngineSidecar(_Record):
         precision: What most of the weighted matrix products were asked to compute in.
         requested: Every matrix product the ONNX graph asked for.
         settings: Settings of the build.
-        metadata: Metadata of the ONNX file; see :class:`vitexport.bundle.metadata.ModelCard`.
+        metadata: Metadata of the ONNX file; see :class:`vitexport.bundle.metadata.ModelMetadata`.
     """
 
     schema_: Literal[1] = 1

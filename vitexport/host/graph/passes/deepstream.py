@@ -46,7 +46,7 @@ def write_pixel_planes(model_path: Path, preprocess: PreprocessSpec, out: Path) 
     except (ValueError, OSError) as error:
         raise ExportError(
             f"'{model_path}' cannot be turned into a graph that takes pixel planes: {error}",
-            "Export a classifier with one image input, or choose another model of the bundle with --rung.",
+            "Export a classifier with one image input, or choose another model of the bundle with --variant.",
         ) from error
     return write_onnx(model, out)
 

@@ -1,0 +1,95 @@
+"""The mixed-precision search: outliers planted in a real DeiT-Tiny, attention, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner
+
+from tests.support.paths import CALIBRATION
+from vitexport.cli import main
+from vitexport.host.export import export_onnx
+from vitexport.host.quantize import quantize_onnx
+from vitexport.host.quantize.calibration.statistics import Kept, StreamingStatistics
+from vitexport.host.quantize.explanation import outlier_channels
+from vitexport.host.quantize.planning.layers import choose_sites, sites_by_input
+from vitexport.host.quantize.planning.transforms import apply_to_source, find_absorber, fold_into_consumers
+from vitexport.host.simplify import simplify_onnx
+from vitexport.host.sources import load_model
+from vitexport.inputs.images import list_images
+from vitexport.recipe.settings import Budget, ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
+
+PLANTED = ("2.fc1", "5.qkv", "8.proj")
+IMAGES = list_images(CALIBRATION, limit=64)
+
+
+def _plant(model: Path, out: Path) -> int:
+    """Scale six channels of three inputs a hundredfold, undone in the next weights; returns the number of layers."""
+    graph = ir.load(model)
+    sites = choose_sites(graph, where=str(model))
+    random = np.random.default_rng(0)
+    for group in sites_by_input(sites).values():
+        if group[0].group in PLANTED:
+            channels = group[0].shape[0]
+            scale = np.ones(channels, dtype=np.float32)
+            scale[random.choice(channels, 6, replace=False)] = 0.01
+            absorber = find_absorber(group)
+            assert absorber.kind in ("norm", "value")
+            fold_into_consumers(graph.graph, group, scale, np.zeros_like(scale))
+            apply_to_source(graph.graph, absorber, scale, np.zeros_like(scale))
+    ir.save(graph, out)
+    return len(sites)
+
+
+@pytest.mark.slow
+def test_the_search_finds_planted_layers_and_meets_the_budget(shared: Path, tmp_path: Path) -> None:
+    loaded = load_model(ModelSettings(source=str(shared / "models" / "deit-tiny-hf")))
+    exported = export_onnx(loaded, ExportSettings(), tmp_path / "exported.onnx").path
+    model = simplify_onnx(exported, SimplifySettings(), tmp_path / "model.onnx").path
+    layers = _plant(model, tmp_path / "planted.onnx")
+    images = list_images(shared / "data" / "imagenet-1k-sample" / "calib")
+    settings = QuantizeSettings(target="portable", preset="fast", budget=Budget(min_sqnr_db=20))
+    result = quantize_onnx(tmp_path / "planted.onnx", images, settings, tmp_path / "int8.onnx")
+    report = result.details["mixed_precision"]
+    assert report["before"]["sqnr_db"] < 20
+    assert report["after"]["sqnr_db"] >= 20
+    assert set(list(report["cost_db"])[:3]) == set(PLANTED)
+    assert set(report["kept_float"]) & set(PLANTED)
+    assert len(result.details["kept_float"]) <= layers / 4
+    assert len(report["kept_float"]) == len(set(report["kept_float"]))
+
+
+def test_a_budget_ranks_and_demotes_attention_with_the_layers(model: Path, tmp_path: Path) -> None:
+    settings = QuantizeSettings(target="portable", preset="fast", attention="int8", budget=Budget(min_sqnr_db=60))
+    details = quantize_onnx(model, IMAGES, settings, tmp_path / "int8.onnx").details
+    mixed = details["mixed_precision"]
+    attention = {group for group in mixed["cost_db"] if group.endswith(".attention")}
+    assert len(attention) > 1
+    assert mixed["before"]["sqnr_db"] < 60 <= mixed["after"]["sqnr_db"]
+    # Nothing in 8 bits leaves 60 dB, so everything had to go, and the file holds no Q/DQ at all.
+    assert attention < set(mixed["kept_float"]) == set(mixed["cost_db"])
+    assert details["attention"] == details["quantized"] == []
+    assert details["weights_bytes"] == 0 and all(entry["kept_float"] for entry in details["ranges"])
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in ir.load(tmp_path / "int8.onnx").graph}
+
+
+def test_the_command_says_what_a_budget_kept_in_float(model: Path, tmp_path: Path) -> None:
+    images = str(IMAGES[0].parent)
+    command = ["quantize", str(model), "--images", images, "--limit", "64", "--target", "portable", "--preset", "fast"]
+    done = CliRunner().invoke(main, [*command, "--min-sqnr-db", "60", "-o", str(tmp_path / "int8.onnx")])
+    assert done.exit_code == 0, done.output
+    assert "budget: kept in float: " in done.output and "on 64 calibration images" in done.output
+
+
+def test_outlier_channels_are_found_in_the_statistics_furthest_first() -> None:
+    values = np.random.default_rng(0).uniform(-1, 1, (4, 16, 32)).astype(np.float32)
+    values[2, 3, 20], values[1, 5, 9] = -30, 12
+    stream = StreamingStatistics("x", images=4, kept=Kept())
+    for image in values:
+        stream.update(image)
+    found = outlier_channels(stream.result())
+    assert [entry["channel"] for entry in found] == [20, 9]
+    assert found[0]["times_median"] == pytest.approx(30, rel=0.05)

@@ -1,0 +1,94 @@
+"""A 16-bit body: ranges, and what would overflow stays in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from tests.support.paths import CALIBRATION
+from vitexport.bundle.metadata import ModelMetadata
+from vitexport.host.graph.file import read_onnx, write_onnx
+from vitexport.host.quantize import quantize_onnx
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, exposed, run_images
+from vitexport.host.quantize.planning.layers import choose_sites, sites_by_input
+from vitexport.host.quantize.planning.transforms import apply_to_source, find_absorber, fold_into_consumers
+from vitexport.host.quantize.qdq.body16 import float_ranges, to_half
+from vitexport.inputs.images import batches, list_images
+from vitexport.recipe.settings import QuantizeSettings
+from vitexport.runtimes import open_runtime
+from vitexport.tensors import Array
+from vitexport.verify.parity import measure
+
+IMAGES = list_images(CALIBRATION, limit=16)
+
+
+def test_ranges_taken_inside_the_graph_are_those_of_the_tensors_themselves(model: Path, tmp_path: Path) -> None:
+    graph = read_onnx(model)
+    metadata = ModelMetadata.from_metadata(graph.metadata_props, where=str(model))
+    feeds = ImageFeeds(IMAGES, metadata.preprocess, metadata.model.inputs[0], tmp_path)
+    nodes = len(graph.graph)
+    found = float_ranges(graph, feeds, [0, 2, 5])
+    assert len(graph.graph) == nodes  # the graph itself stays as it was
+    computed = {str(value.name) for node in graph.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT}
+    assert set(found) == computed
+    with exposed(graph, list(found)) as runtime:
+        outputs = list(run_images(runtime, feeds, [0, 2, 5]))
+    for name, largest in found.items():
+        np.testing.assert_allclose(largest, max(np.abs(one[name]).max() for one in outputs), rtol=1e-4)
+    assert len({round(value, 3) for value in found.values()}) > 20
+
+
+@pytest.fixture(scope="module")
+def loud(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same function with values 30 000 times as large inside one attention, undone by the next layer."""
+    graph = read_onnx(model)
+    groups = sites_by_input(choose_sites(graph, where=str(model))).values()
+    group = next(group for group in groups if group[0].group == "1.proj")
+    scale = np.full(group[0].shape[0], 1 / 30_000, dtype=np.float32)
+    absorber = find_absorber(group)
+    assert absorber.kind == "value"
+    fold_into_consumers(graph.graph, group, scale, np.zeros_like(scale))
+    apply_to_source(graph.graph, absorber, scale, np.zeros_like(scale))
+    out = tmp_path_factory.mktemp("loud") / "loud.onnx"
+    write_onnx(graph, out)
+    return out
+
+
+def _logits(path: Path) -> Array:
+    with open_runtime(path) as runtime:
+        metadata = ModelMetadata.from_metadata(runtime.metadata, where=str(path))
+        tensor = runtime.inputs[0]
+        feed = next(batches(IMAGES, metadata.preprocess, tensor, len(IMAGES)))
+        return runtime.run({tensor.name: feed})["logits"].astype(np.float32)
+
+
+@pytest.mark.filterwarnings("ignore:Calibrating on 16 images")  # nothing is calibrated but ranges
+@pytest.mark.parametrize(("precision", "keeps"), [("fp16", True), ("bf16", False)])
+def test_what_would_overflow_stays_float32_and_is_named(
+    precision: Literal["fp16", "bf16"], keeps: bool, loud: Path, tmp_path: Path
+) -> None:
+    result = quantize_onnx(loud, IMAGES, QuantizeSettings(precision=precision), tmp_path / "half.onnx")
+    kept = result.details["kept_float32"]
+    assert bool(kept) == keeps
+    assert all(peak > 65504 / 4 for peak in kept.values())
+    if precision == "fp16":  # ONNX Runtime's CPU provider has no bfloat16 kernels to run it with
+        assert measure("logits", _logits(loud), _logits(result.path)).sqnr_db >= 50
+
+
+@pytest.mark.filterwarnings("ignore:Calibrating on 16 images")
+def test_a_quantized_layer_next_to_what_overflows_stays_whole(loud: Path, tmp_path: Path) -> None:
+    settings = QuantizeSettings(target="tensorrt", preset="fast")
+    result = quantize_onnx(loud, IMAGES, settings, tmp_path / "int8.onnx")
+    assert any("dequantize" in node for node in result.details["kept_float32"])
+    assert measure("logits", _logits(loud), _logits(result.path)).sqnr_db >= 15
+
+
+def test_without_ranges_the_same_graph_overflows(loud: Path, tmp_path: Path) -> None:
+    graph = read_onnx(loud)
+    assert not to_half(graph, "float16", {}).kept
+    write_onnx(graph, tmp_path / "half.onnx")
+    assert not np.isfinite(_logits(tmp_path / "half.onnx")).all()

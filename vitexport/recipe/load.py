@@ -1,0 +1,143 @@
+"""From a YAML file, a model source or ``key=value`` pairs to a validated recipe."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from vitexport.errors import RecipeError
+from vitexport.recipe.settings import ImageSet, Recipe
+
+__all__ = ["default_recipe", "load_recipe", "override_settings", "parse_recipe"]
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe and make its relative paths absolute.
+
+    Raises:
+        RecipeError: The file is missing, is not YAML, or does not describe a recipe.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"Expected a recipe at '{path}', found: {error}", "Give the path of a YAML file.") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"'{path}' is not valid YAML: {error}", "Fix the syntax at that position.") from error
+    return _resolve_paths(parse_recipe(data, where=str(path)), path.resolve().parent)
+
+
+def parse_recipe(data: object, *, where: str) -> Recipe:
+    """Validate recipe data.
+
+    Args:
+        data: What YAML made of the file.
+        where: Name of the file, for error messages.
+
+    Raises:
+        RecipeError: Names every wrong key by its path in the file, with a suggestion where one is close.
+    """
+    if not isinstance(data, Mapping):
+        raise RecipeError(
+            f"Expected '{where}' to hold a mapping of settings, found {type(data).__name__}.",
+            "A recipe starts with `name:`, `model:` and `data:`; see recipes/ for examples.",
+        )
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(dict(item)) for item in error.errors()]
+        raise RecipeError(
+            f"'{where}' has {len(lines)} wrong setting{'s' * (len(lines) > 1)}:\n" + "\n".join(f"  {x}" for x in lines),
+            "Correct the named keys; docs/recipes.md lists all of them.",
+        ) from error
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    dotted = ".".join(location)
+    if item["type"] != "extra_forbidden":
+        found = "" if item["type"] == "missing" else f", found {item['input']!r}"
+        return f"{dotted}: {item['msg']}{found}"
+    known = list(_settings_at(location[:-1]))
+    close = difflib.get_close_matches(location[-1], known, n=1)
+    suggestion = f"did you mean '{close[0]}'?" if close else f"known keys here: {', '.join(known)}"
+    return f"{dotted}: unknown key; {suggestion}"
+
+
+def _settings_at(location: list[str]) -> Mapping[str, object]:
+    """Return the fields of the settings model found by following ``location`` from the recipe."""
+    model: type[BaseModel] = Recipe
+    for part in location:
+        field = model.model_fields.get(part)
+        if field is None:
+            continue
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return model.model_fields
+
+
+def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
+    """Make relative paths absolute; a model source is a path only if that path exists."""
+
+    def image_set(images: ImageSet | None) -> ImageSet | None:
+        if images is None:
+            return None
+        labels = None if images.labels is None else base / images.labels
+        return images.model_copy(update={"images": base / images.images, "labels": labels})
+
+    data = recipe.data.model_copy(
+        update={"calibration": image_set(recipe.data.calibration), "verification": image_set(recipe.data.verification)}
+    )
+    source = recipe.model.source
+    prefix = "timm:local-dir:" if source.startswith("timm:local-dir:") else ""
+    local = base / source.removeprefix(prefix)
+    if prefix or local.exists():
+        source = f"{prefix}{local.resolve()}"
+    return recipe.model_copy(update={"data": data, "model": recipe.model.model_copy(update={"source": source})})
+
+
+def default_recipe(source: str, images: Path | None, labels: Path | None, calibration: Path | None) -> Recipe:
+    """Return the default recipe for a model source."""
+    if images is None:
+        raise RecipeError(
+            f"Expected a recipe (.yaml) or a model source with images, found '{source}' alone.",
+            "Add --images DIR (to verify on) and --calibration DIR (to quantize with), or write a recipe.",
+        )
+    local = Path(source.removeprefix("timm:local-dir:"))
+    prefix = "timm:local-dir:" if source.startswith("timm:local-dir:") else ""
+    content: dict[str, Any] = {
+        "name": local.name or source,
+        "model": {"source": f"{prefix}{local.resolve()}" if local.exists() else source},
+        "data": {
+            "verification": {"images": str(images.resolve()), "labels": str(labels.resolve()) if labels else None},
+            "calibration": {"images": str(calibration.resolve())} if calibration else None,
+        },
+    }
+    if calibration is None:
+        content["quantize"] = None
+    return parse_recipe(content, where="command line")
+
+
+def override_settings(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
+    """Apply ``--set a.b=value``; the value is read as YAML."""
+    if not overrides:
+        return recipe
+    content = recipe.model_dump(mode="json")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise RecipeError(f"Expected --set KEY=VALUE, found '{override}'.", "Example: --set quantize.preset=fast")
+        *parents, last = key.split(".")
+        place: Any = content
+        for parent in parents:
+            place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+            if not isinstance(place, dict):
+                raise RecipeError(f"'{key}' is not a setting: '{parent}' holds no settings.", "See docs/recipes.md.")
+        place[last] = yaml.safe_load(value)
+    return parse_recipe(content, where="--set")
