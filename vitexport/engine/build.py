@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vitexport.engine.network import requested_gemms
 from vitexport.device.preflight import preflight
 from vitexport.device.profiles import DeviceProfile, device_profile
 from vitexport.engine.config import (
@@ -21,7 +20,7 @@ from vitexport.engine.config import (
     save_timing_cache,
     target_capabilities,
 )
-from vitexport.engine.network import Network, parse_network, requested_precision
+from vitexport.engine.network import Network, parse_network, requested_gemms, requested_precision
 from vitexport.engine.onnx_file import read_metadata
 from vitexport.engine.progress import BuildProgress, make_monitor
 from vitexport.errors import EngineBuildError
