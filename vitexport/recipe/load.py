@@ -120,20 +120,27 @@ def default_recipe(source: str, images: Path | None, labels: Path | None, calibr
     return parse_recipe(content, where="command line")
 
 
-def override_settings(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
-    """Apply ``--set a.b=value``; the value is read as YAML."""
-    if not overrides:
+def override_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with some settings replaced.
+
+    Args:
+        recipe: With absolute paths.
+        settings: Values by dotted name, e.g. ``{"quantize.preset": "fast"}``.
+
+    Raises:
+        RecipeError: A name is no setting, or a value does not fit.
+    """
+    if not settings:
         return recipe
     content = recipe.model_dump(mode="json")
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise RecipeError(f"Expected --set KEY=VALUE, found '{override}'.", "Example: --set quantize.preset=fast")
+    for key, value in settings.items():
         *parents, last = key.split(".")
         place: Any = content
         for parent in parents:
-            place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+            if isinstance(place, dict) and place.get(parent) is None:
+                place[parent] = {}  # a stage that is switched off
+            place = place[parent] if isinstance(place, dict) else None
             if not isinstance(place, dict):
                 raise RecipeError(f"'{key}' is not a setting: '{parent}' holds no settings.", "See docs/recipes.md.")
-        place[last] = yaml.safe_load(value)
-    return parse_recipe(content, where="--set")
+        place[last] = value
+    return parse_recipe(content, where="settings")

@@ -288,7 +288,7 @@ class Gates(_Settings):
         max_size_ratio: File size against the ``baseline`` variant.
         min_actual_precision: Share of the multiply-accumulates with weights that the runtime really executes in the
             variant's precision, 0 to 1, read from the runtime's own profile or engine.
-        baseline: VariantResult that speed and size are compared with: what the final one replaces.
+        baseline: Variant that speed and size are compared with: what the final one replaces.
         on_failure: ``fail`` ends with exit code 3; ``fallback`` tries the next safer quantization first, down to none.
     """
 
