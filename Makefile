@@ -9,8 +9,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 quickstart: $(VENV)/.quickstart  ## A trained ViT becomes a verified INT8 bundle in out/quickstart
 	$(BIN)/vitexport run recipes/quickstart.yaml -o out/quickstart
 
-test: $(VENV)/.dev lint  ## Lint, type check and all fast tests
-	$(BIN)/python -m pytest -m "not slow"
+test: $(VENV)/.dev lint  ## Lint, type check and all fast tests, on up to four cores
+	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
