@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from vitexport.errors import RecipeError
 from vitexport.recipe.settings import ImageSet, Recipe
+from vitexport.source import ModelSource
 
 __all__ = ["default_recipe", "load_recipe", "override_settings", "parse_recipe"]
 
@@ -94,11 +95,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     data = recipe.data.model_copy(
         update={"calibration": image_set(recipe.data.calibration), "verification": image_set(recipe.data.verification)}
     )
-    source = recipe.model.source
-    prefix = "timm:local-dir:" if source.startswith("timm:local-dir:") else ""
-    local = base / source.removeprefix(prefix)
-    if prefix or local.exists():
-        source = f"{prefix}{local.resolve()}"
+    source = str(ModelSource.parse(recipe.model.source, base).absolute())
     return recipe.model_copy(update={"data": data, "model": recipe.model.model_copy(update={"source": source})})
 
 
@@ -109,11 +106,10 @@ def default_recipe(source: str, images: Path | None, labels: Path | None, calibr
             f"Expected a recipe (.yaml) or a model source with images, found '{source}' alone.",
             "Add --images DIR (to verify on) and --calibration DIR (to quantize with), or write a recipe.",
         )
-    local = Path(source.removeprefix("timm:local-dir:"))
-    prefix = "timm:local-dir:" if source.startswith("timm:local-dir:") else ""
+    parsed = ModelSource.parse(source).absolute()
     content: dict[str, Any] = {
-        "name": local.name or source,
-        "model": {"source": f"{prefix}{local.resolve()}" if local.exists() else source},
+        "name": parsed.title,
+        "model": {"source": str(parsed)},
         "data": {
             "verification": {"images": str(images.resolve()), "labels": str(labels.resolve()) if labels else None},
             "calibration": {"images": str(calibration.resolve())} if calibration else None,

@@ -23,6 +23,7 @@ from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.weights import content_revision, weight_files
 from vitexport.host.sources.wrapping import ImageModel, Named, pixel_values_spec
 from vitexport.recipe.settings import ModelSettings, Task
+from vitexport.source import ModelSource
 
 __all__ = ["load"]
 
@@ -38,9 +39,9 @@ _TOWERS = {
 _LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
 
 
-def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedModel:
+def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedModel:
     """Load a hub id or a local directory; see :func:`vitexport.host.sources.load_model`."""
-    folder, identity, revision = _locate(settings)
+    folder, identity, revision = _locate(source, settings)
     files = weight_files(folder, allow_pickle=settings.allow_pickle)
     config = _config(folder, identity)
     model, task = _model(folder, identity, config, settings)
@@ -59,23 +60,23 @@ def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedM
     return LoadedModel(module, ModelMetadata(spec, preprocess, _class_names(config) if task == "classify" else ()))
 
 
-def _locate(settings: ModelSettings) -> tuple[Path, str, str | None]:
+def _locate(source: ModelSource, settings: ModelSettings) -> tuple[Path, str, str | None]:
     """Return (directory, id, hub commit or None)."""
-    folder = Path(settings.source)
-    if folder.is_dir():
+    folder = source.path
+    if folder is not None and folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelSourceError(
                 f"Expected a Hugging Face directory at '{folder}', but it has no config.json.",
                 "Save the model and its image processor there with save_pretrained().",
             )
         return folder, folder.resolve().name, None
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", settings.source) or folder.is_absolute() or settings.source.startswith("."):
+    if folder is not None or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source.name):
         raise ModelSourceError(
             f"Expected a hub id (owner/name), a directory or timm:NAME, found '{settings.source}', which is neither.",
             "Correct the path, or see `vitexport models` for what can be named.",
         )
-    folder, commit = fetch(settings.source, settings.revision, allow_pickle=settings.allow_pickle)
-    return folder, settings.source, commit
+    folder, commit = fetch(source.name, settings.revision, allow_pickle=settings.allow_pickle)
+    return folder, source.name, commit
 
 
 def _config(folder: Path, identity: str) -> Any:
