@@ -38,10 +38,10 @@ def diagnose(target: Path, folder: Path | None, limit: int, as_json: bool) -> No
 
     Example: vitexport diagnose vit.onnx --images calib/calibration
     """
-    from vitexport.host.diagnose import advise, examine, recipe_of
+    from vitexport.host.diagnose import advise, measure_anatomy, recipe_of
 
     model, feeds = _inputs(target, folder, limit)
-    anatomy = examine(model, feeds)
+    anatomy = measure_anatomy(model, feeds)
     advice = advise(anatomy)
     recipe = recipe_of(advice)
     if as_json:

@@ -106,7 +106,7 @@ def _range(entry: dict[str, Any]) -> dict[str, Any]:
     return {
         "layers": ", ".join(entry["layers"]) + (" (kept float)" if entry["kept_float"] else ""),
         "seen": f"{low:.3g} to {high:.3g}",
-        "step": f"{entry['step']:.3g}",
+        "scale": f"{entry['scale']:.3g}",
         "zero point": entry["zero_point"],
         "layer SQNR dB": f"{entry['layer_sqnr_db']:.1f}",
         "outlier channels (times the median)": ", ".join(
