@@ -38,7 +38,7 @@ if not _ERR.is_terminal:
 @engine_options
 @click.option("--lint/--no-lint", "with_lint", default=True, help="Lint first, and stop if anything will fail.")
 @click.option("--audit/--no-audit", "with_audit", default=True, help="Audit the engine where it can be loaded.")
-@click.option("--min-share", type=click.FloatRange(0, 1), default=0.99, help="Share that must run as asked.")
+@click.option("--min-fraction", type=click.FloatRange(0, 1), default=0.99, help="Fraction that must run as requested.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
 def build_engine(
     source: Path,
@@ -46,7 +46,7 @@ def build_engine(
     variant: str | None,
     with_lint: bool,
     with_audit: bool,
-    min_share: float,
+    min_fraction: float,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -63,7 +63,7 @@ def build_engine(
         ctx.exit(3)
     with _progress() as progress:
         result = build(model, settings, output, progress=progress)
-    report, why = _audit(output, min_share) if with_audit else (None, "not asked for")
+    report, why = _audit(output, min_fraction) if with_audit else (None, "not asked for")
     if as_json:
         audited = None if report is None else report.to_dict()
         print_json(
@@ -97,14 +97,14 @@ def _lint(model: Path, settings: EngineSettings) -> bool:
 
 
 def _lint_target(settings: EngineSettings) -> str:
-    if settings.provider == "tensorrt-rtx":
+    if settings.product == "tensorrt-rtx":
         return "tensorrt:rtx"
     from vitexport.runtimes.tensorrt.api import load_api
 
     return f"tensorrt:{load_api('tensorrt').version}"
 
 
-def _audit(engine: Path, min_share: float) -> tuple[AuditReport | None, str]:
+def _audit(engine: Path, min_fraction: float) -> tuple[AuditReport | None, str]:
     from vitexport.runtimes.cuda.probe import probe_cuda
     from vitexport.runtimes.tensorrt.audit import audit_engine
     from vitexport.runtimes.tensorrt.sidecar import read_sidecar
@@ -115,32 +115,32 @@ def _audit(engine: Path, min_share: float) -> tuple[AuditReport | None, str]:
         return None, f"an audit loads the engine, and there is {problem}"
     if sidecar is not None and sidecar.needs_refit:
         return None, "the weights are left out; `vitexport refit` puts them in"
-    return audit_engine(engine, min_share=min_share), ""
+    return audit_engine(engine, min_fraction=min_fraction), ""
 
 
 def _show(engine: Path, precision: str, details: Any, report: AuditReport | None, why: str) -> None:
     OUT.print(
         f"wrote {escape(str(engine))} ({details['bytes'] / 2**20:.1f} MiB, {precision}, {details['seconds']:.1f} s, "
-        f"{details['provider']} {details['version']})",
+        f"{details['product']} {details['version']})",
         soft_wrap=True,
         highlight=False,
     )
     total = sum(details["requested_flops"].values()) or 1
-    asked = ", ".join(f"{name} {work / total:.1%}" for name, work in sorted(details["requested_flops"].items()))
-    OUT.print(f"asked for: {asked} of the arithmetic", highlight=False)
+    requested = ", ".join(f"{name} {work / total:.1%}" for name, work in sorted(details["requested_flops"].items()))
+    OUT.print(f"requested: {requested} of the arithmetic", highlight=False)
     if report is None:
         OUT.print(f"audit: not run, {escape(why)}", soft_wrap=True, highlight=False)
         return
-    found = ", ".join(f"{name} {share:.1%}" for name, share in sorted(report.found_share.items()))
+    executed = ", ".join(f"{name} {fraction:.1%}" for name, fraction in sorted(report.executed_fraction.items()))
     verdict = "[green]ok[/]" if report.passed else "[red]FAILED[/]"
     OUT.print(
-        f"audit: {verdict} runs {found}; fused attention {report.fused_attention} of {report.attention_blocks}; "
+        f"audit: {verdict} runs {executed}; fused attention {report.fused_attention} of {report.attention_blocks}; "
         f"{report.reformats} reformats, {report.copies} copies in {report.layers} layers",
         soft_wrap=True,
         highlight=False,
     )
     for gemm in (*report.fell_back, *report.unknown)[:10]:
-        OUT.print(f"  {escape(gemm.name)}: asked {gemm.asked}, found {gemm.found}", highlight=False)
+        OUT.print(f"  {escape(gemm.name)}: requested {gemm.requested}, runs in {gemm.executed}", highlight=False)
 
 
 @contextmanager

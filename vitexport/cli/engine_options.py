@@ -18,7 +18,7 @@ __all__ = ["engine_options", "engine_settings", "parse_shapes", "resolve_model"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--provider", type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Default: tensorrt."),
+    click.option("--product", type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Default: tensorrt."),
     click.option("--device", metavar="NAME", help="Device profile, e.g. orin-nano; the GPU of this machine otherwise."),
     click.option(
         "--batch", metavar="1,8,32", help="Batch sizes, one optimisation profile each; 'MIN:OPT:MAX' for a range."
@@ -27,7 +27,7 @@ _OPTIONS = (
     click.option("--workspace-mib", type=click.IntRange(1), help="Scratch memory; the device profile's otherwise."),
     click.option("--optimization-level", type=click.IntRange(0, 5), help="0 builds fast, 5 makes the engine fast."),
     click.option("--timing-cache", type=click.Path(path_type=Path, dir_okay=False), help="File of kernel timings."),
-    click.option("--tf32", is_flag=True, help="Let float32 products round their inputs to TF32."),
+    click.option("--tf32", is_flag=True, help="Let float32 GEMMs round their inputs to TF32."),
     click.option("--version-compatible", is_flag=True, help="Run on later TensorRT releases too."),
     click.option(
         "--hardware-compatibility",

@@ -25,7 +25,7 @@ def refit(engine: Path, model: Path, output: Path) -> None:
 
     sidecar = refit_engine(engine, model, output)
     OUT.print(
-        f"wrote {escape(str(output))} ({sidecar.engine_bytes / 2**20:.1f} MiB, {sidecar.provider} {sidecar.version})",
+        f"wrote {escape(str(output))} ({sidecar.engine_bytes / 2**20:.1f} MiB, {sidecar.product} {sidecar.version})",
         soft_wrap=True,
         highlight=False,
     )

@@ -82,7 +82,7 @@ def _check(bundle: Bundle, artifact: Artifact, profile: DeviceProfile, jetpack: 
                 "Pack the ONNX file it was built from with --variant, and build the engine on the device.",
             )
     elif profile.compute_capability:
-        preflight(profile, provider="tensorrt", precision=artifact.precision or None, jetpack=jetpack)
+        preflight(profile, product="tensorrt", precision=artifact.precision or None, jetpack=jetpack)
     elif artifact.precision in _NOT_ON_CPU:
         raise EngineBuildError(
             f"{profile.title} does not compute {artifact.precision}; it computes {', '.join(profile.precisions)}.",

@@ -154,7 +154,7 @@ class EngineSettings(_Settings):
     """ONNX to a TensorRT or TensorRT-RTX engine. No precision: the ONNX graph decides every precision.
 
     Attributes:
-        provider: ``tensorrt`` (built on the device that runs it) or ``tensorrt-rtx`` (builds with no GPU present).
+        product: ``tensorrt`` (built on the device that runs it) or ``tensorrt-rtx`` (builds with no GPU present).
         device: Name of a device profile, e.g. ``orin-nano``; None takes the GPU of this machine.
         batch: One optimisation profile each, as (min, opt, max). A plain number N covers every size above the previous
             entry up to N and is tuned for N; ``"2:8:16"`` gives min, opt and max.
@@ -169,10 +169,10 @@ class EngineSettings(_Settings):
         refit: Allow the weights to be replaced later.
         weight_streaming: Keep weights in host memory and stream them, for models larger than device memory.
         compute_capabilities: Targets of TensorRT-RTX, e.g. ``("8.6", "8.9")``; empty takes the device profile's or the
-            provider's default.
+            product's default.
     """
 
-    provider: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt"
+    product: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt"
     device: str | None = None
     batch: tuple[tuple[int, int, int], ...] = ((1, 1, 1),)
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {}

@@ -67,7 +67,7 @@ def _by_suffix(model: Path) -> str | None:
     chosen = next((key for key, (_, suffixes) in _ADAPTERS.items() if model.suffix in suffixes), None)
     if chosen == "tensorrt":
         # Both products use the same suffix; the sidecar tells them apart.
-        from vitexport.runtimes.tensorrt.sidecar import provider_of
+        from vitexport.runtimes.tensorrt.sidecar import product_of
 
-        return provider_of(model)
+        return product_of(model)
     return chosen

@@ -1,4 +1,7 @@
-"""The runtime protocol, and the base class that checks feeds once for every adapter."""
+"""The runtime protocol, its options, and the base class that checks feeds once for every adapter.
+
+What is true of every runtime; what is true of one stands in its own module.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,15 @@ __all__ = ["Adapter", "Runtime", "RuntimeOptions"]
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """Options every runtime understands.
+    """How a model is opened. A runtime takes what concerns it and leaves the rest.
 
     Attributes:
         threads: Intra-op CPU threads; None lets the runtime choose.
         optimize: Let the runtime optimise the graph; False runs it as written, for exact semantics of Q/DQ.
         device: ``cpu`` or ``cuda:N``.
-        provider: A sub-provider where the runtime has several (e.g. ONNX Runtime's ``cuda``); None for its default.
+        execution_provider: ONNX Runtime's: ``cpu``, ``cuda`` or ``tensorrt``; None follows ``device``.
+        cuda_binding: Package through which TensorRT's device memory goes: ``cuda-python`` or ``pycuda``; None takes the
+            first that is installed.
         in_order: Run nodes in the order in which they are written, where the runtime would choose another: what is read
             at once is then freed at once.
         cuda_graph: Record each input shape as a CUDA graph and replay it, where the runtime can.
@@ -33,7 +38,8 @@ class RuntimeOptions:
     threads: int | None = None
     optimize: bool = True
     device: str = "cpu"
-    provider: str | None = None
+    execution_provider: str | None = None
+    cuda_binding: str | None = None
     in_order: bool = False
     cuda_graph: bool = False
 
