@@ -48,12 +48,12 @@ def bare(model: str, batch: int, seconds: float) -> tuple[float, float]:
         shape = [axis if isinstance(axis, int) else batch for axis in predictor.tensor.shape]
         feed = np.random.default_rng(0).normal(size=shape).astype(predictor.tensor.dtype)
         times = []
-        predictor.answer(feed)
+        predictor.run(feed)
         cpu = time.process_time()
         end = time.perf_counter() + seconds
         while len(times) < 8 or time.perf_counter() < end:
             start = time.perf_counter()
-            predictor.answer(feed)
+            predictor.run(feed)
             times.append(time.perf_counter() - start)
         cpu = time.process_time() - cpu
     return shape[0] / float(np.median(times)), shape[0] * len(times) / cpu
@@ -67,14 +67,14 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lanes", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--name", help="keep the figures under this name")
     options = parser.parse_args()
 
     requests = [image_request(path.read_bytes()) for path in list_images(options.images, limit=128)]
     before = _bare_in_process(options.model, options.batch)
     command = [sys.executable, "-c", _START, options.model, "--port", "0", "--max-batch", str(options.batch)]
-    with subprocess.Popen([*command, "--lanes", str(options.lanes)], stderr=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen([*command, "--workers", str(options.workers)], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         line = next(line for line in server.stderr if "on http://" in line)
         port = int(re.findall(r":(\d+);", line)[0])

@@ -15,7 +15,6 @@ from PIL import Image
 
 from tests.support.http_server import Running, running
 from tests.support.linear_model import CLASSES, PREPROCESS, random_pixels, save_image, write_model
-from vitexport.inputs.images import load_image
 from vitexport.inputs.preprocess import preprocess
 from vitexport.predict.predictor import Predictor
 from vitexport.runtimes import open_runtime
@@ -35,8 +34,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 def _expected(bundle: Path, seed: int, top: int) -> list[tuple[str, float]]:
     with Predictor.open(bundle) as predictor:
-        (found,) = predictor.predict([Image.fromarray(random_pixels(seed))], top)
-    return [(prediction.label, prediction.score) for prediction in found]
+        result = predictor.predict(random_pixels(seed), top)
+    return [(prediction.label, prediction.score) for prediction in result.predictions]
 
 
 def _check(found: list[dict[str, object]], expected: list[tuple[str, float]]) -> None:
@@ -195,7 +194,7 @@ def test_documented_command_works_as_written(server: Running, bundle_dir: Path, 
     command = example.replace("localhost:8000", f"127.0.0.1:{server.port}").replace("curl", "curl -sS")
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     with Predictor.open(bundle_dir) as predictor:
-        (expected,) = predictor.predict([load_image(tmp_path / "photo.jpg")])
+        expected = predictor.predict(tmp_path / "photo.jpg").predictions
     answer = json.loads(done.stdout)
     (found,) = answer if path == "/score" else answer["results"]
     _check(found, [(prediction.label, prediction.score) for prediction in expected])

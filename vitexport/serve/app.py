@@ -93,7 +93,7 @@ def create_app(predictor: Predictor, limits: Limits | None = None, batching: Bat
 def _answering(name: str, endpoint: Endpoint) -> Endpoint:
     """Return the endpoint with its errors answered in the protocol's form, and every answer counted."""
 
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         started = time.perf_counter()
         service: Service = request.app.state.service
         try:
@@ -107,7 +107,7 @@ def _answering(name: str, endpoint: Endpoint) -> Endpoint:
         service.observe(name, response.status_code, started)
         return response
 
-    return answer
+    return respond
 
 
 def _refusal(request: Request, error: RequestError, linger_seconds: float) -> Response:

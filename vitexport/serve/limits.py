@@ -72,11 +72,11 @@ class BatchSettings:
 
     Attributes:
         max_batch: Images per run; a model of a fixed batch size has its own.
-        max_delay: Seconds that the oldest image waits for others to share its run.
-        lanes: Runs at the same time, where the runtime allows it. On a CPU, several runs of few threads answer more
+        max_delay: Seconds that the oldest image waits for others to join its run.
+        workers: Runs at the same time, where the runtime allows it. On a CPU, several runs of few threads answer more
             images than one run of many, and suffer less from the threads that decode.
     """
 
     max_batch: int = 8
     max_delay: float = 0.002
-    lanes: int = 2
+    workers: int = 2
