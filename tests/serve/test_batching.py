@@ -45,9 +45,9 @@ def run(recorder: Recorder, settings: BatchSettings, *feeds: Array) -> list[Mapp
     async def main() -> list[Mapping[str, Array] | BaseException]:
         batcher = Batcher(recorder, settings, lambda size: None)
         batcher.start()
-        answers = await asyncio.gather(*(batcher.submit(feed) for feed in feeds), return_exceptions=True)
+        outputs = await asyncio.gather(*(batcher.submit(feed) for feed in feeds), return_exceptions=True)
         await batcher.stop()
-        return answers
+        return outputs
 
     return asyncio.run(main())
 
@@ -55,10 +55,10 @@ def run(recorder: Recorder, settings: BatchSettings, *feeds: Array) -> list[Mapp
 def test_everyone_gets_their_own_rows_back() -> None:
     recorder = Recorder()
     feeds = [rows(*range(start, start + 1 + start % 3)) for start in range(20)]
-    answers = run(recorder, BatchSettings(max_batch=8, max_delay=0.05, workers=2), *feeds)
-    for feed, answer in zip(feeds, answers, strict=True):
-        assert not isinstance(answer, BaseException)
-        np.testing.assert_array_equal(answer["y"], feed * 2)
+    outputs = run(recorder, BatchSettings(max_batch=8, max_delay=0.05, workers=2), *feeds)
+    for feed, output in zip(feeds, outputs, strict=True):
+        assert not isinstance(output, BaseException)
+        np.testing.assert_array_equal(output["y"], feed * 2)
     assert max(shape[0] for shape in recorder.batches) <= 8
     assert len(recorder.batches) < len(feeds)
 
@@ -80,8 +80,8 @@ def test_rows_of_another_shape_and_oversized_items_run_alone() -> None:
 
 def test_failure_reaches_everyone_in_the_batch_and_nobody_else() -> None:
     settings = BatchSettings(max_batch=2, max_delay=0.05, workers=1)
-    answers = run(Recorder(), settings, rows(-1), rows(2), rows(3), rows(4))
-    assert [isinstance(answer, InferenceError) for answer in answers] == [True, True, False, False]
+    outputs = run(Recorder(), settings, rows(-1), rows(2), rows(3), rows(4))
+    assert [isinstance(output, InferenceError) for output in outputs] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -102,7 +102,7 @@ def test_stop_answers_what_was_submitted() -> None:
         await batcher.stop()
         return [task.result() for task in waiting]
 
-    assert [float(answer["y"][0, 0]) for answer in asyncio.run(main())] == [0, 2, 4, 6, 8]
+    assert [float(output["y"][0, 0]) for output in asyncio.run(main())] == [0, 2, 4, 6, 8]
 
 
 def test_a_client_that_left_does_not_disturb_the_others() -> None:
@@ -112,8 +112,8 @@ def test_a_client_that_left_does_not_disturb_the_others() -> None:
         gone = asyncio.create_task(batcher.submit(rows(1)))
         await asyncio.sleep(0.01)
         gone.cancel()
-        answer = await batcher.submit(rows(2))
+        second = await batcher.submit(rows(2))
         await batcher.stop()
-        return answer
+        return second
 
     assert float(asyncio.run(main())["y"][0, 0]) == 4

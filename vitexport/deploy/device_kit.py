@@ -1,6 +1,6 @@
 """The device kit: one archive with everything a device needs, this package included.
 
-A kit holds a bundle reduced to the one model that the device shall run, the recorded answers it is verified against, a
+A kit holds a bundle reduced to the one model that the device shall run, the recorded outputs it is verified against, a
 wheel of this package (pure Python, for any processor), and a README with the commands to run there.
 """
 
@@ -192,8 +192,8 @@ def _readme(bundle: Bundle, artifact: Artifact, profile: DeviceProfile, jetpack:
             *(["    vitexport verify bundle --engine vit.engine"] if built_here else []),
             f"    {predict}",
             "",
-            "`verify` runs the model (with --engine, the engine) here on the recorded inputs and compares with what",
-            "PyTorch answered; it exits with 3 when they disagree. `vitexport doctor` says what this machine can do.",
+            "`verify` runs the model (with --engine, the engine) here on the recorded inputs and compares with",
+            "PyTorch's outputs; it exits with 3 when they disagree. `vitexport doctor` says what this machine can do.",
             "",
         ]
     )

@@ -17,7 +17,7 @@ class RequestError(VitexportError):
         message: What was expected and what was found.
         hint: What to do about it.
         retry_after: Seconds after which trying again makes sense, or None.
-        close: Close the connection after the answer, because the rest of the request is not worth reading.
+        close: Close the connection after the response, because the rest of the request is not worth reading.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Limits:
         head_seconds: For sending a complete request head.
         body_seconds: For sending a complete body.
         idle_seconds: A connection may idle between requests.
-        linger_seconds: A refused body is read and dropped for so long, so that the client sees the answer.
+        linger_seconds: A refused body is read and dropped for so long, so that the client sees the response.
         drain_seconds: After SIGTERM, open connections may send their next request for so long.
         url_hosts: Hosts (``name`` or ``name:port``) that image URLs may name; empty refuses all URLs.
         private_urls: Allow those hosts to resolve to private, loopback and link-local addresses.
