@@ -9,8 +9,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 quickstart: $(VENV)/.quickstart  ## A trained ViT becomes a verified INT8 bundle in out/quickstart
 	$(BIN)/vitexport run recipes/quickstart.yaml -o out/quickstart
 
-test: $(VENV)/.dev lint  ## Lint, type check and all fast tests
-	$(BIN)/python -m pytest -m "not slow"
+test: $(VENV)/.dev lint  ## Lint, type check and all fast tests, on up to four cores
+	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -21,20 +21,20 @@ slow: $(VENV)/.dev  ## The long sweeps
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 models-sweep: $(VENV)/.dev  ## Export every model row at full size and rewrite the table in docs/models.md
-	$(BIN)/python benchmarks/models.py
+	$(BIN)/python -m benchmarks.models
 
 peers: $(VENV)/bin/python  ## One environment per tool that the benchmarks compare with, in .peers/ or $$VITEXPORT_PEERS
-	$(BIN)/python benchmarks/peers/install.py
+	$(BIN)/python -m benchmarks.peers.install
 
 bench: $(VENV)/.dev  ## Every comparison of docs/benchmarks.md; a peer that is not installed is skipped by name
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/inference.py
-	$(BIN)/python benchmarks/export.py
-	$(BIN)/python benchmarks/quantizers.py
-	$(BIN)/python benchmarks/engine_inference.py
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.inference
+	$(BIN)/python -m benchmarks.export
+	$(BIN)/python -m benchmarks.quantizers
+	$(BIN)/python -m benchmarks.engine_inference
 
 engines-sweep: $(VENV)/.dev  ## Build the full-size INT8 engines and rewrite the table in docs/tensorrt.md
-	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python -m benchmarks.engines
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,8 +1,8 @@
 """Inference on a GPU, side by side: PyTorch, our engines, and engines of ONNX files that NVIDIA's own quantizer wrote.
 
-    python benchmarks/engine_inference.py                      every model, batch 1, 8 and 32, with TensorRT
-    python benchmarks/engine_inference.py --product tensorrt-rtx
-    python benchmarks/engine_inference.py --prepare            only make ONNX files and engines
+    python -m benchmarks.engine_inference                      every model, batch 1, 8 and 32, with TensorRT
+    python -m benchmarks.engine_inference --product tensorrt-rtx
+    python -m benchmarks.engine_inference --prepare            only make ONNX files and engines
 
 Every candidate is a process of its own; they run in turns, from an array in host memory to an array in host memory.
 ``speed`` is the median over the rounds of PyTorch's float16 time over the candidate's. Whatever cannot run here (no
@@ -11,7 +11,6 @@ GPU, no FP8, a tool that is not installed) is a row that says why.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -21,19 +20,17 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks.peers.install import peer_python, why_absent
+from benchmarks.peers.job import Job
+from benchmarks.peers.launch import PeerError, run_worker
+from benchmarks.suites.arguments import command_parser
+from benchmarks.suites.inference_models import CALIBRATION, prepare_float
+from benchmarks.suites.paths import SAMPLE, SHARED
+from benchmarks.suites.tables import keep_rows, markdown_table
+from benchmarks.suites.turns import Candidate, compare_logits, start, take_turns
+from vitexport.errors import VitexportError
+from vitexport.inputs.images import list_images
 
-from benchmarks.inference_models import CALIBRATION, prepare_float  # noqa: E402
-from benchmarks.peers.install import peer_python, why_absent  # noqa: E402
-from benchmarks.peers.job import Job  # noqa: E402
-from benchmarks.peers.launch import PeerError, run_worker  # noqa: E402
-from benchmarks.tables import keep_rows, markdown_table  # noqa: E402
-from benchmarks.turns import Candidate, compare_logits, start, take_turns  # noqa: E402
-from vitexport.errors import VitexportError  # noqa: E402
-from vitexport.inputs.images import list_images  # noqa: E402
-
-SHARED = ROOT.parent / "shared"
 MODELS = (str(SHARED / "models" / "deit-tiny-hf"), "vit-b16-timm")
 BATCH = "1,8,32"
 BASELINE = "PyTorch eager float16"
@@ -52,13 +49,13 @@ CANDIDATES = (
 
 def main() -> int:
     """Print and keep the measurements."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("engine_inference", __doc__)
     parser.add_argument("--model", action="append", help="source or row name; repeatable")
     parser.add_argument("--product", choices=["tensorrt", "tensorrt-rtx"], default="tensorrt")
     parser.add_argument("--batch", default=BATCH, help="batch sizes, one optimisation profile each")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--calls", type=int, default=10, help="timed runs in a turn")
-    parser.add_argument("--images", type=Path, default=SHARED / "data" / "imagenet-1k-sample", help="calib/ and dev/")
+    parser.add_argument("--images", type=Path, default=SAMPLE, help="calib/ and dev/")
     parser.add_argument("--work", type=Path, help="folder that keeps the files; a temporary one otherwise")
     parser.add_argument("--prepare", action="store_true", help="make the files and stop")
     parser.add_argument("--shallow", action="store_true", help="a quick check of this script; nothing is kept")
@@ -110,9 +107,8 @@ def write_quantized(folder: Path, calibration: Sequence[Path]) -> dict[str, str]
 
 def build_engines(folder: Path, product: str, batch: str) -> dict[str, str]:
     """Build the engine of every ONNX file with the same settings; return which could not be built, and why."""
-    from vitexport.engine_settings import EngineSettings
-
     from vitexport.engine.build import build_engine
+    from vitexport.recipe.settings import EngineSettings
 
     settings = EngineSettings.model_validate({"product": product, "batch": batch})
     absent = {}

@@ -1,7 +1,7 @@
 """Build full-size INT8 engines with TensorRT-RTX, without a GPU, and write the table of docs/tensorrt.md.
 
-    python benchmarks/engines.py                     ViT-B/16, ViT-L/16 and BEiT-B
-    python benchmarks/engines.py --row NAME ...      these rows; the table keeps the results of the others
+    python -m benchmarks.engines                     ViT-B/16, ViT-L/16 and BEiT-B
+    python -m benchmarks.engines --row NAME ...      these rows; the table keeps the results of the others
 
 Checkpoints are built from their configurations with every parameter perturbed, because no weights are downloaded. Every
 step runs in a process of its own, so that its peak memory is its own.
@@ -20,26 +20,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.failures import last_error  # noqa: E402
-from benchmarks.model_rows import build, row_named, source_of  # noqa: E402
+from benchmarks.suites.arguments import command_parser
+from benchmarks.suites.model_rows import build, row_named, source_of
+from benchmarks.suites.paths import RESULTS, ROOT, SAMPLE
+from benchmarks.suites.processes import environment, last_error, module_command
+from benchmarks.suites.tables import replace_section
 
 TABLE = ROOT / "docs" / "tensorrt.md"
-RESULTS = ROOT / "benchmarks" / "results" / "engines.json"
+KEPT = RESULTS / "engines.json"
 ROWS = ("google/vit-base-patch16-224", "vit-l16-hf", "beit_base_patch16_224.in22k_ft_in22k_in1k")
 STEPS = ("checkpoint", "export", "simplify", "quantize", "engine")
 BATCH = "1,8,32"
-_START = "<!-- table: benchmarks/engines.py -->"
-_END = "<!-- end of table -->"
 
 
 def main() -> int:
     """Run the sweep; returns 1 when a row fails."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("engines", __doc__)
     parser.add_argument("--row", action="append", help="only this row (repeatable)")
-    parser.add_argument("--images", type=Path, default=ROOT.parent / "shared" / "data" / "imagenet-1k-sample" / "calib")
+    parser.add_argument("--images", type=Path, default=SAMPLE / "calib")
     parser.add_argument("--limit", type=int, default=64, help="calibration images")
     parser.add_argument("--shallow", action="store_true", help="two narrow blocks: a quick check of this script")
     parser.add_argument("--no-table", action="store_true", help="leave docs/tensorrt.md as it is")
@@ -52,7 +50,7 @@ def main() -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({**facts, "seconds": time.perf_counter() - started, "peak_bytes": peak}))
         return 0
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    results: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
     failed = []
     for name in arguments.row or ROWS:
         with tempfile.TemporaryDirectory(dir=arguments.work, prefix="engines-") as folder:
@@ -63,8 +61,8 @@ def main() -> int:
         elif not arguments.shallow:
             results[name] = measured
     if not arguments.shallow and not arguments.no_table:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        KEPT.parent.mkdir(parents=True, exist_ok=True)
+        KEPT.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         _write_table(results)
     return 1 if failed else 0
 
@@ -72,10 +70,11 @@ def main() -> int:
 def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     for step in STEPS:
-        command = [sys.executable, __file__, "--step", step, "--row", name, "--work", str(folder)]
-        command += ["--images", str(arguments.images), "--limit", str(arguments.limit)]
+        job = ("--step", step, "--row", name, "--work", folder)
+        images = ("--images", arguments.images, "--limit", arguments.limit)
+        command = module_command("engines", *job, *images)
         command += ["--shallow"] if arguments.shallow else []
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
         if done.returncode != 0:
             return {**measured, "failure": f"{step}: {last_error(done.stderr)}"}
         measured[step] = json.loads(done.stdout.splitlines()[-1])
@@ -153,10 +152,7 @@ def _write_table(results: dict[str, Any]) -> None:
         f"Batches {BATCH} (one optimisation profile each), default targets, {platform.machine()}, no GPU present. "
         "Calibrated on 64 images on one core, which takes most of the time."
     )
-    text = TABLE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(_START)
-    _, _, after = rest.partition(_END)
-    TABLE.write_text(f"{before}{_START}\n" + "\n".join(lines) + f"\n{_END}{after}", encoding="utf-8")
+    replace_section(TABLE, "engines", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Export against ``torch.onnx.export`` with onnxsim, and against optimum-onnx: time, memory, nodes and speed.
 
-    python benchmarks/export.py [--row vit-b16-hf] [--rounds 3] [--seconds 20]
+    python -m benchmarks.export [--row vit-b16-hf] [--rounds 3] [--seconds 20]
 
 The checkpoint is built from its configuration with every parameter perturbed. Each export runs in a process of its
 own, from checkpoint to finished file, in turns (A B A B), with medians; a peer that is not installed is skipped by
@@ -24,14 +24,14 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.model_rows import build, row_named, source_of  # noqa: E402
-from benchmarks.peers.install import peer_python, why_absent  # noqa: E402
-from benchmarks.peers.job import Job  # noqa: E402
-from benchmarks.peers.launch import Outcome, PeerError, run_worker  # noqa: E402
-from benchmarks.tables import RESULTS, markdown_table, replace_table, save_results  # noqa: E402
+from benchmarks.peers.install import peer_python, why_absent
+from benchmarks.peers.job import Job
+from benchmarks.peers.launch import Outcome, PeerError, run_worker
+from benchmarks.suites.arguments import command_parser
+from benchmarks.suites.model_rows import build, row_named, source_of
+from benchmarks.suites.paths import BENCHMARKS_PAGE, RESULTS
+from benchmarks.suites.processes import environment, module_command
+from benchmarks.suites.tables import markdown_table, replace_table, save_results
 
 DEFAULT_ROWS = ("vit-b16-hf", "vit-b16-timm")
 
@@ -65,7 +65,7 @@ def tools_for(library: str) -> tuple[Tool, ...]:
 
 def main() -> int:
     """Measure, print, keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("export", __doc__)
     parser.add_argument("--row", action="append", help="model row (repeatable); the table keeps the others")
     parser.add_argument("--rounds", type=int, default=3, help="exports by each tool")
     parser.add_argument("--seconds", type=float, default=15, help="latency: measured seconds per graph")
@@ -88,7 +88,7 @@ def main() -> int:
     print(markdown_table(rows))
     if not arguments.no_save:
         content = save_results("export", rows, ("torch", "onnxsim", "onnxruntime", "transformers", "timm"))
-        replace_table(ROOT / "docs" / "benchmarks.md", "export", content)
+        replace_table(BENCHMARKS_PAGE, "export", content)
     return 0
 
 
@@ -96,8 +96,8 @@ def measure_row(name: str, folder: Path, *, rounds: int, seconds: float, shallow
     """Return a table row per tool, for one model row."""
     row = row_named(name)
     # In another process, so that this one stays small and cold.
-    command = [sys.executable, __file__, "--row", name, "--build", str(folder / "checkpoint")]
-    subprocess.run(command + (["--shallow"] if shallow else []), check=True)
+    command = module_command("export", "--row", name, "--build", folder / "checkpoint")
+    subprocess.run(command + (["--shallow"] if shallow else []), check=True, env=environment())
     outcomes: dict[str, list[Outcome]] = {}
     notes: dict[str, str] = {}
     tools = tools_for(row.library)

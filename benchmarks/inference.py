@@ -1,20 +1,19 @@
 """Inference on the CPU, side by side: PyTorch, ONNX Runtime, OpenVINO, in float32 and int8.
 
-    python benchmarks/inference.py                                every model, batch 1 and 8
-    python benchmarks/inference.py --model vit-b16-timm --batch 1   one of them; the rest keeps what was measured before
-    python benchmarks/inference.py --prepare                      only make the files, which need no quiet machine
+    python -m benchmarks.inference                                every model, batch 1 and 8
+    python -m benchmarks.inference --model vit-b16-timm --batch 1   one of them; the rest keeps what was measured before
+    python -m benchmarks.inference --prepare                      only make the files, which need no quiet machine
 
 Every candidate is a process of its own with its default number of threads. They run in turns, so that all see the same
 machine; a turn is one untimed and a few timed runs. ``speed`` is the median over the rounds of our float32 graph's time
 over the candidate's, and our float32 graph against a second process of itself gives the noise. The large float32
 product that measures the machine's peak takes its turns among them. A model that is a row of
-``benchmarks/model_rows.py`` has random weights, so only its speed is reported; for real weights the int8 files are also
-compared with PyTorch's logits on the ``dev`` images.
+``benchmarks/suites/model_rows.py`` has random weights, so only its speed is reported; for real weights the int8 files
+are also compared with PyTorch's logits on the ``dev`` images.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -25,15 +24,14 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks.peers.install import peer_python
+from benchmarks.suites.arguments import command_parser
+from benchmarks.suites.inference_models import prepare
+from benchmarks.suites.paths import SAMPLE, SHARED
+from benchmarks.suites.processes import environment, module_command
+from benchmarks.suites.tables import keep_rows, markdown_table
+from benchmarks.suites.turns import WORKER, Candidate, compare_logits, start, take_turns
 
-from benchmarks.inference_models import prepare  # noqa: E402
-from benchmarks.peers.install import peer_python  # noqa: E402
-from benchmarks.tables import keep_rows, markdown_table  # noqa: E402
-from benchmarks.turns import WORKER, Candidate, compare_logits, start, take_turns  # noqa: E402
-
-SHARED = ROOT.parent / "shared"
 MODELS = (str(SHARED / "models" / "deit-tiny-hf"), "vit-b16-timm", "vit-b32-timm")
 OURS = "vitexport float32"
 AGAIN = "vitexport float32, again (noise)"
@@ -58,12 +56,12 @@ PRODUCT_FLOPS = 2 * 2048**3
 
 def main() -> int:
     """Print and keep the measurements."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("inference", __doc__)
     parser.add_argument("--model", action="append", help="source or row name; repeatable")
     parser.add_argument("--batch", default="1,8", help="batch sizes")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--calls", type=int, default=2, help="timed runs in a turn")
-    parser.add_argument("--images", type=Path, default=SHARED / "data" / "imagenet-1k-sample", help="calib/ and dev/")
+    parser.add_argument("--images", type=Path, default=SAMPLE, help="calib/ and dev/")
     parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="leave a candidate out; repeatable")
     parser.add_argument("--work", type=Path, help="folder that keeps the files; a temporary one otherwise")
     parser.add_argument("--prepare", action="store_true", help="make the files and stop")
@@ -89,8 +87,9 @@ def openvino_int8(folder: Path) -> None:
     """Quantize with NNCF in its environment, once."""
     python = peer_python("openvino")
     if python is not None and not (folder / "plain-openvino.xml").is_file():
-        command = [python, WORKER, "openvino-int8", folder / "plain.onnx", 1, folder / "calib.npy"]
-        subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+        job = ("openvino-int8", folder / "plain.onnx", 1, folder / "calib.npy")
+        command = module_command(WORKER, *job, python=python)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment())
 
 
 def measure(folder: Path, batch: int, rounds: int, calls: int, skip: Sequence[str] = ()) -> list[dict[str, Any]]:

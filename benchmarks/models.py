@@ -1,8 +1,8 @@
 """Export every model row at its full size, compare ONNX Runtime with PyTorch on photographs, and write the table of
 docs/models.md.
 
-    python benchmarks/models.py --images DIR                 all rows, then the table
-    python benchmarks/models.py --images DIR --row NAME ...  these rows; the table keeps the results of the others
+    python -m benchmarks.models --images DIR                 all rows, then the table
+    python -m benchmarks.models --images DIR --row NAME ...  these rows; the table keeps the results of the others
 
 Checkpoints are built from their configurations with every parameter perturbed, because no weights are downloaded.
 Every step of a row runs in a process of its own, so that its peak memory is its own and is given back.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -22,24 +21,24 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.model_rows import ROWS, Row, build, row_named, source_of  # noqa: E402
+from benchmarks.suites.arguments import command_parser
+from benchmarks.suites.model_rows import ROWS, Row, build, row_named, source_of
+from benchmarks.suites.paths import RESULTS, ROOT, SAMPLE
+from benchmarks.suites.processes import environment, module_command
+from benchmarks.suites.tables import replace_section
 
 TABLE = ROOT / "docs" / "models.md"
-RESULTS = ROOT / "benchmarks" / "results" / "models.json"
-SHARED = Path(os.environ.get("VITEXPORT_SHARED", ROOT.parent / "shared"))
+KEPT = RESULTS / "models.json"
 TOLERANCE = 1e-4
 BATCHES = (1, 5)
 
 
 def main() -> int:
     """Run the sweep; returns 1 when a row fails or exceeds the tolerance."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=SHARED / "data" / "imagenet-1k-sample" / "dev")
+    parser = command_parser("models", __doc__)
+    parser.add_argument("--images", type=Path, default=SAMPLE / "dev")
     parser.add_argument("--row", action="append", help="only this row (repeatable)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where measurements are kept as JSON")
+    parser.add_argument("--results", type=Path, default=KEPT, help="where measurements are kept as JSON")
     parser.add_argument(
         "--shallow", action="store_true", help="two narrow blocks per model: a quick check of this script"
     )
@@ -83,20 +82,10 @@ def _measure(row: Row, folder: Path, images: Path, *, shallow: bool) -> dict[str
     """Run the steps of a row, each in its own process."""
     measured: dict[str, Any] = {}
     for step in ("build", *STEPS):
-        command = [
-            sys.executable,
-            __file__,
-            "--step",
-            step,
-            "--row",
-            row.name,
-            "--work",
-            str(folder),
-            "--images",
-            str(images),
-        ]
+        job = ("--step", step, "--row", row.name, "--work", folder, "--images", images)
+        command = module_command("models", *job)
         command += ["--shallow"] if shallow else []
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
         if done.returncode != 0:
             return {"failure": f"{step}: {(done.stderr.strip() or 'killed').splitlines()[-1]}"}
         if step != "build":
@@ -236,11 +225,7 @@ def _write_table(results: dict[str, Any]) -> None:
             f"| {m['export_seconds']}, {m['simplify_seconds']} | {m['export_peak_gb']}, {m['simplify_peak_gb']} "
             f"| {m['errors'][0]:.1e}, {m['errors'][1]:.1e} |"
         )
-    text = TABLE.read_text(encoding="utf-8")
-    start, end = "<!-- table: benchmarks/models.py -->", "<!-- end of table -->"
-    before, _, rest = text.partition(start)
-    _, _, after = rest.partition(end)
-    TABLE.write_text(f"{before}{start}\n{head}" + "\n".join(lines) + f"\n{end}{after}", encoding="utf-8")
+    replace_section(TABLE, "models", head + "\n".join(lines))
 
 
 if __name__ == "__main__":

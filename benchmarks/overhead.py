@@ -1,6 +1,6 @@
 """What the toolkit itself costs: runtime calls, the image pipeline, and start-up.
 
-    python benchmarks/overhead.py [--model ONNX] [--images DIR]
+    python -m benchmarks.overhead [--source MODEL] [--images DIR]
 
 Prints the ratio of ``Runtime.run`` to the raw ONNX Runtime call (interleaved), of ``predict`` to loops that decode,
 preprocess and infer one image after the other (in turns, images per second), and the seconds of ``import vitexport``
@@ -9,7 +9,6 @@ and ``vitexport --help``.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -22,25 +21,24 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks.suites.arguments import command_parser
+from benchmarks.suites.paths import BENCHMARKS_PAGE, SAMPLE, SHARED
+from benchmarks.suites.processes import environment
+from benchmarks.suites.tables import markdown_table, replace_table, save_results
+from vitexport.bench.latency import interleave
+from vitexport.bundle.metadata import ModelMetadata
+from vitexport.inputs.images import list_images, load_image
+from vitexport.inputs.preprocess import preprocess
+from vitexport.runtimes import open_runtime
 
-from benchmarks.tables import markdown_table, replace_table, save_results  # noqa: E402
-from vitexport.bench.latency import interleave  # noqa: E402
-from vitexport.bundle.metadata import ModelMetadata  # noqa: E402
-from vitexport.inputs.images import list_images, load_image  # noqa: E402
-from vitexport.inputs.preprocess import preprocess  # noqa: E402
-from vitexport.runtimes import open_runtime  # noqa: E402
-
-SHARED = ROOT.parent / "shared"
 PIPELINE_ROUNDS = 3
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("overhead", __doc__)
     parser.add_argument("--source", default=str(SHARED / "models" / "deit-tiny-hf"), help="model to export and measure")
-    parser.add_argument("--images", type=Path, default=SHARED / "data" / "imagenet-1k-sample" / "dev")
+    parser.add_argument("--images", type=Path, default=SAMPLE / "dev")
     parser.add_argument("--count", type=int, default=1000, help="JPEGs of the pipeline comparison (repeated if fewer)")
     parser.add_argument("--seconds", type=float, default=20, help="measured time per candidate")
     arguments = parser.parse_args()
@@ -54,7 +52,7 @@ def main() -> None:
     ]
     content = save_results("overhead", rows, ("onnxruntime", "numpy", "Pillow", "transformers"))
     print(markdown_table(rows))
-    replace_table(ROOT / "docs" / "benchmarks.md", "overhead", content)
+    replace_table(BENCHMARKS_PAGE, "overhead", content)
 
 
 def _export(source: str, folder: Path) -> Path:
@@ -97,7 +95,7 @@ def _pipeline(source: str, model: Path, images: Path, count: int, folder: Path) 
     ratios: dict[str, list[float]] = {loop: [] for loop in loops}
     for _ in range(PIPELINE_ROUNDS):
         start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        subprocess.run(command, check=True, capture_output=True, env=environment())
         ours = time.perf_counter() - start
         for loop, prepare in loops.items():
             start = time.perf_counter()
@@ -134,11 +132,12 @@ def _loops(source: str, model: Path) -> dict[str, Callable[[Path], Any]]:
 
 def _start_up(name: str, command: list[str]) -> dict[str, Any]:
     """Return the median seconds of a command over the seconds of the bare interpreter, interleaved."""
-    ours, bare = [], []
+    ours: list[float] = []
+    bare: list[float] = []
     for _ in range(11):
         for times, arguments in ((bare, [sys.executable, "-c", "pass"]), (ours, command)):
             start = time.perf_counter()
-            subprocess.run(arguments, check=True, capture_output=True, cwd=ROOT)
+            subprocess.run(arguments, check=True, capture_output=True, env=environment())
             times.append(time.perf_counter() - start)
     seconds = float(np.median(ours))
     return {

@@ -1,8 +1,8 @@
 """Quantizers side by side: the same ONNX graph, the same calibration images, the same judge.
 
-    python benchmarks/quantizers.py                       every row, every question
-    python benchmarks/quantizers.py --only nncf-mixed     one row; the others keep what was measured before
-    python benchmarks/quantizers.py --ask time            only the interleaved time ratios
+    python -m benchmarks.quantizers                       every row, every question
+    python -m benchmarks.quantizers --only nncf-mixed     one row; the others keep what was measured before
+    python -m benchmarks.quantizers --ask time            only the interleaved time ratios
 
 Each quantization runs in a process of its own, in the environment of its tool (``make peers``); its clock runs from
 image files to the written file. The files are judged on other images, one at a time, in ONNX Runtime: with graph
@@ -25,18 +25,17 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks.peers.install import why_absent
+from benchmarks.peers.job import Job
+from benchmarks.peers.launch import Outcome, PeerError, run_worker
+from benchmarks.suites.arguments import command_parser
+from benchmarks.suites.paths import BENCHMARKS_PAGE, RESULTS, SAMPLE, SHARED
+from benchmarks.suites.processes import environment, module_command
+from benchmarks.suites.quantized_models import count_eight_bit, logits_of, score, tensorrt_verdict
+from benchmarks.suites.quantizer_rows import BASELINE, ROWS, Row, merge
+from benchmarks.suites.tables import markdown_table, replace_table, save_results
+from vitexport.errors import RuntimeBackendError
 
-from benchmarks.peers.install import why_absent  # noqa: E402
-from benchmarks.peers.job import Job  # noqa: E402
-from benchmarks.peers.launch import Outcome, PeerError, run_worker  # noqa: E402
-from benchmarks.quantized_models import count_eight_bit, logits_of, score, tensorrt_verdict  # noqa: E402
-from benchmarks.quantizer_rows import BASELINE, ROWS, Row, merge  # noqa: E402
-from benchmarks.tables import RESULTS, markdown_table, replace_table, save_results  # noqa: E402
-from vitexport.errors import RuntimeBackendError  # noqa: E402
-
-SHARED = ROOT.parent / "shared"
 REFUSED = "does not open"
 QUESTIONS = ("quantize", "accuracy", "latency", "time")
 
@@ -84,19 +83,18 @@ class Bench:
 def _layers(model: Path) -> list[str]:
     """Return the nodes that this package quantizes by default."""
     from vitexport.host.graph.file import read_onnx
-    from vitexport.host.quantize.planning.layers import choose_sites
+    from vitexport.host.quantize.planning.layers import choose_layers
 
-    return [str(site.layer.matmul.name) for site in choose_sites(read_onnx(model), where=str(model))]
+    return [str(layer.linear.matmul.name) for layer in choose_layers(read_onnx(model), where=str(model))]
 
 
 def main() -> int:
     """Measure, print, keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("quantizers", __doc__)
     parser.add_argument("--source", default=str(SHARED / "models" / "deit-tiny-hf"), help="model to quantize")
-    sample = SHARED / "data" / "imagenet-1k-sample"
-    parser.add_argument("--calibration", type=Path, default=sample / "calib")
-    parser.add_argument("--images", type=Path, default=sample / "dev", help="images that judge")
-    parser.add_argument("--labels", type=Path, default=sample / "synsets.json")
+    parser.add_argument("--calibration", type=Path, default=SAMPLE / "calib")
+    parser.add_argument("--images", type=Path, default=SAMPLE / "dev", help="images that judge")
+    parser.add_argument("--labels", type=Path, default=SAMPLE / "synsets.json")
     parser.add_argument("--count", type=int, default=128, help="calibration images")
     parser.add_argument("--limit", type=int, help="judge on this many images only")
     parser.add_argument("--only", action="append", choices=[row.name for row in ROWS], metavar="NAME")
@@ -131,7 +129,7 @@ def _save(name: str, figures: Mapping[str, Any]) -> None:
     """Keep a row's new figures at once, so that an interrupted run loses nothing that it measured."""
     _print(name, figures)
     content = save_results("quantizers", merge(_kept(), {name: figures}), ("onnxruntime", "onnx", "numpy"))
-    replace_table(ROOT / "docs" / "benchmarks.md", "quantizers", content)
+    replace_table(BENCHMARKS_PAGE, "quantizers", content)
 
 
 def _prepare(arguments: argparse.Namespace, work: Path) -> Bench:
@@ -222,8 +220,8 @@ def _ask_quantize(bench: Bench, row: Row) -> dict[str, Any]:
 
 def _parses(path: Path) -> str:
     """Parse in another process: a vendor's crash is an answer too."""
-    command = [sys.executable, __file__, "--parse", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = module_command("quantizers", "--parse", path)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
         return "crashes"
     accepts = json.loads(done.stdout.splitlines()[-1])["accepts"]

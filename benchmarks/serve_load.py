@@ -1,6 +1,6 @@
 """How much of the bare model's speed survives HTTP: /predict under load against the model alone.
 
-    python benchmarks/serve_load.py MODEL|BUNDLE IMAGES [--clients 32] [--seconds 60] [--batch 8] [--name NAME]
+    python -m benchmarks.serve_load MODEL|BUNDLE IMAGES [--clients 32] [--seconds 60] [--batch 8] [--name NAME]
 
 The model alone is what ``vitexport bench`` measures: runs of one full batch, no decoding, no preprocessing, with the
 runtime's own choice of threads. It is measured before and after the load, on the same machine. The load client shares
@@ -10,7 +10,6 @@ those of that name in ``results/serve.json`` and in docs/benchmarks.md.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import re
@@ -18,50 +17,21 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from http_load import HOST, LoadResult, hammer, image_request
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.tables import RESULTS, replace_table, save_results  # noqa: E402
-from vitexport.inputs.images import list_images  # noqa: E402
-from vitexport.predict.predictor import Predictor  # noqa: E402
-
-_START = "from vitexport.cli.serve import serve; serve()"
-_BARE = "import sys; from serve_load import bare; print(*bare(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))"
-
-
-def bare(model: str, batch: int, seconds: float) -> tuple[float, float]:
-    """Measure the model alone.
-
-    Returns:
-        Images per second, from the median time of a run of one batch; and images per second of CPU time, which a busy
-        machine disturbs less.
-    """
-    with Predictor.open(Path(model)) as predictor:
-        shape = [axis if isinstance(axis, int) else batch for axis in predictor.tensor.shape]
-        feed = np.random.default_rng(0).normal(size=shape).astype(predictor.tensor.dtype)
-        times = []
-        predictor.answer(feed)
-        cpu = time.process_time()
-        end = time.perf_counter() + seconds
-        while len(times) < 8 or time.perf_counter() < end:
-            start = time.perf_counter()
-            predictor.answer(feed)
-            times.append(time.perf_counter() - start)
-        cpu = time.process_time() - cpu
-    return shape[0] / float(np.median(times)), shape[0] * len(times) / cpu
+from benchmarks.suites.arguments import command_parser
+from benchmarks.suites.http_load import HOST, LoadResult, hammer, image_request
+from benchmarks.suites.paths import BENCHMARKS_PAGE, RESULTS
+from benchmarks.suites.processes import environment, module_command
+from benchmarks.suites.tables import replace_table, save_results
+from vitexport.inputs.images import list_images
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_parser("serve_load", __doc__)
     parser.add_argument("model")
     parser.add_argument("images", type=Path)
     parser.add_argument("--clients", type=int, default=32)
@@ -73,8 +43,9 @@ def main() -> None:
 
     requests = [image_request(path.read_bytes()) for path in list_images(options.images, limit=128)]
     before = _bare_in_process(options.model, options.batch)
-    command = [sys.executable, "-c", _START, options.model, "--port", "0", "--max-batch", str(options.batch)]
-    with subprocess.Popen([*command, "--lanes", str(options.lanes)], stderr=subprocess.PIPE, text=True) as server:
+    command = [sys.executable, "-m", "vitexport.cli", "serve", options.model, "--port", "0"]
+    command += ["--max-batch", str(options.batch), "--lanes", str(options.lanes)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as server:
         assert server.stderr is not None
         line = next(line for line in server.stderr if "on http://" in line)
         port = int(re.findall(r":(\d+);", line)[0])
@@ -141,12 +112,12 @@ def _keep(name: str, result: dict[str, Any]) -> None:
     }
     rows = [*(one for one in kept if one["model"] != name), row]
     content = save_results("serve", rows, ("onnxruntime", "starlette", "uvicorn", "Pillow"))
-    replace_table(ROOT / "docs" / "benchmarks.md", "serve", content)
+    replace_table(BENCHMARKS_PAGE, "serve", content)
 
 
 def _bare_in_process(model: str, batch: int) -> tuple[float, float]:
-    command = [sys.executable, "-c", _BARE, model, str(batch), "8"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent)
+    command = module_command("suites.bare_model", model, batch, 8)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment())
     rate, cpu_rate = done.stdout.split()
     return float(rate), float(cpu_rate)
 

@@ -5,27 +5,13 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.layers import LAYERS, PACKAGE, PAGE, layer_of, render_page
 
-PACKAGE = ROOT / "vitexport"
-
-# A module may import only from its own layer's room or from lower layers.
-LAYERS: list[set[str]] = [
-    {"errors"},
-    {"tensors", "files", "machine"},
-    {"inputs", "bundle", "recipe"},
-    {"runtimes"},
-    {"device"},
-    {"bench", "verify", "host", "engine"},
-    {"predict", "report"},
-    {"pipeline", "serve", "deploy"},
-    {"cli"},
-]
 HEAVY = {
     "torch": ("host", "runtimes/pytorch.py"),
     "timm": ("host", "runtimes/pytorch.py"),
@@ -44,10 +30,6 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 def room(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
-
-
-def layer_of(name: str) -> int:
-    return next((index for index, names in enumerate(LAYERS) if name in names), -1)
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
@@ -128,14 +110,25 @@ def run_blocked(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", BLOCK_HEAVY + program], capture_output=True, text=True, check=False)
 
 
-def test_everything_outside_host_imports_without_any_heavy_package() -> None:
+def import_blocked(rooms: Callable[[str], bool]) -> None:
     names = []
     for path in FILES:
         relative = path.relative_to(PACKAGE.parent).with_suffix("")
-        if relative.parts[1:2] not in (("host",), ("serve",)) and path.name != "pytorch.py":
+        if rooms(relative.parts[1]) and path.name != "pytorch.py":
             names.append(".".join(relative.parts).removesuffix(".__init__"))
+    assert names
     done = run_blocked("import importlib\n" + "\n".join(f"importlib.import_module({name!r})" for name in names))
     assert done.returncode == 0, done.stderr
+
+
+def test_everything_outside_host_imports_without_any_heavy_package() -> None:
+    import_blocked(lambda room: room not in ("host", "serve"))
+
+
+def test_the_server_imports_without_any_heavy_package() -> None:
+    for package in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
+        pytest.importorskip(package, reason="the extra 'serve' is not installed")
+    import_blocked(lambda room: room == "serve")
 
 
 def test_a_missing_extra_names_the_exact_install_line(tmp_path: Path) -> None:
@@ -151,3 +144,15 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     program = "import sys, vitexport\nprint(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "PIL", "pydantic", "onnx", "click", "rich"} & set(done.stdout.split())
+
+
+def test_every_room_has_a_layer_and_says_what_belongs_there() -> None:
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    assert rooms == {room for layer in LAYERS for room in layer}
+    silent = [path for path in FILES if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not silent
+
+
+def test_the_page_shows_the_layers() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert render_page(text) == text, "run `python -m tests.support.layers`"

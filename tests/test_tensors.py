@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vitexport.errors import FeedMismatchError
-from vitexport.tensors import TensorSpec, batch_limit, check_feeds
+from vitexport.tensors import TensorSpec, batch_limit, check_feeds, pad_rows, tile_rows
 
 IMAGE = TensorSpec("pixel_values", ("batch", 3, 4, 4), "float32")
 
@@ -45,3 +45,19 @@ def test_axes_of_one_name_must_agree_across_inputs() -> None:
 def test_batch_limit_is_the_fixed_first_axis() -> None:
     assert batch_limit(IMAGE) is None
     assert batch_limit(TensorSpec("x", (8, 3), "float32")) == 8
+
+
+@pytest.mark.parametrize(("size", "rows"), [(2, [1, 2]), (3, [1, 2, 2]), (5, [1, 2, 2, 2, 2]), (1, [1, 2])])
+def test_padding_repeats_the_last_row_and_cuts_nothing(size: int, rows: list[int]) -> None:
+    padded = pad_rows(np.array([[1], [2]], np.uint8), size)
+    assert padded[:, 0].tolist() == rows
+    assert padded.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("size", "rows"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 1, 2, 1])])
+def test_tiling_gives_exactly_so_many_rows_from_the_first_on(size: int, rows: list[int]) -> None:
+    pairs = np.array([[[1, 1]], [[2, 2]]], np.float16)
+    tiled = tile_rows(pairs, size)
+    assert tiled.shape == (size, 1, 2)
+    assert tiled.dtype == np.float16
+    assert tiled[:, 0, 0].tolist() == tiled[:, 0, 1].tolist() == rows

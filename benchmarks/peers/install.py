@@ -1,7 +1,7 @@
 """Create one virtual environment per peer, each from its pinned requirements file in this folder.
 
-    python benchmarks/peers/install.py                  every peer
-    python benchmarks/peers/install.py nncf modelopt    these
+    python -m benchmarks.peers.install                  every peer
+    python -m benchmarks.peers.install nncf modelopt    these
 
 The environments go to ``.peers/`` in the project's root, or to ``$VITEXPORT_PEERS``. A peer that does not install is
 reported with pip's reason and left out; the benchmarks skip it by name.
@@ -9,13 +9,15 @@ reported with pip's reason and left out; the benchmarks skip it by name.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import subprocess
 import sys
 import venv
 from pathlib import Path
+
+from benchmarks.suites.arguments import command_parser
+from benchmarks.suites.paths import ROOT
 
 __all__ = ["install", "peer_names", "peer_python", "peers_folder", "why_absent"]
 
@@ -26,7 +28,7 @@ _DONE, _FAILED = "installed.txt", "failed.txt"
 def peers_folder() -> Path:
     """Return where the environments are: ``$VITEXPORT_PEERS``, or ``.peers`` in the project's root."""
     chosen = os.environ.get("VITEXPORT_PEERS")
-    return Path(chosen).expanduser().resolve() if chosen else HERE.parent.parent / ".peers"
+    return Path(chosen).expanduser().resolve() if chosen else ROOT / ".peers"
 
 
 def peer_names() -> tuple[str, ...]:
@@ -84,7 +86,7 @@ def _interpreter(environment: Path) -> Path:
 
 def main() -> int:
     """Install what was asked for; returns 1 when a peer could not be installed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("peers.install", __doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(peer_names())}; all by default")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(peer_names()))

@@ -1,9 +1,9 @@
 """What a quantizer's worker process is given and what it reports.
 
-A worker runs in the environment of its tool as ``python -m benchmarks.peers.NAME_worker JOB.json`` from
-the project's root. The job names a float ONNX file, the
-calibration images and the file to write; the report is one line of JSON on standard output. The clock runs from image
-files to the written file, with the tool already imported: every tool decodes the same files with the same code.
+A worker runs in the environment of its tool as ``python -m benchmarks.peers.NAME_worker JOB.json``. The job names a
+float ONNX file, the calibration images and the file to write; the report is one line of JSON on standard output. The
+clock runs from image files to the written file, with the tool already imported: every tool decodes the same files with
+the same code.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def feeds(job: Job, metadata: Mapping[str, str]) -> Iterator[dict[str, Array]]:
     Yields:
         The model's input name and a float32 ``[1, 3, H, W]`` array.
     """
-    metadata = ModelMetadata.from_metadata(metadata, where=job.model)
-    tensor = metadata.model.inputs[0]
-    for array in batches([Path(path) for path in job.images], metadata.preprocess, tensor, 1):
+    described = ModelMetadata.from_metadata(metadata, where=job.model)
+    tensor = described.model.inputs[0]
+    for array in batches([Path(path) for path in job.images], described.preprocess, tensor, 1):
         yield {tensor.name: array}
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 
 from benchmarks.peers.job import Job
+from benchmarks.suites.processes import environment, module_command
 
 __all__ = ["Outcome", "PeerError", "run_worker"]
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 _INTERVAL = 0.02
 
 
@@ -53,9 +53,9 @@ def run_worker(python: Path, worker: str, job: Job) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="peer-") as folder:
         path = Path(folder) / "job.json"
         job.write(path)
-        command = [str(python), "-m", f"benchmarks.peers.{worker}_worker", str(path)]
+        command = module_command(f"peers.{worker}_worker", path, python=python)
         with (Path(folder) / "out").open("w+") as out, (Path(folder) / "err").open("w+") as err:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err)
+            process = subprocess.Popen(command, stdout=out, stderr=err, env=environment())
             peak = _watch(process)
             out.seek(0)
             err.seek(0)

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import engine_inference, turns
-from benchmarks.failures import last_error
-from benchmarks.turns import Candidate, Worker, WorkerError, start, take_turns
+from benchmarks import engine_inference
+from benchmarks.suites import turns
+from benchmarks.suites.processes import last_error
+from benchmarks.suites.turns import Candidate, Worker, WorkerError, start, take_turns
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.quantized_models import count_eight_bit, score
-from benchmarks.quantizer_rows import BASELINE, COLUMNS, ROWS, Row, merge
 from benchmarks.quantizers import Bench, measure_rows
-from benchmarks.tables import replace_table
+from benchmarks.suites.quantized_models import count_eight_bit, score
+from benchmarks.suites.quantizer_rows import BASELINE, COLUMNS, ROWS, Row, merge
+from benchmarks.suites.tables import replace_table
 from tests.support.paths import ROOT
 from vitexport.inputs.images import list_images
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.tables import DOCUMENTS, RESULTS, markdown_table, render_document, replace_table
+from benchmarks.suites.paths import RESULTS
+from benchmarks.suites.tables import markdown_table, render_document, replace_table
+from benchmarks.tables import DOCUMENTS
 
 _CONTENT: dict[str, Any] = {
     "date": "2026-01-01",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.model_rows import ROWS
+from benchmarks.suites.model_rows import ROWS
 from tests.support.paths import ROOT
 from vitexport.cli import main
 from vitexport.host.export import export_onnx

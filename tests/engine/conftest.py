@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.model_rows import Row, build, source_of
+from benchmarks.suites.model_rows import Row, build, source_of
 from tests.support.engine_models import Variants, simplified
 
 

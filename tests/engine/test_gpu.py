@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.model_rows import Row, row_named
+from benchmarks.suites.model_rows import Row, row_named
 from tests.support.engine_models import Variants
 from tests.support.paths import ROOT
 from vitexport.device.profiles import RTX_CAPABILITIES, precisions_of

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import pytest
 
-from benchmarks.model_rows import ROWS, Row, row_named
+from benchmarks.suites.model_rows import ROWS, Row, row_named
 from tests.support.engine_models import PRECISIONS, Variants
 from tests.support.onnx_graphs import FLOATS, Graph, attention, floating, linear, normal, operator, save
 from vitexport.bundle.metadata import ModelMetadata

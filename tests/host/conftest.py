@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.model_rows import Row, build
+from benchmarks.suites.model_rows import Row, build
 from vitexport.host.sources import LoadedModel, load_model
 from vitexport.recipe.settings import ModelSettings
 
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture(scope="session")
 def loaded_vit(checkpoint: Checkpoint) -> LoadedModel:
     """A shallow timm ViT; tests must not change it."""
-    from benchmarks.model_rows import row_named, source_of
+    from benchmarks.suites.model_rows import row_named, source_of
 
     row = row_named("vit-b16-timm")
     return load_model(ModelSettings(source=source_of(row, checkpoint(row))))

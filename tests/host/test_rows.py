@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.model_rows import ROWS, Row, source_of
+from benchmarks.suites.model_rows import ROWS, Row, source_of
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.host.export import export_onnx
 from vitexport.host.graph.file import read_onnx

@@ -51,7 +51,7 @@ def bundle(finished: RunResult, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished.bundle.root, tmp_path / "bundle"))
 
 
-def test_the_quickstart_passes_with_exact_float_rungs_and_a_close_int8(finished: RunResult) -> None:
+def test_the_quickstart_passes_with_exact_floats_and_a_close_int8(finished: RunResult) -> None:
     assert finished.verification is not None and finished.verification.passed, (
         finished.verification and finished.verification.failures()
     )
@@ -100,6 +100,15 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(recipe: Recipe, bundle
     result = run(changed, bundle)
     assert "quantize" in result.executed
     assert not {"export", "simplify"} & set(result.executed)
+
+
+def test_another_name_is_written_and_no_model_runs_again(recipe: Recipe, bundle: Path) -> None:
+    renamed = recipe.model_copy(update={"name": "another"})
+    assert run(renamed, bundle).executed == ("recipe", "report")
+    opened = Bundle.open(bundle)
+    assert (opened.name, read_recipe(opened).name) == ("another", "another")
+    assert json.loads((bundle / "report.json").read_text())["name"] == "another"
+    assert run(renamed, bundle).executed == ()
 
 
 def test_a_dry_run_writes_nothing(recipe: Recipe, bundle: Path, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_paths_are_relative_to_the_recipe_and_hub_ids_stay(tmp_path: Path) -> No
         ("google/vit-base-patch16-224", "google/vit-base-patch16-224"),
         ("timm:local-dir:weights", f"timm:local-dir:{tmp_path / 'weights'}"),
         ("timm:vit_base_patch16_224", "timm:vit_base_patch16_224"),
+        ("timm:vit_base_patch16_224@w.bin", f"timm:vit_base_patch16_224@{tmp_path / 'w.bin'}"),
     ):
         path = tmp_path / "r.yaml"
         path.write_text(yaml.safe_dump({**MINIMAL, "model": {"source": source}}))

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.http_load import LoadResult, hammer, image_request
+from benchmarks.suites.http_load import LoadResult, hammer, image_request
 from tests.support.http_server import running
 from tests.support.linear_model import save_image
 

@@ -189,13 +189,23 @@ def test_nan_fails_its_variant_and_says_on_how_many_images(copy: Path) -> None:
     assert "holds NaN or infinity on 64 of 64 images" in caught.markdown
 
 
-def test_labels_shifted_by_one_are_told_from_a_bad_model(copy: Path) -> None:
+@pytest.mark.parametrize(
+    ("shift", "finding"),
+    [
+        (lambda label: label + 1, "labels lie outside the model's 10 classes"),
+        (lambda label: min(label + 1, 9), "if every label is one too high: the labels are shifted by one"),
+        (lambda label: max(label - 1, 0), "if every label is one too low: the labels are shifted by one"),
+    ],
+    ids=["beyond the last class", "one too high", "one too low"],
+)
+def test_labels_shifted_by_one_are_told_from_a_bad_model(copy: Path, shift: Callable[[int], int], finding: str) -> None:
     path = copy / "bundle.json"
     content = json.loads(path.read_text())
     for artifact in content["artifacts"]:
         if artifact["name"] == "recording/pytorch":
-            labels = artifact["details"]["targets"]
-            artifact["details"]["targets"] = [label + 1 for label in labels]
+            targets = artifact["details"]["targets"]
+            assert {0, 9} <= set(targets)
+            artifact["details"]["targets"] = [shift(label) for label in targets]
     path.write_text(json.dumps(content))
     bundle = Bundle.open(copy)
     recipe = read_recipe(bundle)
@@ -206,7 +216,7 @@ def test_labels_shifted_by_one_are_told_from_a_bad_model(copy: Path) -> None:
     assert not verification.passed
     write_report(bundle, verification, recipe)
     report = (copy / "report.md").read_text()
-    assert "outside the model's 10 classes" in report or "the labels are shifted by one" in report
+    assert finding in report
 
 
 def test_an_fp16_overflow_is_found_at_the_layer_that_overflows(copy: Path) -> None:

@@ -14,6 +14,7 @@ from vitexport.bench.power import Power, PowerMeter, tegrastats
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
 from vitexport.bundle.metadata import ModelMetadata
+from vitexport.bundle.target import resolve_target
 from vitexport.machine import usable_cores
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.tensors import Array, batch_limit, tile_rows
@@ -92,17 +93,13 @@ def find_models(targets: Sequence[Path]) -> tuple[Model, ...]:
     """Return the models of files and bundles; several bundles put their names in front.
 
     Raises:
-        BundleError: A directory is no bundle, or was altered.
+        BundleError: Nothing is there, or a directory is no bundle, or was altered.
     """
-    found: list[Model] = []
-    for target in targets:
-        if not target.is_dir():
-            found.append(Model(str(target), target, None))
-            continue
-        bundle = Bundle.open(target)
-        prefix = f"{target.name}/" if len(targets) > 1 else ""
-        found += [Model(f"{prefix}{artifact.name}", bundle.path(artifact), bundle) for artifact in bundle.models]
-    return tuple(found)
+    models: list[Model] = []
+    for target in map(resolve_target, targets):
+        prefix = f"{target.path.name}/" if target.bundle is not None and len(targets) > 1 else ""
+        models += [Model(f"{prefix}{model.name}", model.path, target.bundle) for model in target.models]
+    return tuple(models)
 
 
 def open_subject(model: Model, runtime: str | None, options: RuntimeOptions, *, batch: int, name: str = "") -> Subject:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vitexport.errors import BundleError
 from vitexport.files import atomic_path
-from vitexport.inputs.preprocess import PreprocessSpec, normalize
+from vitexport.inputs.preprocess import PreprocessSpec, from_pixels
 from vitexport.tensors import Array, TensorSpec
 
 __all__ = ["Recording", "ReplayInputs", "input_hashes"]
@@ -102,10 +102,7 @@ class ReplayInputs:
             spec: Preprocessing whose last step, the normalization, is still to be done.
             rows: Which rows.
         """
-        if tensor.dtype == "uint8":
-            return self.pixels[rows]
-        planes = [normalize(row, spec) for row in self.pixels[rows]]
-        return np.stack(planes).astype(tensor.dtype, copy=False)
+        return from_pixels(self.pixels[rows], spec, tensor)
 
     def feeds(self, tensor: TensorSpec, spec: PreprocessSpec, size: int) -> Iterator[Array]:
         """Yield :meth:`feed` for all rows, at most ``size`` at a time."""

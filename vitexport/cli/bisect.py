@@ -23,8 +23,8 @@ _SHOWN = 12
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--variant", required=True, help="VariantResult to examine, e.g. int8.")
-@click.option("--against", help="VariantResult that is right; the last float variant before it otherwise.")
+@click.option("--variant", required=True, help="Variant to examine, e.g. int8.")
+@click.option("--against", help="Variant that is right; the last float variant before it otherwise.")
 @click.option("--images", type=click.IntRange(1), default=8, help="How many of the bundle's images to use.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def bisect(bundle: Path, variant: str, against: str | None, images: int, as_json: bool) -> None:

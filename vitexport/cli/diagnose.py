@@ -10,11 +10,10 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
-from vitexport.bundle.metadata import ModelMetadata
+from vitexport.bundle.target import resolve_target
 from vitexport.cli.screen import OUT, print_json
-from vitexport.errors import BundleError, ImageError
+from vitexport.errors import ImageError
 from vitexport.files import finite
 from vitexport.inputs.images import batches, list_images
 from vitexport.runtimes import open_runtime
@@ -38,10 +37,10 @@ def diagnose(target: Path, folder: Path | None, limit: int, as_json: bool) -> No
 
     Example: vitexport diagnose vit.onnx --images calib/calibration
     """
-    from vitexport.host.diagnose import advise, examine, recipe_of
+    from vitexport.host.diagnose import advise, measure_anatomy, recipe_of
 
     model, feeds = _inputs(target, folder, limit)
-    anatomy = examine(model, feeds)
+    anatomy = measure_anatomy(model, feeds)
     advice = advise(anatomy)
     recipe = recipe_of(advice)
     if as_json:
@@ -59,17 +58,9 @@ def diagnose(target: Path, folder: Path | None, limit: int, as_json: bool) -> No
 
 def _inputs(target: Path, folder: Path | None, limit: int) -> tuple[Path, list[Array]]:
     """Return the float model to examine and one feed per image."""
-    bundle = Bundle.open(target) if target.is_dir() else None
-    if bundle is not None:
-        floats = [artifact for artifact in bundle.models if artifact.precision == "float32"]
-        if not floats:
-            raise BundleError(f"Expected a float model in '{target}', found none.", "Run its recipe to `simplify`.")
-        model = bundle.path(floats[-1])
-    else:
-        model = target
-    if not model.is_file() or model.suffix != ".onnx":
-        what = f"'{model}'" if model.exists() else f"nothing at '{model}'"
-        raise BundleError(f"Expected an ONNX model or a bundle, found {what}.", "Check the path.")
+    resolved = resolve_target(target)
+    bundle = resolved.bundle
+    model = resolved.float_model().path
     with open_runtime(model) as runtime:
         if bundle is not None and folder is None:
             inputs = read_replay_inputs(bundle)
@@ -82,10 +73,7 @@ def _inputs(target: Path, folder: Path | None, limit: int) -> tuple[Path, list[A
                 "Expected images to run the model on, found none.",
                 "Add --images DIR with real images; random input says nothing about a trained model.",
             )
-        if bundle is not None:
-            spec = bundle.preprocess
-        else:
-            spec = ModelMetadata.from_metadata(runtime.metadata, where=str(model)).preprocess
+        spec = resolved.metadata(runtime.metadata).preprocess
         return model, list(batches(list_images(folder, limit=limit), spec, runtime.inputs[0], 1))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vitexport.errors import BundleError, RecipeError
+from vitexport.errors import RecipeError
 
 if TYPE_CHECKING:
     from vitexport.recipe.settings import EngineSettings
@@ -79,23 +79,13 @@ def resolve_model(source: Path, variant: str | None) -> tuple[Path, EngineSettin
     A bundle stands for its quantized model, or its last ONNX file without one.
 
     Raises:
-        BundleError: There is no such file, or the bundle has no ONNX model of that name.
+        BundleError: Nothing is there, or it is no ONNX file, or the bundle has no ONNX model of that name.
     """
-    if not source.is_dir():
-        if not source.is_file():
-            raise BundleError(f"Expected an ONNX file or a bundle at '{source}', found nothing.", "Check the path.")
-        return source, None
-    from vitexport.bundle.bundle import Bundle
+    from vitexport.bundle.target import resolve_target
 
-    bundle = Bundle.open(source)
-    models = [artifact for artifact in bundle.models if artifact.kind != "engine"]
-    chosen = [artifact for artifact in models if variant in (None, artifact.name)]
-    if not chosen:
-        names = ", ".join(artifact.name for artifact in models) or "none"
-        raise BundleError(
-            f"Expected the ONNX model '{variant}' in '{source}', found {names}.", "Choose with --variant."
-        )
-    return bundle.path(chosen[-1]), _recipe_settings(bundle.root)
+    target = resolve_target(source)
+    model = target.onnx_model(variant)
+    return model.path, None if target.bundle is None else _recipe_settings(target.bundle.root)
 
 
 def _recipe_settings(root: Path) -> EngineSettings | None:

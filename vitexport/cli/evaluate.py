@@ -10,13 +10,11 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.bundle.bundle import Bundle
-from vitexport.bundle.metadata import ModelMetadata
+from vitexport.bundle.target import Target, resolve_target
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import ImageError
 from vitexport.inputs.images import batches, list_images
 from vitexport.inputs.labels import find_targets
-from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.runtimes import available_runtimes, open_runtime
 from vitexport.runtimes.record import record
 from vitexport.tensors import Array
@@ -58,9 +56,10 @@ def evaluate(
         )
     rows: list[dict[str, Any]] = []
     first: Array | None = None
-    for name, model, preprocess in _models(target):
-        scores = _scores(model, preprocess, paths, batch, runtime)
-        row: dict[str, Any] = {"model": name, **asdict(accuracy(scores, truth))}
+    resolved = resolve_target(target)
+    for model in resolved.models:
+        scores = _scores(resolved, model.path, paths, batch, runtime)
+        row: dict[str, Any] = {"model": model.name, **asdict(accuracy(scores, truth))}
         if first is None:
             first = scores
         else:
@@ -86,18 +85,9 @@ def _change(row: dict[str, Any]) -> tuple[str, str, str]:
     return f"{0.0 - found['drop_points']:+.2f}", f"{0.0 - high:+.2f} to {0.0 - low:+.2f}", f"{found['p_value']:.2g}"
 
 
-def _models(target: Path) -> list[tuple[str, Path, PreprocessSpec | None]]:
-    if not target.is_dir():
-        return [(str(target), target, None)]
-    bundle = Bundle.open(target)
-    return [(artifact.name, bundle.path(artifact), bundle.preprocess) for artifact in bundle.models]
-
-
-def _scores(
-    model: Path, preprocess: PreprocessSpec | None, paths: tuple[Path, ...], batch: int, runtime: str | None
-) -> Array:
+def _scores(target: Target, model: Path, paths: tuple[Path, ...], batch: int, runtime: str | None) -> Array:
     with open_runtime(model, runtime) as opened:
-        spec = preprocess or ModelMetadata.from_metadata(opened.metadata, where=str(model)).preprocess
+        spec = target.metadata(opened.metadata).preprocess
         names = [str(path) for path in paths]
         recording = record(opened, names, batches(paths, spec, opened.inputs[0], batch))
     scores = class_scores(recording.outputs)

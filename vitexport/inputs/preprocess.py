@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from vitexport.errors import FeedMismatchError
 from vitexport.tensors import Array, TensorSpec
 
-__all__ = ["PreprocessSpec", "Resize", "batch", "pixels", "preprocess"]
+__all__ = ["PreprocessSpec", "Resize", "batch", "from_pixels", "pixels", "preprocess"]
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
@@ -147,12 +147,12 @@ def normalize(array: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.floa
     return planar
 
 
-def batch(images: Sequence[Image.Image], spec: PreprocessSpec, tensor: TensorSpec) -> Array:
-    """Preprocess images into one feed for the model input ``tensor``.
+def from_pixels(array: NDArray[np.uint8], spec: PreprocessSpec, tensor: TensorSpec) -> Array:
+    """Finish what :func:`pixels` began: make a feed for the model input ``tensor``.
 
     Args:
-        images: Decoded images.
-        spec: Their preprocessing.
+        array: uint8 ``[N, H, W, 3]`` in ``spec.channel_order``.
+        spec: Preprocessing whose last step, the normalization, is still to be done.
         tensor: The model input: uint8 ``[N, H, W, 3]`` takes pixels, float ``[N, 3, H, W]`` takes normalized planes.
 
     Returns:
@@ -162,10 +162,15 @@ def batch(images: Sequence[Image.Image], spec: PreprocessSpec, tensor: TensorSpe
         FeedMismatchError: The input is of a dtype that images are not preprocessed to.
     """
     if tensor.dtype == "uint8":
-        return np.stack([pixels(image, spec) for image in images])
+        return array
     if tensor.dtype not in ("float32", "float16"):
         raise FeedMismatchError(
             f"Expected an image input of dtype uint8, float32 or float16, found {tensor.describe()}.",
             "Export the model with `--input float32` or `--input uint8`.",
         )
-    return np.stack([preprocess(image, spec) for image in images]).astype(tensor.dtype, copy=False)
+    return np.stack([normalize(row, spec) for row in array]).astype(tensor.dtype, copy=False)
+
+
+def batch(images: Sequence[Image.Image], spec: PreprocessSpec, tensor: TensorSpec) -> Array:
+    """Preprocess decoded images into one feed; arguments and errors as for :func:`from_pixels`."""
+    return from_pixels(np.stack([pixels(image, spec) for image in images]), spec, tensor)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,19 +12,25 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from vitexport.bundle.bundle import Artifact, Bundle, Kind
+from vitexport.bundle.bundle import Artifact, Bundle
 from vitexport.bundle.layout import (
     ATTEMPTS,
+    BENCHMARK,
     DISAGREEMENTS,
     ERRORS,
+    EXPORTED,
     PREPROCESSING,
+    RECIPE,
     REFERENCE,
+    REPORT,
+    SIMPLIFIED,
     analysis_path,
+    model_path,
     recipe_path,
     recording_name,
 )
 from vitexport.errors import CalibrationError
-from vitexport.files import StageResult, write_atomic
+from vitexport.files import StageResult, StepEvent, write_atomic
 from vitexport.inputs.images import list_images
 from vitexport.inputs.labels import find_targets
 from vitexport.pipeline.fallback import Candidate, candidates, settle
@@ -36,7 +43,7 @@ from vitexport.pipeline.stages import (
     record_reference,
     record_variant,
 )
-from vitexport.pipeline.step import Step, StepEvent, images_fingerprint, settings_of, source_fingerprint
+from vitexport.pipeline.step import Step, images_fingerprint, settings_of, source_fingerprint
 from vitexport.pipeline.workspace import OnEvent, StaleError, Workspace
 from vitexport.recipe.settings import QuantizeSettings, Recipe
 from vitexport.report import write_report
@@ -47,8 +54,6 @@ if TYPE_CHECKING:
     from vitexport.host.sources import LoadedModel
 
 __all__ = ["STAGES", "RunResult", "plan", "run"]
-
-STAGES = ("load", "export", "simplify", "quantize", "verify", "benchmark", "report")
 
 _TORCH = ("torch", "transformers", "timm")
 _ONNX = ("onnx", "onnx-ir", "onnxruntime")
@@ -101,7 +106,8 @@ def run(
         VitexportError: A stage could not do what was asked; what earlier stages made stays and is reused next time.
     """
     work = Workspace(root, force=force, dry_run=dry_run, on_event=on_event)
-    return _Run(recipe, work).execute(plan(recipe, until))
+    with closing(_Run(recipe, work)) as running:
+        return running.execute(plan(recipe, until))
 
 
 class _Run:
@@ -117,10 +123,10 @@ class _Run:
         if "quantize" in stages:
             _ = self.calibration
         if not self.work.dry_run:
-            self._prune()
+            self.prune()
         try:
             for stage in stages:
-                getattr(self, f"_{stage}")()
+                _STAGES[stage](self)
         except StaleError as stale:
             pending = stages[stages.index(stale.stage) :]
             return RunResult(self.work.bundle, None, pending, tuple(self.work.skipped))
@@ -128,12 +134,17 @@ class _Run:
         verification = judge(bundle, self.recipe) if "verify" in stages else None
         return RunResult(bundle, verification, tuple(self.work.executed), tuple(self.work.skipped))
 
+    def close(self) -> None:
+        if "verification" in self.__dict__:
+            self.verification.close()
+
+    # What the stages work on, made when the first of them needs it
+
     @cached_property
     def verification(self) -> VerificationImages:
         images = self.recipe.data.verification
         paths = list_images(images.images, limit=images.limit)
-        names = tuple(path.relative_to(images.images).as_posix() for path in paths)
-        return VerificationImages(paths, names, find_targets(images.images, paths, images.labels))
+        return VerificationImages(images.images, paths, find_targets(images.images, paths, images.labels))
 
     @cached_property
     def calibration(self) -> tuple[Path, ...]:
@@ -160,75 +171,115 @@ class _Run:
         images = self.verification
         return images_fingerprint(self.recipe.data.verification.images, images.paths) + f":{images.targets}"
 
-    # Stages, in order
+    # Stages, in the order of _STAGES
 
-    def _load(self) -> None:
+    def load(self) -> None:
         recipe = self.recipe
         settings = settings_of(
-            name=recipe.name,
             image_size=recipe.export.image_size,
             batch_size=recipe.verify.batch_size,
             replay_images=recipe.verify.replay_images,
         )
-        name, keys = recording_name(REFERENCE), (self.model_key, self.images_key)
-        recorded = self.work.ensure(Step("load", name, "recording", settings, keys, _TORCH, self._record_reference))
-
-        def compare() -> StageResult:
-            return compare_preprocessing(self.loaded, recipe.model, self.verification, self.work.current())
-
-        keys = (self.model_key, recorded.companions[0].sha256)
-        self.work.ensure(Step("load", PREPROCESSING, "analysis", settings, keys, (*_TORCH, "Pillow"), compare))
-        if not self.work.dry_run:  # a changed recipe is always written, and by itself redoes nothing
-            self.work.ensure(Step("recipe", "recipe", "recipe", self._resolved_recipe(), (), (), self._write_recipe))
+        recorded = self.work.ensure(
+            Step(
+                stage="load",
+                output=recording_name(REFERENCE),
+                kind="recording",
+                settings=settings,
+                parents=(self.model_key, self.images_key),
+                tools=_TORCH,
+                run=self._record_reference,
+            )
+        )
+        self.work.ensure(
+            Step(
+                stage="load",
+                output=PREPROCESSING,
+                kind="analysis",
+                settings=settings,
+                parents=(self.model_key, recorded.companions[0].sha256),
+                tools=(*_TORCH, "Pillow"),
+                run=lambda: compare_preprocessing(self.loaded, recipe.model, self.verification, self.work.current()),
+            )
+        )
+        if not self.work.dry_run:  # a changed name or recipe is always written, and by itself redoes no stage
+            self.work.rename(recipe.name)
+            self.work.ensure(
+                Step(
+                    stage="recipe",
+                    output=RECIPE,
+                    kind="recipe",
+                    settings=recipe.model_dump(mode="json"),
+                    run=self._write_recipe,
+                )
+            )
 
     def _record_reference(self) -> StageResult:
-        loaded = self.loaded
-        result = record_reference(loaded, self.verification, self.recipe.verify, self.work.root)
-        self.work.bundle = Bundle(
-            self.work.root,
-            name=self.recipe.name,
-            metadata=loaded.metadata,
-            artifacts=self.work.bundle.artifacts if self.work.bundle else (),
-        )
-        return result
-
-    def _resolved_recipe(self) -> dict[str, object]:
-        return self.recipe.model_dump(mode="json")
+        self.work.begin(self.recipe.name, self.loaded.metadata)
+        return record_reference(self.loaded, self.verification, self.recipe.verify, self.work.root)
 
     def _write_recipe(self) -> StageResult:
         path = recipe_path(self.work.root)
-        write_atomic(path, yaml.safe_dump(self._resolved_recipe(), sort_keys=False))
+        write_atomic(path, yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False))
         return StageResult(path, "")
 
-    def _export(self) -> None:
+    def export(self) -> None:
         def export() -> StageResult:
             from vitexport.host.export import export_onnx
 
-            return export_onnx(self.loaded, self.recipe.export, self.work.model_path("onnx"))
+            return export_onnx(self.loaded, self.recipe.export, model_path(self.work.root, EXPORTED))
 
-        settings = settings_of(self.recipe.export)
-        self.work.ensure(Step("export", "onnx", "onnx", settings, (self.model_key,), (*_TORCH, *_ONNX), export))
+        self.work.ensure(
+            Step(
+                stage="export",
+                output=EXPORTED,
+                kind="onnx",
+                settings=settings_of(self.recipe.export),
+                parents=(self.model_key,),
+                tools=(*_TORCH, *_ONNX),
+                run=export,
+            )
+        )
 
-    def _simplify(self) -> None:
+    def simplify(self) -> None:
+        exported = self.work.current().artifact(EXPORTED)
+
         def simplify() -> StageResult:
             from vitexport.host.simplify import simplify_onnx
 
-            return simplify_onnx(self.work.model_of("onnx"), self.recipe.simplify, self.work.model_path("simplified"))
+            bundle = self.work.current()
+            return simplify_onnx(bundle.path(exported), self.recipe.simplify, model_path(bundle.root, SIMPLIFIED))
 
-        self.work.ensure(self._transform("simplify", "simplified", "simplified", "onnx", ("onnxsim", *_ONNX), simplify))
+        self.work.ensure(
+            Step(
+                stage="simplify",
+                output=SIMPLIFIED,
+                kind="simplified",
+                settings=settings_of(self.recipe.simplify),
+                parents=(exported.file.sha256,),
+                tools=("onnxsim", *_ONNX),
+                run=simplify,
+            )
+        )
 
-    def _quantize(self) -> None:
+    def quantize(self) -> None:
         settings = self.recipe.quantize
         assert settings is not None  # plan() leaves the stage out otherwise
         if self.recipe.gates.on_failure == "fail":
             self._make_candidate(settings)
             return
         choices = candidates(settings, self.recipe.gates)
-        step_settings = {key: settings_of(getattr(self.recipe, key)) for key in ("quantize", "gates", "verify")}
-        step_settings["benchmark"] = settings_of(self.recipe.benchmark)
-        parents = (self.work.current().artifact("simplified").file.sha256, *self._calibration_keys(), self.model_key)
+        named = {key: settings_of(getattr(self.recipe, key)) for key in ("quantize", "gates", "verify", "benchmark")}
         settled = self.work.ensure(
-            Step("quantize", ATTEMPTS, "analysis", step_settings, parents, _ONNX, partial(self._settle, choices))
+            Step(
+                stage="quantize",
+                output=ATTEMPTS,
+                kind="analysis",
+                settings=named,
+                parents=(*self._quantize_parents(), self.model_key),
+                tools=_ONNX,
+                run=partial(self._settle, choices),
+            )
         )
         self._make_candidate(choices[settled.details["kept"]].settings)
 
@@ -238,8 +289,8 @@ class _Run:
         def attempt(choice: Candidate) -> VerificationResult:
             self.work.on_event(StepEvent("quantize", "running", f"trying {choice.name}"))
             self._make_candidate(choice.settings)
-            self._verify()
-            self._benchmark()
+            self.verify()
+            self.benchmark()
             return judge(self.work.current(), self.recipe)
 
         done = settle(choices, attempt)
@@ -252,84 +303,99 @@ class _Run:
     def _make_candidate(self, settings: QuantizeSettings | None) -> None:
         """Make the quantized variant, or none, and drop those of other precisions."""
         if settings is None:
-            self.work.keep_models({"onnx", "simplified"})
+            self.work.keep_models({EXPORTED, SIMPLIFIED})
             return
         name = settings.precision
+        bundle = self.work.current()
 
         def quantize() -> StageResult:
             from vitexport.host.quantize import quantize_onnx
 
             return quantize_onnx(
-                self.work.model_of("simplified"),
+                bundle.path(bundle.artifact(SIMPLIFIED)),
                 self.calibration,
                 settings,
-                self.work.model_path(name),
+                model_path(bundle.root, name),
                 verification=self.verification.paths,
                 progress=self.work.advance("quantize"),
             )
 
-        parents = (self.work.current().artifact("simplified").file.sha256, *self._calibration_keys())
-        self.work.ensure(Step("quantize", name, "quantized", settings_of(settings), parents, _ONNX, quantize))
-        self.work.keep_models({"onnx", "simplified", name})
+        self.work.ensure(
+            Step(
+                stage="quantize",
+                output=name,
+                kind="quantized",
+                settings=settings_of(settings),
+                parents=self._quantize_parents(),
+                tools=_ONNX,
+                run=quantize,
+            )
+        )
+        self.work.keep_models({EXPORTED, SIMPLIFIED, name})
 
-    def _calibration_keys(self) -> tuple[str, str]:
+    def _quantize_parents(self) -> tuple[str, ...]:
         calibration = self.recipe.data.calibration
         assert calibration is not None  # self.calibration has checked it
-        return images_fingerprint(calibration.images, self.calibration), self.images_key
+        model = self.work.current().artifact(SIMPLIFIED).file.sha256
+        return model, images_fingerprint(calibration.images, self.calibration), self.images_key
 
-    def _transform(
-        self,
-        stage: str,
-        output: str,
-        kind: Kind,
-        source: str,
-        tools: tuple[str, ...],
-        make_it: Callable[[], StageResult],
-    ) -> Step:
-        settings = settings_of(getattr(self.recipe, stage))
-        parent = self.work.current().artifact(source).file.sha256
-        return Step(stage, output, kind, settings, (parent,), tools, make_it)
-
-    def _verify(self) -> None:
+    def verify(self) -> None:
         for artifact in self.work.current().models:
             self.work.ensure(
                 Step(
-                    "verify",
-                    recording_name(artifact.name),
-                    "recording",
-                    {"batch_size": self.recipe.verify.batch_size},
-                    (artifact.file.sha256, self.images_key),
-                    ("onnxruntime",),
-                    partial(self._record_variant, artifact),
+                    stage="verify",
+                    output=recording_name(artifact.name),
+                    kind="recording",
+                    settings={"batch_size": self.recipe.verify.batch_size},
+                    parents=(artifact.file.sha256, self.images_key),
+                    tools=("onnxruntime",),
+                    run=partial(self._record_variant, artifact),
                 )
             )
 
     def _record_variant(self, artifact: Artifact) -> StageResult:
         return record_variant(self.work.current(), artifact, self.verification, self.recipe.verify)
 
-    def _benchmark(self) -> None:
-        variants = self.work.current().models
-        parents = (self.model_key, *(artifact.file.sha256 for artifact in variants))
-        settings = settings_of(self.recipe.benchmark)
-        tools = (*_TORCH, "onnxruntime")
-        self.work.ensure(Step("benchmark", "benchmark", "benchmark", settings, parents, tools, self._measure))
+    def benchmark(self) -> None:
+        self.work.ensure(
+            Step(
+                stage="benchmark",
+                output=BENCHMARK,
+                kind="benchmark",
+                settings=settings_of(self.recipe.benchmark),
+                parents=(self.model_key, *(artifact.file.sha256 for artifact in self.work.current().models)),
+                tools=(*_TORCH, "onnxruntime"),
+                run=lambda: measure_latency(self.work.current(), self.loaded, self.recipe.benchmark),
+            )
+        )
 
-    def _measure(self) -> StageResult:
-        return measure_latency(self.work.current(), self.loaded, self.recipe.benchmark)
-
-    def _report(self) -> None:
+    def report(self) -> None:
         models = tuple(artifact.file.sha256 for artifact in self.work.current().models)
-        replayed = (models + (self.images_key,), {"replay_images": self.recipe.verify.replay_images})
-        for name, tools, make_it in (
+        for output, tools, analyse in (
             (ERRORS, _ONNX, lambda: locate_errors(self.work.current())),
             (DISAGREEMENTS, (), lambda: keep_disagreements(self.work.current(), self.verification)),
         ):
-            self.work.ensure(Step("report", name, "analysis", replayed[1], replayed[0], tools, make_it))
-        bundle = self.work.current()
-        parents = tuple(artifact.file.sha256 for artifact in bundle.artifacts if artifact.kind != "report")
-        settings = settings_of(self.recipe.gates)
+            self.work.ensure(
+                Step(
+                    stage="report",
+                    output=output,
+                    kind="analysis",
+                    settings={"replay_images": self.recipe.verify.replay_images},
+                    parents=(*models, self.images_key),
+                    tools=tools,
+                    run=analyse,
+                )
+            )
         self.work.ensure(
-            Step("report", "report", "report", settings, parents, ("Jinja2", "matplotlib"), self._write_report)
+            Step(
+                stage="report",
+                output=REPORT,
+                kind="report",
+                settings=settings_of(self.recipe.gates),
+                parents=tuple(a.file.sha256 for a in self.work.current().artifacts if a.kind != "report"),
+                tools=("Jinja2", "matplotlib"),
+                run=self._write_report,
+            )
         )
 
     def _write_report(self) -> StageResult:
@@ -337,14 +403,28 @@ class _Run:
         path, *companions = write_report(bundle, judge(bundle, self.recipe), self.recipe)
         return StageResult(path, "", tuple(companions))
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
         """Drop what an earlier recipe made here and this one does not."""
         if self.work.bundle is None:
             return
-        wanted = {"onnx", "simplified", self.recipe.quantize.precision if self.recipe.quantize else ""}
+        wanted = {EXPORTED, SIMPLIFIED, self.recipe.quantize.precision if self.recipe.quantize else ""}
         attempts = self.work.bundle.find(ATTEMPTS)
         if attempts is not None and self.recipe.gates.on_failure == "fallback" and self.recipe.quantize is not None:
             wanted.add(attempts.details["precision"])
         elif attempts is not None:
             self.work.drop({ATTEMPTS})
         self.work.keep_models(wanted)
+
+
+_STAGES: Mapping[str, Callable[[_Run], None]] = {
+    "load": _Run.load,
+    "export": _Run.export,
+    "simplify": _Run.simplify,
+    "quantize": _Run.quantize,
+    "verify": _Run.verify,
+    "benchmark": _Run.benchmark,
+    "report": _Run.report,
+}
+
+STAGES = tuple(_STAGES)
+"""Names of all stages, in order."""

@@ -1,10 +1,11 @@
-"""The stages that run models: what PyTorch answers, what every variant answers, and how long each takes."""
+"""What the stages of a run do that run models: record outputs, measure latency, compare, keep what a report shows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ from vitexport.bundle.layout import (
 )
 from vitexport.bundle.recording import ReplayInputs
 from vitexport.files import StageResult, finite, write_atomic
-from vitexport.inputs.images import batches, load_image
-from vitexport.inputs.preprocess import pixels
+from vitexport.inputs.decoded import DecodedImages
+from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.machine import describe_machine
 from vitexport.recipe.settings import BenchmarkSettings, ModelSettings, VerifySettings
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
@@ -53,9 +54,8 @@ __all__ = [
 _SAMPLES = 8
 
 
-@dataclass(frozen=True)
 class VerificationImages:
-    """The images a model is verified on.
+    """The images a model is verified on, decoded once for everything that looks at them.
 
     Attributes:
         paths: The files.
@@ -63,40 +63,52 @@ class VerificationImages:
         targets: Class index of each, or None.
     """
 
-    paths: tuple[Path, ...]
-    names: tuple[str, ...]
-    targets: tuple[int, ...] | None
+    def __init__(self, folder: Path, paths: Sequence[Path], targets: Sequence[int] | None) -> None:
+        self.paths = tuple(paths)
+        self.names = tuple(path.relative_to(folder).as_posix() for path in paths)
+        self.targets = None if targets is None else tuple(targets)
+        self._decoded: DecodedImages | None = None
+
+    def decoded(self, spec: PreprocessSpec) -> DecodedImages:
+        """Return their pixels; decoding happens at the first call, and again for another preprocessing."""
+        if self._decoded is None or self._decoded.spec != spec:
+            self.close()
+            self._decoded = DecodedImages(self.paths, spec)
+        return self._decoded
+
+    def close(self) -> None:
+        """Release the pixels."""
+        if self._decoded is not None:
+            self._decoded.close()
+            self._decoded = None
 
 
 def record_reference(
     loaded: LoadedModel, images: VerificationImages, settings: VerifySettings, root: Path
 ) -> StageResult:
-    """Record PyTorch's answers on all images, and the inputs that will travel with them."""
-    paths = images.paths
+    """Record what PyTorch answers on all images, and the inputs that will travel with its outputs."""
+    decoded = images.decoded(loaded.metadata.preprocess)
     with _pytorch(loaded) as runtime:
-        feeds = batches(paths, loaded.metadata.preprocess, loaded.metadata.model.inputs[0], settings.batch_size)
-        recording = record(runtime, images.names, feeds)
-    path = recording_path(root, REFERENCE)
+        recording = record(runtime, images.names, decoded.feeds(runtime.inputs[0], settings.batch_size))
+    path, inputs_path = recording_path(root, REFERENCE), replay_inputs_path(root)
     recording.save(path)
-    count = min(settings.replay_images, len(paths))
-    rows = [index * len(paths) // count for index in range(count)]
-    inputs = ReplayInputs(
+    total = len(images.paths)
+    rows = [index * total // count for count in [min(settings.replay_images, total)] for index in range(count)]
+    ReplayInputs(
         tuple(images.names[row] for row in rows),
-        np.stack([pixels(load_image(paths[row]), loaded.metadata.preprocess) for row in rows]),
+        decoded.rows(rows),
         None if images.targets is None else tuple(images.targets[row] for row in rows),
-    )
-    inputs_path = replay_inputs_path(root)
-    inputs.save(inputs_path)
-    return StageResult(path, "float32", (inputs_path,), {"images": len(paths), "targets": images.targets})
+    ).save(inputs_path)
+    return StageResult(path, "float32", (inputs_path,), {"images": total, "targets": images.targets})
 
 
 def record_variant(
     bundle: Bundle, artifact: Artifact, images: VerificationImages, settings: VerifySettings
 ) -> StageResult:
     """Record what a model of the bundle answers on all images."""
+    decoded = images.decoded(bundle.preprocess)
     with open_runtime(bundle.path(artifact)) as runtime:
-        feeds = batches(images.paths, bundle.preprocess, runtime.inputs[0], settings.batch_size)
-        recording = record(runtime, images.names, feeds)
+        recording = record(runtime, images.names, decoded.feeds(runtime.inputs[0], settings.batch_size))
     path = recording_path(bundle.root, artifact.name)
     recording.save(path)
     return StageResult(path, artifact.precision)
@@ -109,20 +121,20 @@ def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSett
     """
     inputs = read_replay_inputs(bundle)
     options = RuntimeOptions(threads=settings.threads)
-    runtimes: dict[str, Runtime] = {REFERENCE: _pytorch(loaded)}
-    runtimes |= {artifact.name: open_runtime(bundle.path(artifact), options=options) for artifact in bundle.models}
-    fixed = [size for size in (batch_limit(runtime.inputs[0]) for runtime in runtimes.values()) if size is not None]
-    table: dict[str, list[Latency]] = {name: [] for name in runtimes}
+    table: dict[str, list[Latency]] = {}
     warning = load_warning()
-    for size in fixed[:1] or settings.batch:
-        calls = {name: _call(runtime, bundle, inputs, size) for name, runtime in runtimes.items()}
-        for name, seconds in interleave(calls, seconds=settings.seconds, warmup=settings.warmup).items():
-            table[name].append(summarize(seconds, size))
-    executed = {
-        artifact.name: executed_precisions(runtimes[artifact.name], bundle, inputs) for artifact in bundle.models
-    }
-    for runtime in runtimes.values():
-        runtime.close()
+    with ExitStack() as opened:
+        runtimes: dict[str, Runtime] = {REFERENCE: opened.enter_context(_pytorch(loaded))}
+        for artifact in bundle.models:
+            runtimes[artifact.name] = opened.enter_context(open_runtime(bundle.path(artifact), options=options))
+        fixed = [size for size in (batch_limit(runtime.inputs[0]) for runtime in runtimes.values()) if size is not None]
+        for size in fixed[:1] or settings.batch:
+            calls = {name: _call(runtime, bundle, inputs, size) for name, runtime in runtimes.items()}
+            for name, seconds in interleave(calls, seconds=settings.seconds, warmup=settings.warmup).items():
+                table.setdefault(name, []).append(summarize(seconds, size))
+        executed = {
+            artifact.name: executed_precisions(runtimes[artifact.name], bundle, inputs) for artifact in bundle.models
+        }
     path = benchmark_path(bundle.root)
     content = {
         "machine": describe_machine(),
@@ -167,12 +179,13 @@ def locate_errors(bundle: Bundle) -> StageResult:
 def keep_disagreements(bundle: Bundle, images: VerificationImages) -> StageResult:
     """Keep the pixels of the images that PyTorch and the final variant disagree on most, for the report to show."""
     reference, last = (read_recording(bundle, name) for name in (REFERENCE, bundle.models[-1].name))
-    by_name = dict(zip(images.names, images.paths, strict=True))
-    names = tuple(entry.image for entry in worst_images(reference, last, images.targets) if entry.image in by_name)
-    shown = [pixels(load_image(by_name[name]), bundle.preprocess) for name in names]
+    row_of = {name: row for row, name in enumerate(images.names)}
+    worst = worst_images(reference, last, images.targets)
+    names = tuple(entry.image for entry in worst if entry.image in row_of)
+    shown = images.decoded(bundle.preprocess).rows([row_of[name] for name in names]) if names else None
     path = analysis_path(bundle.root, DISAGREEMENTS, ".npz")
     empty = np.zeros((0, *bundle.preprocess.image_size, 3), dtype=np.uint8)
-    ReplayInputs(names, np.stack(shown) if shown else empty, None).save(path)
+    ReplayInputs(names, empty if shown is None else shown, None).save(path)
     return StageResult(path, "")
 
 

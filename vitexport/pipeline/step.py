@@ -7,9 +7,9 @@ import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -17,10 +17,10 @@ from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Kind, Provenan
 from vitexport.errors import BundleError
 from vitexport.files import StageResult, sha256_file
 from vitexport.recipe.settings import ModelSettings
+from vitexport.source import ModelSource
 
 __all__ = [
     "Step",
-    "StepEvent",
     "images_fingerprint",
     "is_current",
     "make",
@@ -30,20 +30,8 @@ __all__ = [
     "tool_versions",
 ]
 
-StepStatus = Literal["running", "done", "skipped"]
 
-
-@dataclass(frozen=True)
-class StepEvent:
-    """What a progress display shows: a stage began, advanced, finished, or had nothing to do."""
-
-    stage: str
-    status: StepStatus
-    message: str = ""
-    fraction: float | None = None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One stage of a run, and what its result depends on.
 
@@ -60,9 +48,9 @@ class Step:
     stage: str
     output: str
     kind: Kind
-    settings: Mapping[str, Any]
-    parents: tuple[str, ...]
-    tools: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parents: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
     run: Callable[[], StageResult]
 
 
@@ -120,20 +108,15 @@ def make(step: Step, root: Path) -> Artifact:
 
 
 def source_fingerprint(settings: ModelSettings) -> str:
-    """Return a hash of a model source without loading it: of a directory's files, or of the id and revision.
+    """Return a hash of a model source without loading it: of the files that lie here, or of the id and revision.
 
     A hub id without a revision is identified by its name only: what the hub serves may change, and then ``--force``
     fetches it again.
     """
-    path = Path(settings.source.removeprefix("timm:local-dir:"))
-    described: list[Any] = [settings.model_dump(mode="json", exclude={"source"})]
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        described += [(p.relative_to(path).as_posix(), sha256_file(p)) for p in files]
-    elif path.is_file():
-        described.append(sha256_file(path))
-    else:
-        described.append(settings.source)
+    source = ModelSource.parse(settings.source)
+    described = [settings.model_dump(mode="json", exclude={"source"}), source.library, source.name, *source.content()]
+    if source.path is not None and len(described) == 3:
+        described.append(str(source.path))  # nothing is there yet; loading it will say so
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 

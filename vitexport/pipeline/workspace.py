@@ -6,9 +6,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vitexport.bundle.bundle import Artifact, Bundle
-from vitexport.bundle.layout import is_bundle, model_path, recording_name
+from vitexport.bundle.layout import is_bundle, recording_name
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import BundleError
-from vitexport.pipeline.step import Step, StepEvent, is_current, make
+from vitexport.files import StepEvent
+from vitexport.pipeline.step import Step, is_current, make
 
 __all__ = ["OnEvent", "StaleError", "Workspace"]
 
@@ -83,14 +85,18 @@ class Workspace:
         """Return a progress callback for a stage."""
         return lambda message, fraction: self.on_event(StepEvent(stage, "running", message, fraction))
 
-    def model_path(self, name: str) -> Path:
-        """Return where the variant ``name`` is written."""
-        return model_path(self.root, name)
+    def begin(self, name: str, metadata: ModelMetadata) -> None:
+        """Give the bundle its header; what earlier runs made stays."""
+        self.bundle = Bundle(
+            self.root, name=name, metadata=metadata, artifacts=self.bundle.artifacts if self.bundle else ()
+        )
 
-    def model_of(self, name: str) -> Path:
-        """Return the file of the variant ``name``; raises :class:`BundleError` when there is none."""
+    def rename(self, name: str) -> None:
+        """Write the bundle's name, if it is another one."""
         bundle = self.current()
-        return bundle.path(bundle.artifact(name))
+        if bundle.name != name:
+            self.begin(name, bundle.metadata)
+            self.current().save()
 
     def keep_models(self, names: Collection[str]) -> None:
         """Drop the models of other names, with their recordings."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from vitexport.errors import RecipeError
 from vitexport.recipe.settings import ImageSet, Recipe
+from vitexport.source import ModelSource
 
 __all__ = ["default_recipe", "load_recipe", "override_settings", "parse_recipe"]
 
@@ -94,11 +95,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     data = recipe.data.model_copy(
         update={"calibration": image_set(recipe.data.calibration), "verification": image_set(recipe.data.verification)}
     )
-    source = recipe.model.source
-    prefix = "timm:local-dir:" if source.startswith("timm:local-dir:") else ""
-    local = base / source.removeprefix(prefix)
-    if prefix or local.exists():
-        source = f"{prefix}{local.resolve()}"
+    source = str(ModelSource.parse(recipe.model.source, base).absolute())
     return recipe.model_copy(update={"data": data, "model": recipe.model.model_copy(update={"source": source})})
 
 
@@ -109,11 +106,10 @@ def default_recipe(source: str, images: Path | None, labels: Path | None, calibr
             f"Expected a recipe (.yaml) or a model source with images, found '{source}' alone.",
             "Add --images DIR (to verify on) and --calibration DIR (to quantize with), or write a recipe.",
         )
-    local = Path(source.removeprefix("timm:local-dir:"))
-    prefix = "timm:local-dir:" if source.startswith("timm:local-dir:") else ""
+    parsed = ModelSource.parse(source).absolute()
     content: dict[str, Any] = {
-        "name": local.name or source,
-        "model": {"source": f"{prefix}{local.resolve()}" if local.exists() else source},
+        "name": parsed.title,
+        "model": {"source": str(parsed)},
         "data": {
             "verification": {"images": str(images.resolve()), "labels": str(labels.resolve()) if labels else None},
             "calibration": {"images": str(calibration.resolve())} if calibration else None,
@@ -124,20 +120,27 @@ def default_recipe(source: str, images: Path | None, labels: Path | None, calibr
     return parse_recipe(content, where="command line")
 
 
-def override_settings(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
-    """Apply ``--set a.b=value``; the value is read as YAML."""
-    if not overrides:
+def override_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with some settings replaced.
+
+    Args:
+        recipe: With absolute paths.
+        settings: Values by dotted name, e.g. ``{"quantize.preset": "fast"}``.
+
+    Raises:
+        RecipeError: A name is no setting, or a value does not fit.
+    """
+    if not settings:
         return recipe
     content = recipe.model_dump(mode="json")
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise RecipeError(f"Expected --set KEY=VALUE, found '{override}'.", "Example: --set quantize.preset=fast")
+    for key, value in settings.items():
         *parents, last = key.split(".")
         place: Any = content
         for parent in parents:
-            place = place.setdefault(parent, {}) if isinstance(place, dict) else None
+            if isinstance(place, dict) and place.get(parent) is None:
+                place[parent] = {}  # a stage that is switched off
+            place = place[parent] if isinstance(place, dict) else None
             if not isinstance(place, dict):
                 raise RecipeError(f"'{key}' is not a setting: '{parent}' holds no settings.", "See docs/recipes.md.")
-        place[last] = yaml.safe_load(value)
-    return parse_recipe(content, where="--set")
+        place[last] = value
+    return parse_recipe(content, where="settings")

@@ -41,7 +41,8 @@ class ModelSettings(_Settings):
     """Which checkpoint.
 
     Attributes:
-        source: Hub id, Hugging Face directory, ``timm:NAME`` or ``timm:local-dir:PATH``.
+        source: See :mod:`vitexport.source`: hub id, Hugging Face directory, ``timm:NAME``, ``timm:NAME@FILE`` or
+            ``timm:local-dir:PATH``.
         task: ``classify`` or ``features``; None takes what the checkpoint was saved for.
         revision: Hub branch, tag or commit.
         allow_pickle: Accept a pickle checkpoint (still loaded with ``weights_only=True``).
@@ -60,7 +61,7 @@ class ImageSet(_Settings):
         images: Folder, searched recursively.
         labels: JSON file with the class of each image; None looks for ``manifest.json`` in the folder, then for class
             folders.
-        limit: Use only the first so many, in sorted order.
+        limit: Use at most so many, spread evenly over the sorted files.
     """
 
     images: Path
@@ -287,7 +288,7 @@ class Gates(_Settings):
         max_size_ratio: File size against the ``baseline`` variant.
         min_actual_precision: Share of the multiply-accumulates with weights that the runtime really executes in the
             variant's precision, 0 to 1, read from the runtime's own profile or engine.
-        baseline: VariantResult that speed and size are compared with: what the final one replaces.
+        baseline: Variant that speed and size are compared with: what the final one replaces.
         on_failure: ``fail`` ends with exit code 3; ``fallback`` tries the next safer quantization first, down to none.
     """
 

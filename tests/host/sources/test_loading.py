@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.model_rows import Row, row_named, source_of
+from benchmarks.suites.model_rows import Row, row_named, source_of
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources import load_model
 from vitexport.recipe.settings import ModelSettings

@@ -10,7 +10,7 @@ import timm
 import torch
 import transformers
 
-from benchmarks.model_rows import Row, row_named, source_of
+from benchmarks.suites.model_rows import Row, row_named, source_of
 from vitexport.host.export import export_onnx
 from vitexport.host.sources import load_model
 from vitexport.recipe.settings import ExportSettings, ModelSettings

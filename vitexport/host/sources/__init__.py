@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from vitexport.errors import MissingDependencyError
 from vitexport.host.sources.families import generic_note, is_known
 from vitexport.host.sources.loaded import LoadedModel
+from vitexport.source import ModelSource
 
 if TYPE_CHECKING:
     from vitexport.recipe.settings import ModelSettings
@@ -21,19 +22,19 @@ __all__ = ["LoadedModel", "load_model"]
 
 _LOG = logging.getLogger(__name__)
 
-# prefix of the source -> (module with `load`, the package it needs); the empty prefix is the fallback
-_SOURCES = {
-    "timm:": ("vitexport.host.sources.timm", "timm"),
-    "": ("vitexport.host.sources.huggingface", "transformers"),
+# library of the source -> (module with `load`, the package it needs)
+_LIBRARIES = {
+    "timm": ("vitexport.host.sources.timm", "timm"),
+    "huggingface": ("vitexport.host.sources.huggingface", "transformers"),
 }
 
 
-class _Source(Protocol):
-    def load(self, settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedModel: ...
+class _Library(Protocol):
+    def load(self, source: ModelSource, settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedModel: ...
 
 
 def load_model(settings: ModelSettings, *, image_size: tuple[int, int] | None = None) -> LoadedModel:
-    """Load a checkpoint with its preprocessing and labels.
+    """Load a checkpoint with its preprocessing and class names.
 
     Args:
         settings: Which checkpoint, and for which task.
@@ -47,12 +48,12 @@ def load_model(settings: ModelSettings, *, image_size: tuple[int, int] | None = 
         ModelSourceError: The checkpoint is missing, incomplete, untrusted, or does not take images alone.
         MissingDependencyError: torch, timm or transformers is not installed.
     """
-    prefix = next(key for key in _SOURCES if settings.source.startswith(key))
-    path, package = _SOURCES[prefix]
+    source = ModelSource.parse(settings.source)
+    path, package = _LIBRARIES[source.library]
     missing = next((name for name in ("torch", package) if importlib.util.find_spec(name) is None), None)
     if missing is not None:
         raise MissingDependencyError(missing, "host", f"Loading '{settings.source}'")
-    loaded = cast(_Source, importlib.import_module(path)).load(settings, image_size)
+    loaded = cast(_Library, importlib.import_module(path)).load(source, settings, image_size)
     if not is_known(loaded.metadata.model.family):
         _LOG.warning("%s", generic_note(loaded.metadata.model))
     return loaded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.weights import content_revision, weight_files
 from vitexport.host.sources.wrapping import ImageModel, Named, pixel_values_spec
 from vitexport.recipe.settings import ModelSettings, Task
+from vitexport.source import ModelSource
 
-__all__ = ["load"]
+__all__ = ["class_names_of", "load", "make_call"]
 
 # Two-tower checkpoints: the class of the tower that sees images.
 _TOWERS = {
@@ -38,15 +39,14 @@ _TOWERS = {
 _LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
 
 
-def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedModel:
+def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedModel:
     """Load a hub id or a local directory; see :func:`vitexport.host.sources.load_model`."""
-    folder, identity, revision = _locate(settings)
+    folder, identity, revision = _locate(source, settings)
     files = weight_files(folder, allow_pickle=settings.allow_pickle)
     config = _config(folder, identity)
     model, task = _model(folder, identity, config, settings)
     preprocess = resolve_preprocess(folder, image_size)
-    keywords = _resolution_keywords(model, preprocess.image_size)
-    module = ImageModel(model, _Call(task, keywords))
+    module = ImageModel(model, make_call(model, task, preprocess.image_size))
     spec = ModelSpec(
         source="huggingface",
         id=identity,
@@ -56,26 +56,26 @@ def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedM
         inputs=(pixel_values_spec(preprocess.image_size),),
         outputs=bake_positions(module, preprocess.image_size, where=identity),
     )
-    return LoadedModel(module, ModelMetadata(spec, preprocess, _class_names(config) if task == "classify" else ()))
+    return LoadedModel(module, ModelMetadata(spec, preprocess, class_names_of(config) if task == "classify" else ()))
 
 
-def _locate(settings: ModelSettings) -> tuple[Path, str, str | None]:
+def _locate(source: ModelSource, settings: ModelSettings) -> tuple[Path, str, str | None]:
     """Return (directory, id, hub commit or None)."""
-    folder = Path(settings.source)
-    if folder.is_dir():
+    folder = source.path
+    if folder is not None and folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelSourceError(
                 f"Expected a Hugging Face directory at '{folder}', but it has no config.json.",
                 "Save the model and its image processor there with save_pretrained().",
             )
         return folder, folder.resolve().name, None
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", settings.source) or folder.is_absolute() or settings.source.startswith("."):
+    if folder is not None or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source.name):
         raise ModelSourceError(
             f"Expected a hub id (owner/name), a directory or timm:NAME, found '{settings.source}', which is neither.",
             "Correct the path, or see `vitexport models` for what can be named.",
         )
-    folder, commit = fetch(settings.source, settings.revision, allow_pickle=settings.allow_pickle)
-    return folder, settings.source, commit
+    folder, commit = fetch(source.name, settings.revision, allow_pickle=settings.allow_pickle)
+    return folder, source.name, commit
 
 
 def _config(folder: Path, identity: str) -> Any:
@@ -180,6 +180,11 @@ def _resolution_keywords(model: Any, image_size: tuple[int, int]) -> dict[str, b
     return {"interpolate_pos_encoding": True} if accepts and native != image_size else {}
 
 
+def make_call(model: Any, task: Task, image_size: tuple[int, int]) -> Callable[[Any, torch.Tensor], Named]:
+    """Return what runs a Hugging Face model for a task and names its outputs."""
+    return _Call(task, _resolution_keywords(model, image_size))
+
+
 class _Call:
     """Runs a Hugging Face model and names its outputs."""
 
@@ -192,7 +197,7 @@ class _Call:
         return {name: outputs[name] for name in self._names if outputs.get(name) is not None}
 
 
-def _class_names(config: Any) -> tuple[str, ...]:
+def class_names_of(config: Any) -> tuple[str, ...]:
     """Return the class names, or nothing when the config holds only placeholders."""
     labels = tuple(str(config.id2label[index]) for index in range(len(config.id2label)))
     return () if all(label == f"LABEL_{index}" for index, label in enumerate(labels)) else labels

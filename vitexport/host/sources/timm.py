@@ -6,7 +6,7 @@ import difflib
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,22 @@ from vitexport.host.sources.timm_preprocess import resolve_preprocess
 from vitexport.host.sources.weights import content_revision, is_pickle, refuse_pickle, weight_files
 from vitexport.host.sources.wrapping import ImageModel, Named, describe_outputs, pixel_values_spec
 from vitexport.recipe.settings import ModelSettings, Task
+from vitexport.source import ModelSource
 
-__all__ = ["load"]
+__all__ = ["class_names_of", "load", "make_call"]
 
 _LOAD_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, OSError, AssertionError, SafetensorError)
 
 
-def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedModel:
+def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedModel:
     """Load ``timm:NAME``, ``timm:local-dir:PATH`` or ``timm:NAME@WEIGHTS``.
 
     See :func:`vitexport.host.sources.load_model`.
     """
-    model, identity, revision = _create(settings, image_size)
+    model, identity, revision = _create(source, settings, image_size)
     task = _task(model, identity, settings)
     preprocess = resolve_preprocess(model.pretrained_cfg, image_size)
-    module = ImageModel(model, _classify if task == "classify" else _features)
+    module = ImageModel(model, make_call(task))
     architecture = str(model.pretrained_cfg.get("architecture") or identity)
     spec = ModelSpec(
         source="timm",
@@ -50,15 +51,15 @@ def load(settings: ModelSettings, image_size: tuple[int, int] | None) -> LoadedM
         inputs=(pixel_values_spec(preprocess.image_size),),
         outputs=describe_outputs(module, preprocess.image_size, where=identity),
     )
-    return LoadedModel(module, ModelMetadata(spec, preprocess, _class_names(model) if task == "classify" else ()))
+    return LoadedModel(module, ModelMetadata(spec, preprocess, class_names_of(model) if task == "classify" else ()))
 
 
-def _create(settings: ModelSettings, image_size: tuple[int, int] | None) -> tuple[Any, str, str]:
+def _create(source: ModelSource, settings: ModelSettings, image_size: tuple[int, int] | None) -> tuple[Any, str, str]:
     """Return (model in eval mode, id, revision)."""
-    name = settings.source.removeprefix("timm:")
     size: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
+    architecture, folder = source.name, source.path
+    if not architecture:
+        assert folder is not None  # the grammar has no third form
         if not (folder / "config.json").is_file():
             raise ModelSourceError(
                 f"Expected a timm directory (config.json and model.safetensors) at '{folder}', found none.",
@@ -66,15 +67,14 @@ def _create(settings: ModelSettings, image_size: tuple[int, int] | None) -> tupl
             )
         revision = content_revision(weight_files(folder, allow_pickle=settings.allow_pickle))
         return _from_folder(folder, folder.resolve().name, size), folder.resolve().name, revision
-    architecture, _, weights = name.partition("@")
     if not timm.is_model(architecture.partition(".")[0]):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         raise ModelSourceError(
             f"timm {timm.__version__} has no model '{architecture}'.",
             f"Did you mean {', '.join(close)}?" if close else "`timm.list_models()` lists what there is.",
         )
-    if weights:
-        return _from_file(architecture, Path(weights), settings, size)
+    if source.path is not None:
+        return _from_file(architecture, source.path, settings, size)
     folder, commit = fetch(_repository(architecture), settings.revision, allow_pickle=settings.allow_pickle)
     weight_files(folder, allow_pickle=settings.allow_pickle)
     return _from_folder(folder, architecture, size), architecture, commit
@@ -156,6 +156,11 @@ def _task(model: Any, identity: str, settings: ModelSettings) -> Task:
     return "classify" if model.num_classes > 0 else "features"
 
 
+def make_call(task: Task) -> Callable[[Any, torch.Tensor], Named]:
+    """Return what runs a timm model for a task and names its outputs."""
+    return _classify if task == "classify" else _features
+
+
 def _classify(model: Any, pixel_values: torch.Tensor) -> Named:
     return {"logits": model(pixel_values)}
 
@@ -165,7 +170,7 @@ def _features(model: Any, pixel_values: torch.Tensor) -> Named:
     return {"last_hidden_state": hidden, "pooler_output": model.forward_head(hidden, pre_logits=True)}
 
 
-def _class_names(model: Any) -> tuple[str, ...]:
+def class_names_of(model: Any) -> tuple[str, ...]:
     """Return the class names in the checkpoint, or timm's own for the ImageNet subset it names."""
     names = model.pretrained_cfg.get("label_names")
     if names:

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.failures import last_error
 from benchmarks.peers.install import peer_python, why_absent
+from benchmarks.suites.processes import environment, last_error, module_command
 
 __all__ = ["WORKER", "Candidate", "Worker", "WorkerError", "compare_logits", "start", "take_turns"]
 
-WORKER = Path(__file__).with_name("inference_worker.py")
+WORKER = "peers.inference_worker"
+"""Module that a candidate's process runs."""
 
 PAUSE = 0.15
 """Seconds between turns: ONNX Runtime's and OpenMP's threads go on spinning for tens of milliseconds after a run."""
@@ -33,7 +34,7 @@ class Candidate:
 
     Attributes:
         name: As in the table.
-        kind: Of ``inference_worker.KINDS``.
+        kind: Of ``KINDS`` of :mod:`benchmarks.peers.inference_worker`.
         file: What it loads.
         peer: Environment it needs beside our own.
     """
@@ -52,10 +53,11 @@ class Worker:
         python = peer_python(candidate.peer) if candidate.peer else Path(sys.executable)
         if python is None:
             raise WorkerError(f"{candidate.peer} is {why_absent(candidate.peer)}")
-        command = [python, WORKER, candidate.kind, folder / candidate.file, batch, folder / inputs]
+        job = (candidate.kind, folder / candidate.file, batch, folder / inputs)
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [str(part) for part in command],
+            module_command(WORKER, *job, python=python),
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.model_rows import build, row_named, source_of
+from benchmarks.suites.model_rows import build, row_named, source_of
 
 __all__ = ["CALIBRATION", "prepare", "prepare_float"]
 
@@ -41,8 +41,8 @@ def prepare_float(source: str, folder: Path, images: Path, *, shallow: bool = Fa
     """Write a model's images, its source and our float32 graph into ``folder``.
 
     Args:
-        source: Model source, or the name of a row of ``benchmarks/model_rows.py`` that is built with every parameter
-            perturbed.
+        source: Model source, or the name of a row of :mod:`benchmarks.suites.model_rows` that is built with every
+            parameter perturbed.
         folder: Where files go; what is there is kept.
         images: Folder with ``calib`` and ``dev`` images.
         shallow: Two narrow blocks in place of a row's full size.

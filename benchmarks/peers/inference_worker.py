@@ -1,6 +1,6 @@
-"""One candidate of ``benchmarks/inference.py`` in a process of its own: loads a model, then runs when it is told to.
+"""One candidate of the inference benchmarks in a process of its own: loads a model, then runs when it is told to.
 
-    python benchmarks/inference_worker.py KIND MODEL BATCH INPUTS.npy
+    python -m benchmarks.peers.inference_worker KIND MODEL BATCH INPUTS.npy
 
 Lines on standard input are commands; each is answered by one line of JSON. ``time N`` runs N times and returns the
 seconds of each run, ``logits FILE`` runs every image of INPUTS.npy and saves the outputs. NumPy is all that is needed
@@ -188,5 +188,4 @@ def answer(**content: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()

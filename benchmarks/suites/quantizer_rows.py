@@ -1,4 +1,4 @@
-"""The rows of ``benchmarks/quantizers.py``: which tools with which settings, and how new figures join old ones."""
+"""The rows of :mod:`benchmarks.quantizers`: which tools with which settings, and how new figures join old ones."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["LoadResult", "hammer", "image_request"]
+__all__ = ["HOST", "LoadResult", "hammer", "image_request"]
 
 HOST = "127.0.0.1"
 

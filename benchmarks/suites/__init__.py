@@ -1,0 +1,1 @@
+"""What the benchmark commands share: rows, files, candidates that take turns, and tables."""

@@ -1,0 +1,136 @@
+"""Where benchmark results go: JSON with machine and versions, and a table in docs/ between two markers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from benchmarks.suites.paths import BENCHMARKS_PAGE, RESULTS
+from vitexport.machine import describe_machine
+from vitexport.pipeline.step import tool_versions
+
+__all__ = [
+    "SUMMARIES",
+    "keep_rows",
+    "markdown_table",
+    "render_document",
+    "replace_section",
+    "replace_table",
+    "save_results",
+]
+
+
+def save_results(name: str, rows: Sequence[Mapping[str, Any]], packages: Sequence[str]) -> dict[str, Any]:
+    """Write ``results/NAME.json`` with what was measured, on what and with which versions; return its content."""
+    content = {
+        "benchmark": name,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": describe_machine(),
+        "versions": tool_versions(("vitexport", *packages)),
+        "rows": [dict(row) for row in rows],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return content
+
+
+def keep_rows(name: str, rows: Sequence[Mapping[str, Any]], packages: Sequence[str]) -> None:
+    """Put rows in the place of those of the same model and batch, and write the table of ``docs/benchmarks.md``."""
+    path = RESULTS / f"{name}.json"
+    earlier = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    fresh = {(row["model"], row["batch"]) for row in rows}
+    merged = [*(row for row in earlier if (row["model"], row["batch"]) not in fresh), *rows]
+    merged.sort(key=lambda row: (str(row["model"]), int(row["batch"])))
+    replace_table(BENCHMARKS_PAGE, name, save_results(name, merged, packages))
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a Markdown table; floats get three significant digits."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return str(value)
+
+
+def replace_table(document: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Put results, with machine and versions, into a document as :func:`replace_section` does."""
+    document.write_text(_filled(document.read_text(encoding="utf-8"), name, content), encoding="utf-8")
+
+
+def replace_section(document: Path, name: str, text: str) -> None:
+    """Replace what stands between ``<!-- table: NAME -->`` and ``<!-- end: NAME -->`` in a document.
+
+    Raises:
+        ValueError: The document has no such place.
+    """
+    document.write_text(_between_markers(document.read_text(encoding="utf-8"), name, text), encoding="utf-8")
+
+
+def render_document(text: str, results: Path = RESULTS) -> str:
+    """Return a document with every table filled in whose figures are in ``results``.
+
+    ``<!-- table: NAME -->`` takes the rows of ``NAME.json``; a name of :data:`SUMMARIES` takes some of another file's.
+    Tables without such a file stay as they are: their benchmark was not run yet, or writes them itself.
+    """
+    for name in re.findall(r"<!-- table: ([\w-]+) -->", text):
+        source, summarize = SUMMARIES.get(name, (name, None))
+        path = results / f"{source}.json"
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if {"rows", "machine", "versions"} <= content.keys():
+            rows = content["rows"] if summarize is None else summarize(content["rows"])
+            text = _filled(text, name, {**content, "rows": rows})
+    return text
+
+
+def _filled(text: str, name: str, content: Mapping[str, Any]) -> str:
+    machine, versions = content["machine"], content["versions"]
+    source = f"{content['date']}, {machine['processor']}, {machine['cores']} cores; " + ", ".join(
+        f"{package} {version}" for package, version in versions.items()
+    )
+    return _between_markers(text, name, f"{markdown_table(content['rows'])}\n\n{source}")
+
+
+def _between_markers(text: str, name: str, section: str) -> str:
+    start, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"Expected '{start}' and '{end}' in the document.")
+    return f"{before}{start}\n{section}\n{end}{after}"
+
+
+def _speed_by_model(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per way to run a model at batch 1, with a column of speed-ups for each model."""
+    models = list(dict.fromkeys(str(row["model"]) for row in rows))
+    chosen = [row for row in rows if row["batch"] == 1 and "speed" in row and "again" not in str(row["candidate"])]
+    found: dict[str, dict[str, Any]] = {}
+    for row in chosen:
+        entry = found.setdefault(str(row["candidate"]), {"speed at batch 1": row["candidate"]})
+        entry[str(row["model"])] = f"{row['speed']:.2f}x"
+    return [{"speed at batch 1": e["speed at batch 1"], **{m: e.get(m, "") for m in models}} for e in found.values()]
+
+
+_ACCURACY = ("SQNR dB", "agreement %", "top-1 change", "TensorRT parses it", "peak GB", "time / MinMax")
+
+
+def _accuracy_by_tool(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row per quantizer whose file was judged, the nearest to float32 first."""
+    judged = sorted((row for row in rows if "SQNR dB" in row), key=lambda row: -float(row["SQNR dB"]))
+    return [{"quantizer": row["tool and setting"], **{key: row.get(key, "") for key in _ACCURACY}} for row in judged]
+
+
+SUMMARIES: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]]] = {
+    "inference-summary": ("inference", _speed_by_model),
+    "quantizers-summary": ("quantizers", _accuracy_by_tool),
+}
+"""Tables made of some of another benchmark's figures: name to (results file, what it shows)."""
