@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.target import resolve_target
+from vitexport.machine import usable_cores
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.tensors import Array, batch_limit, tile_rows
 
@@ -189,7 +189,7 @@ def _power_of(call: Callable[[], object], program: str, seconds: float) -> Power
 def thread_counts(cores: int | None = None) -> tuple[int, ...]:
     """Return the thread counts worth comparing: powers of two and all cores this process may use."""
     if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
     powers = {1 << bit for bit in range(cores.bit_length()) if 1 << bit <= cores}
     return tuple(sorted(powers | {cores}))
 

@@ -27,9 +27,6 @@ from vitexport.verify.select import choose_variant
 
 __all__ = ["ImageResult", "Prediction", "Predictor", "softmax"]
 
-# Runtimes whose run() may be called from several threads at once.
-_CONCURRENT = frozenset({"onnxruntime"})
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -189,7 +186,7 @@ class Predictor:
     @property
     def concurrent(self) -> bool:
         """Whether :meth:`infer` may be called from several threads at once."""
-        return self.runtime.name in _CONCURRENT
+        return self.runtime.concurrent
 
     @property
     def classifies(self) -> bool:

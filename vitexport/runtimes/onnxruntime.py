@@ -12,7 +12,7 @@ from typing import Any
 from typing_extensions import Self
 
 from vitexport.errors import InferenceError, MissingDependencyError, RuntimeBackendError
-from vitexport.runtimes.base import Adapter, RuntimeOptions
+from vitexport.runtimes.base import Adapter, RuntimeOptions, RuntimePackage
 from vitexport.tensors import Array, TensorSpec
 
 __all__ = ["OnnxRuntime", "open_session", "vendor_errors"]
@@ -44,6 +44,14 @@ class OnnxRuntime(Adapter):
     """An ONNX Runtime session behind the runtime protocol."""
 
     name = "onnxruntime"
+    concurrent = True
+    package = RuntimePackage(
+        name="onnxruntime",
+        module="onnxruntime",
+        extra="ort",
+        purpose="running ONNX models",
+        program="import onnxruntime as m; print(', '.join(m.get_available_providers()))",
+    )
 
     def __init__(self, model: Path, options: RuntimeOptions, session: Any, metadata: Mapping[str, str]) -> None:
         super().__init__(

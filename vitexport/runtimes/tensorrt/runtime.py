@@ -15,11 +15,11 @@ from typing import Any
 from typing_extensions import Self
 
 from vitexport.errors import FeedMismatchError, InferenceError, RuntimeBackendError
-from vitexport.runtimes.base import Adapter, RuntimeOptions
+from vitexport.runtimes.base import Adapter, RuntimeOptions, RuntimePackage
 from vitexport.runtimes.cuda import CudaMemory, GpuInfo, open_memory, require_gpu
-from vitexport.runtimes.tensorrt.api import ProductName, TensorRTApi, load_api
+from vitexport.runtimes.tensorrt.api import PRODUCTS, ProductName, TensorRTApi, load_api
 from vitexport.runtimes.tensorrt.context import ExecutionContext, io_specs
-from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, mismatches, read_sidecar
+from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, mismatches, product_of, read_sidecar
 from vitexport.tensors import Array
 
 __all__ = ["TensorRTRtxRuntime", "TensorRTRuntime", "deserialize", "require_compatible"]
@@ -29,10 +29,25 @@ Shapes = dict[str, tuple[int, ...]]
 _MAX_GRAPHS = 16
 
 
+def _package(product: ProductName, purpose: str, without_gpu: str = "") -> RuntimePackage:
+    known = PRODUCTS[product]
+    return RuntimePackage(
+        name=known.package,
+        module=known.module,
+        extra=known.extra,
+        purpose=purpose,
+        program=f"import {known.module} as m; assert m.Runtime(m.Logger(m.Logger.ERROR)); print(m.__version__)",
+        needs_gpu=True,
+        without_gpu=without_gpu,
+    )
+
+
 class TensorRTRuntime(Adapter):
     """One engine on one GPU. Calls from several threads are run one after the other, because buffers are reused."""
 
     name = "tensorrt"
+    package = _package("tensorrt", "engines for NVIDIA servers and Jetson")
+    without_a_file = "Build one with `vitexport build-engine`; `vitexport verify BUNDLE --engine ENGINE` checks it."
     _product: ProductName = "tensorrt"
 
     def __init__(
@@ -55,6 +70,11 @@ class TensorRTRuntime(Adapter):
         self._cuda_graph = cuda_graph
         self._contexts: dict[object, ExecutionContext] = {}
         self._lock = threading.Lock()
+
+    @classmethod
+    def claims(cls, model: Path) -> bool:
+        """Return whether the engine is for this product: both use the same suffixes, and the sidecar tells."""
+        return product_of(model) == cls._product
 
     @classmethod
     def open(cls, model: Path, options: RuntimeOptions) -> Self:
@@ -170,6 +190,7 @@ class TensorRTRtxRuntime(TensorRTRuntime):
     """The same for TensorRT-RTX."""
 
     name = "tensorrt-rtx"
+    package = _package("tensorrt-rtx", "engines for RTX, built without a GPU", "builds engines without one")
     _product: ProductName = "tensorrt-rtx"
 
 
