@@ -37,7 +37,7 @@ def _logits(runtime: Runtime, images: NDArray[np.uint8], loaded: LoadedModel) ->
     return np.concatenate(rows).astype(np.float32)
 
 
-@pytest.mark.parametrize("count", [64, pytest.param(384, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [32, pytest.param(384, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", ["deit-tiny-timm", "deit-tiny-hf"])
 def test_top1_on_dev_is_that_of_pytorch_in_both_forms_and_with_pixels(
     form: str, count: int, shared: Path, tmp_path: Path
