@@ -21,8 +21,8 @@ from vitexport.errors import CalibrationError, ImageError, ModelSourceError
 from vitexport.pipeline.run import RunResult, run
 from vitexport.recipe.load import load_recipe, parse_recipe
 from vitexport.recipe.settings import Recipe
-from vitexport.verify.judge import judge
-from vitexport.verify.replay import replay
+from vitexport.verification.judge import judge
+from vitexport.verification.replay import replay
 
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
 

@@ -41,7 +41,7 @@ from vitexport.pipeline.stages import (
 from vitexport.pipeline.step import Step
 from vitexport.pipeline.workspace import Workspace
 from vitexport.recipe.settings import BenchmarkSettings, ModelSettings, VerifySettings
-from vitexport.verify.parity import compare
+from vitexport.verification.parity import compare
 
 COUNT = 7
 TARGETS = (0, 1, 2, 3, 4, 5, 6)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitexport.bench.compare import Measured, find_models, time_models, tune
-from vitexport.bench.latency import load_warning
+from vitexport.benchmark.compare import Measured, find_models, time_models, tune
+from vitexport.benchmark.latency import load_warning
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_recipe, read_replay_inputs
 from vitexport.bundle.target import resolve_target
@@ -19,9 +19,9 @@ from vitexport.machine import describe_machine
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tables import Table, Tabular, cell
 from vitexport.tensors import Array
-from vitexport.verify.evaluate import Evaluation, evaluate_models
-from vitexport.verify.replay import replay, replay_engine
-from vitexport.verify.result import VerificationResult
+from vitexport.verification.evaluate import Evaluation, evaluate_models
+from vitexport.verification.replay import replay, replay_engine
+from vitexport.verification.result import VerificationResult
 
 if TYPE_CHECKING:
     from vitexport.host.diagnose import Advice, Anatomy, BisectReport

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vitexport.api import checks as api
-from vitexport.bench.latency import pin
+from vitexport.benchmark.latency import pin
 from vitexport.cli.screen import OUT, print_json, rich_table
 from vitexport.runtimes import available_runtimes
 

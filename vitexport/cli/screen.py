@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitexport import tables
-from vitexport.verify.result import VerificationResult
+from vitexport.verification.result import VerificationResult
 
 if TYPE_CHECKING:
     pass

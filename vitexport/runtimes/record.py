@@ -1,4 +1,4 @@
-"""Running a model over batches and keeping what it answers, for :mod:`vitexport.verify.parity` to judge anywhere."""
+"""Running a model over batches and keeping its outputs, for ``verification.parity`` to judge anywhere."""
 
 from __future__ import annotations
 

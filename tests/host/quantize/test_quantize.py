@@ -21,7 +21,7 @@ from vitexport.inputs.images import batches, list_images
 from vitexport.recipe.settings import QuantizeSettings, Target
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tensors import Array
-from vitexport.verify.parity import measure
+from vitexport.verification.parity import measure
 
 IMAGES = list_images(ROOT / "calib" / "calibration")
 HELD_OUT = list_images(ROOT / "calib" / "holdout", limit=120)

@@ -22,7 +22,7 @@ from vitexport.inputs.images import batches, list_images
 from vitexport.recipe.settings import QuantizeSettings
 from vitexport.runtimes import open_runtime
 from vitexport.tensors import Array
-from vitexport.verify.parity import measure
+from vitexport.verification.parity import measure
 
 IMAGES = list_images(CALIBRATION, limit=16)
 
