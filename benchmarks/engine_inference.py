@@ -1,7 +1,7 @@
 """Inference on a GPU, side by side: PyTorch, our engines, and engines of ONNX files that NVIDIA's own quantizer wrote.
 
     python -m benchmarks.engine_inference                      every model, batch 1, 8 and 32, with TensorRT
-    python -m benchmarks.engine_inference --provider tensorrt-rtx
+    python -m benchmarks.engine_inference --product tensorrt-rtx
     python -m benchmarks.engine_inference --prepare            only make ONNX files and engines
 
 Every candidate is a process of its own; they run in turns, from an array in host memory to an array in host memory.
@@ -51,7 +51,7 @@ def main() -> int:
     """Print and keep the measurements."""
     parser = command_parser("engine_inference", __doc__)
     parser.add_argument("--model", action="append", help="source or row name; repeatable")
-    parser.add_argument("--provider", choices=["tensorrt", "tensorrt-rtx"], default="tensorrt")
+    parser.add_argument("--product", choices=["tensorrt", "tensorrt-rtx"], default="tensorrt")
     parser.add_argument("--batch", default=BATCH, help="batch sizes, one optimisation profile each")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--calls", type=int, default=10, help="timed runs in a turn")
@@ -65,7 +65,7 @@ def main() -> int:
             folder = (arguments.work or Path(temporary)) / Path(source).name
             prepare_float(source, folder, arguments.images, shallow=arguments.shallow)
             absent = write_quantized(folder, list_images(arguments.images / "calib", limit=CALIBRATION))
-            absent |= build_engines(folder, arguments.provider, arguments.batch)
+            absent |= build_engines(folder, arguments.product, arguments.batch)
             for name, reason in absent.items():
                 print(f"{name}: {reason}", file=sys.stderr, flush=True)
             for batch in () if arguments.prepare else (int(size) for size in arguments.batch.split(",")):
@@ -105,12 +105,12 @@ def write_quantized(folder: Path, calibration: Sequence[Path]) -> dict[str, str]
     return absent
 
 
-def build_engines(folder: Path, provider: str, batch: str) -> dict[str, str]:
+def build_engines(folder: Path, product: str, batch: str) -> dict[str, str]:
     """Build the engine of every ONNX file with the same settings; return which could not be built, and why."""
     from vitexport.engine.build import build_engine
     from vitexport.recipe.settings import EngineSettings
 
-    settings = EngineSettings.model_validate({"provider": provider, "batch": batch})
+    settings = EngineSettings.model_validate({"product": product, "batch": batch})
     absent = {}
     for candidate in CANDIDATES:
         engine = folder / candidate.file

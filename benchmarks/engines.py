@@ -117,7 +117,7 @@ def _engine(work: Path) -> dict[str, Any]:
     from vitexport.engine.build import build_engine
     from vitexport.recipe.settings import EngineSettings
 
-    settings = EngineSettings.model_validate({"provider": "tensorrt-rtx", "batch": BATCH})
+    settings = EngineSettings.model_validate({"product": "tensorrt-rtx", "batch": BATCH})
     result = build_engine(work / "int8.onnx", settings, work / "model.engine")
     flops = result.details["requested_flops"]
     return {
@@ -132,7 +132,7 @@ def _engine(work: Path) -> dict[str, Any]:
 
 def _write_table(results: dict[str, Any]) -> None:
     lines = [
-        "| model | GFLOP per image, share asked for in int8 | ONNX fp32, int8 (MB) | engine (MB) | build (s) | peak "
+        "| model | GFLOP per image, fraction requested in int8 | ONNX fp32, int8 (MB) | engine (MB) | build (s) | peak "
         "memory of the build (GB) | from checkpoint to engine (s) | TensorRT-RTX |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]

@@ -83,9 +83,9 @@ class Bench:
 def _layers(model: Path) -> list[str]:
     """Return the nodes that this package quantizes by default."""
     from vitexport.host.graph.file import read_onnx
-    from vitexport.host.quantize.planning.layers import choose_sites
+    from vitexport.host.quantize.planning.layers import choose_layers
 
-    return [str(site.layer.matmul.name) for site in choose_sites(read_onnx(model), where=str(model))]
+    return [str(layer.linear.matmul.name) for layer in choose_layers(read_onnx(model), where=str(model))]
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -110,14 +110,25 @@ def run_blocked(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", BLOCK_HEAVY + program], capture_output=True, text=True, check=False)
 
 
-def test_everything_outside_host_imports_without_any_heavy_package() -> None:
+def import_blocked(rooms: Callable[[str], bool]) -> None:
     names = []
     for path in FILES:
         relative = path.relative_to(PACKAGE.parent).with_suffix("")
-        if relative.parts[1:2] not in (("host",), ("serve",)) and path.name != "pytorch.py":
+        if rooms(relative.parts[1]) and path.name != "pytorch.py":
             names.append(".".join(relative.parts).removesuffix(".__init__"))
+    assert names
     done = run_blocked("import importlib\n" + "\n".join(f"importlib.import_module({name!r})" for name in names))
     assert done.returncode == 0, done.stderr
+
+
+def test_everything_outside_host_imports_without_any_heavy_package() -> None:
+    import_blocked(lambda room: room not in ("host", "serve"))
+
+
+def test_the_server_imports_without_any_heavy_package() -> None:
+    for package in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
+        pytest.importorskip(package, reason="the extra 'serve' is not installed")
+    import_blocked(lambda room: room == "serve")
 
 
 def test_a_missing_extra_names_the_exact_install_line(tmp_path: Path) -> None:

@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["StageResult", "atomic_path", "finite", "sha256_file", "write_atomic"]
+from vitexport.tables import Table, Tabular
+
+__all__ = ["StageResult", "StepEvent", "atomic_path", "finite", "sha256_file", "write_atomic"]
 
 
-@dataclass(frozen=True)
-class StageResult:
+@dataclass(frozen=True, repr=False)
+class StageResult(Tabular):
     """A file written by a stage.
 
     Attributes:
@@ -30,6 +32,36 @@ class StageResult:
     precision: str
     companions: tuple[Path, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file and its companions in bytes."""
+        return sum(path.stat().st_size for path in (self.path, *self.companions))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "path": str(self.path),
+            "precision": self.precision,
+            "details": dict(self.details),
+            "companions": [str(path) for path in self.companions],
+        }
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return what was written, and the plain facts about it."""
+        facts = {"file": str(self.path), "MB": f"{self.bytes / 1e6:.2f}", "precision": self.precision}
+        facts |= {key: str(value) for key, value in self.details.items() if isinstance(value, int | float | str)}
+        return (Table("", ("fact", "value"), tuple(facts.items()), text=("value",)),)
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """What a progress display shows: a stage began, advanced, finished, or had nothing to do."""
+
+    stage: str
+    status: Literal["running", "done", "skipped"]
+    message: str = ""
+    fraction: float | None = None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Tensor descriptions and the one place where feeds are checked against them."""
+"""Tensor descriptions, the names of their dtypes, and the one place where feeds are checked against them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from vitexport.errors import FeedMismatchError
 
-__all__ = ["Array", "TensorSpec", "batch_limit", "check_feeds", "pad_rows", "tile_rows"]
+__all__ = ["Array", "DTYPE_OF_PRECISION", "TensorSpec", "batch_limit", "check_feeds", "pad_rows", "tile_rows"]
 
 Array = NDArray[np.generic]
+
+DTYPE_OF_PRECISION = {"fp16": "float16", "bf16": "bfloat16"}
+"""What settings call a 16-bit precision, and what NumPy and ONNX call its elements."""
 
 
 @dataclass(frozen=True)

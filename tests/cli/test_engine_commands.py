@@ -95,17 +95,17 @@ def test_build_engine_with_rtx_says_what_it_built_and_why_there_is_no_audit(pret
     pretend(gpu=None)
     engine = tmp_path / "model.engine"
     model = save(linear(), tmp_path / "model.onnx")
-    result = _call("build-engine", model, "-o", engine, "--provider", "tensorrt-rtx", "--batch", "1,8")
+    result = _call("build-engine", model, "-o", engine, "--product", "tensorrt-rtx", "--batch", "1,8")
     assert result.exit_code == 0, result.output
     assert engine.is_file()
-    assert "asked for: int8 100.0%" in result.stdout
+    assert "requested: int8 100.0%" in result.stdout
     assert "audit: not run" in result.stdout
 
 
 def test_build_engine_lints_first_and_exits_3(tmp_path: Path) -> None:
     engine = tmp_path / "model.engine"
     model = save(linear(zero=3), tmp_path / "model.onnx")
-    result = _call("build-engine", model, "-o", engine, "--provider", "tensorrt-rtx")
+    result = _call("build-engine", model, "-o", engine, "--product", "tensorrt-rtx")
     assert result.exit_code == 3
     assert "zero-point" in result.stderr
     assert not engine.exists()
@@ -121,7 +121,7 @@ def test_build_engine_exits_3_if_the_audit_fails(tactic: str, code: int, pretend
     assert result.exit_code == code, result.output
     audit = json.loads(result.stdout)["audit"]
     assert audit["passed"] is (code == 0)
-    assert audit["gemms"][0]["found"] == ("float32" if code == 0 else "float16")
+    assert audit["gemms"][0]["executed"] == ("float32" if code == 0 else "float16")
 
 
 def test_without_onnx_the_parser_is_the_check(
@@ -149,7 +149,7 @@ def test_without_onnx_the_parser_is_the_check(
 def test_build_engine_refuses_wrong_options(words: tuple[str, ...], code: int, message: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     model = save(linear(), tmp_path / "model.onnx")
-    result = _call("build-engine", model, "-o", tmp_path / "m.engine", "--provider", "tensorrt-rtx", *words)
+    result = _call("build-engine", model, "-o", tmp_path / "m.engine", "--product", "tensorrt-rtx", *words)
     assert result.exit_code == code, result.output
     assert message in result.stderr
     assert not (tmp_path / "m.engine").exists()
@@ -175,7 +175,7 @@ def test_refit_completes_a_stripped_engine_and_refuses_a_plain_one(pretend: Pret
     assert not (tmp_path / "no.engine").exists()
 
 
-def test_inspect_shows_an_engines_facts_where_its_provider_is_missing(
+def test_inspect_shows_an_engines_facts_where_its_product_is_missing(
     pretend: Pretend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend()

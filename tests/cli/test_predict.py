@@ -30,11 +30,9 @@ def test_table_names_the_image_and_its_best_classes(bundle_dir: Path, image_file
 
 
 def test_json_is_one_document_with_the_predictors_answer(bundle_dir: Path, image_file: Path) -> None:
-    from vitexport.inputs.images import load_image
-
     document = json.loads(run(bundle_dir, image_file, "--json", "--top", "3").stdout)
     with Predictor.open(bundle_dir) as predictor:
-        (expected,) = predictor.predict([load_image(image_file)], top=3)
+        expected = predictor.predict(image_file, top=3).predictions
     found = document["results"][0]["predictions"]
     assert [entry["label"] for entry in found] == [prediction.label for prediction in expected]
     assert found[0]["score"] == pytest.approx(expected[0].score, rel=1e-5)

@@ -77,34 +77,34 @@ def test_an_unknown_device_gets_a_suggestion() -> None:
 
 
 CANNOT: dict[str, tuple[str, dict[str, Any], str]] = {
-    "FP8 on Orin": ("orin-nano", {"provider": "tensorrt", "precision": "fp8"}, "has no FP8"),
-    "BF16 on Turing": ("t4", {"provider": "tensorrt", "precision": "bfloat16"}, "has no BF16"),
+    "FP8 on Orin": ("orin-nano", {"product": "tensorrt", "precision": "fp8"}, "has no FP8"),
+    "BF16 on Turing": ("t4", {"product": "tensorrt", "precision": "bfloat16"}, "has no BF16"),
     "TensorRT 11 on JetPack 6": (
         "orin-agx",
-        {"provider": "tensorrt", "version": "11.4.1", "jetpack": "6.2"},
+        {"product": "tensorrt", "version": "11.4.1", "jetpack": "6.2"},
         "TensorRT 11.4.1 does not run on JetPack 6.2",
     ),
     "TensorRT 11 on Orin Nano": (
         "orin-nano",
-        {"provider": "tensorrt", "version": "11.4.1"},
+        {"product": "tensorrt", "version": "11.4.1"},
         "takes TensorRT 10 at most",
     ),
     "JetPack 7.0 on Orin": (
         "orin-nano",
-        {"provider": "tensorrt", "jetpack": "7.0"},
+        {"product": "tensorrt", "jetpack": "7.0"},
         "does not run on Jetson Orin Nano",
     ),
-    "Xavier": ("xavier-agx", {"provider": "tensorrt"}, "strongly typed networks need TensorRT 10"),
-    "JetPack 6.0": ("orin-nano", {"provider": "tensorrt", "jetpack": "6.0"}, "TensorRT 8.6.2"),
-    "RTX on Jetson": ("orin-nano", {"provider": "tensorrt-rtx"}, "for x86-64 machines"),
-    "RTX on H100": ("h100", {"provider": "tensorrt-rtx"}, "no compute capability 9.0"),
+    "Xavier": ("xavier-agx", {"product": "tensorrt"}, "strongly typed networks need TensorRT 10"),
+    "JetPack 6.0": ("orin-nano", {"product": "tensorrt", "jetpack": "6.0"}, "TensorRT 8.6.2"),
+    "RTX on Jetson": ("orin-nano", {"product": "tensorrt-rtx"}, "for x86-64 machines"),
+    "RTX on H100": ("h100", {"product": "tensorrt-rtx"}, "no compute capability 9.0"),
     "RTX for other targets": (
         "rtx-40",
-        {"provider": "tensorrt-rtx", "compute_capabilities": ("8.6",)},
+        {"product": "tensorrt-rtx", "compute_capabilities": ("8.6",)},
         "not among the targets",
     ),
-    "another GPU": ("orin-nano", {"provider": "tensorrt", "gpu": L4}, "this machine's L4 has 8.9"),
-    "a CPU": ("x86-cpu", {"provider": "tensorrt"}, "no NVIDIA GPU"),
+    "another GPU": ("orin-nano", {"product": "tensorrt", "gpu": L4}, "this machine's L4 has 8.9"),
+    "a CPU": ("x86-cpu", {"product": "tensorrt"}, "no NVIDIA GPU"),
 }
 
 
@@ -123,14 +123,14 @@ def test_what_cannot_work_is_refused_with_a_way_out(case: str) -> None:
     [
         (
             "orin-nano",
-            {"provider": "tensorrt", "precision": "int8", "gpu": ORIN, "version": "10.3.0", "jetpack": "6.2"},
+            {"product": "tensorrt", "precision": "int8", "gpu": ORIN, "version": "10.3.0", "jetpack": "6.2"},
         ),
-        ("orin-nano", {"provider": "tensorrt", "precision": "bfloat16"}),
-        ("orin-agx", {"provider": "tensorrt", "version": "11.4.1", "jetpack": "7.2.2"}),
-        ("thor", {"provider": "tensorrt", "precision": "fp8", "version": "10.13.0"}),
-        ("rtx-40", {"provider": "tensorrt-rtx", "precision": "fp8"}),
-        ("rtx-20", {"provider": "tensorrt-rtx", "precision": "int8"}),
-        ("h100", {"provider": "tensorrt", "precision": "fp8"}),
+        ("orin-nano", {"product": "tensorrt", "precision": "bfloat16"}),
+        ("orin-agx", {"product": "tensorrt", "version": "11.4.1", "jetpack": "7.2.2"}),
+        ("thor", {"product": "tensorrt", "precision": "fp8", "version": "10.13.0"}),
+        ("rtx-40", {"product": "tensorrt-rtx", "precision": "fp8"}),
+        ("rtx-20", {"product": "tensorrt-rtx", "precision": "int8"}),
+        ("h100", {"product": "tensorrt", "precision": "fp8"}),
     ],
 )
 def test_what_can_work_passes(device: str, arguments: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ def test_what_can_work_passes(device: str, arguments: dict[str, Any]) -> None:
 
 def _sidecar(**changes: Any) -> EngineSidecar:
     facts: dict[str, Any] = {
-        "provider": "tensorrt",
+        "product": "tensorrt",
         "version": "10.3.0",
         "platform": "linux-aarch64",
         "gpu": "Orin",
@@ -184,7 +184,7 @@ def test_an_engine_of_the_device_passes() -> None:
     assert check_engine(device_profile("orin-nano"), _sidecar(), jetpack="6.2") == []
 
 
-def test_rtx_capabilities_are_those_of_the_installed_provider() -> None:
+def test_rtx_capabilities_are_those_of_the_installed_product() -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     from vitexport.runtimes.tensorrt.api import load_api
 

@@ -49,12 +49,12 @@ KINDS = (
     "swin-timm",
 )
 
-# One target makes a build five times faster than the provider's default of all.
+# One target makes a build five times faster than the product's default of all.
 ONE = ("8.9",)
 
 
 def _build(model: Path, out: Path, **settings: Any) -> Path:
-    return build_engine(model, EngineSettings.model_validate({"provider": "tensorrt-rtx", **settings}), out).path
+    return build_engine(model, EngineSettings.model_validate({"product": "tensorrt-rtx", **settings}), out).path
 
 
 def _check(engine: Path, precision: str, *, shallow: bool = False) -> None:
@@ -98,7 +98,7 @@ def test_two_builds_give_the_same_engine(precision: str, deit: Variants, tmp_pat
 def test_another_process_builds_the_same_engine_for_all_default_targets(deit: Variants, tmp_path: Path) -> None:
     first = _build(deit["int8"], tmp_path / "first.engine")
     _check(first, "int8")
-    words = ["build-engine", str(deit["int8"]), "-o", str(tmp_path / "second.engine"), "--provider", "tensorrt-rtx"]
+    words = ["build-engine", str(deit["int8"]), "-o", str(tmp_path / "second.engine"), "--product", "tensorrt-rtx"]
     command = [sys.executable, "-m", "vitexport.cli", *words, "--no-audit"]
     subprocess.run(command, check=True, timeout=300, env={**os.environ, "PYTHONHASHSEED": "7"})
     assert first.read_bytes() == (tmp_path / "second.engine").read_bytes()
@@ -284,7 +284,7 @@ def test_external_weights_are_found_beside_the_model_and_missed_by_name(tmp_path
 def test_the_plan_is_raw_and_the_sidecar_is_json(tmp_path: Path) -> None:
     engine = _build(save(linear(), tmp_path / "model.onnx"), tmp_path / "model.engine", batch="1,8")
     data = json.loads(sidecar_path(engine).read_text())
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     assert data["engine_bytes"] == engine.stat().st_size
     assert data["settings"]["batch"] == [[1, 1, 1], [2, 8, 8]]
     assert engine.read_bytes()[:4] != b"{\n  "
@@ -302,6 +302,6 @@ def test_progress_names_the_builders_phases(tmp_path: Path) -> None:
 
         def finish(self, phase: str) -> None: ...
 
-    settings = EngineSettings(provider="tensorrt-rtx")
+    settings = EngineSettings(product="tensorrt-rtx")
     build_engine(save(linear(), tmp_path / "model.onnx"), settings, tmp_path / "model.engine", progress=Watch())
     assert "Building engine" in seen

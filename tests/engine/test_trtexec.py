@@ -66,7 +66,7 @@ def test_several_batches_are_several_profiles() -> None:
         ({"optimization_level": 5}, "--builderOptimizationLevel=5"),
         ({"workspace_mib": 512}, "--memPoolSize=workspace:512M"),
         ({"timing_cache": "cache.bin"}, "--timingCacheFile=cache.bin"),
-        ({"provider": "tensorrt-rtx", "compute_capabilities": ["8.6", "12.0"]}, "--computeCapabilities=86,120"),
+        ({"product": "tensorrt-rtx", "compute_capabilities": ["8.6", "12.0"]}, "--computeCapabilities=86,120"),
     ],
 )
 def test_settings_have_their_option(settings: dict[str, Any], word: str) -> None:
@@ -80,7 +80,7 @@ def test_tf32_and_fixed_shapes_leave_their_options_out() -> None:
 
 
 def test_rtx_has_its_own_tool_and_is_typed_anyway() -> None:
-    words = _words({"provider": "tensorrt-rtx"})
+    words = _words({"product": "tensorrt-rtx"})
     assert words[0] == "tensorrt_rtx"
     assert "--stronglyTyped" not in words
 

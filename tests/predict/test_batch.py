@@ -16,10 +16,11 @@ from tests.support.linear_model import CLASSES, save_image, write_model
 from vitexport.cli.predict import predict
 from vitexport.errors import ImageError, VitexportError
 from vitexport.predict.batch import Chunk, ChunkPredictor, ChunkResult, Row, chunks
-from vitexport.predict.job import JobSettings, predict_to_file
+from vitexport.predict.job import predict_to_file
 from vitexport.predict.journal import Journal, job_identity, journal_path
 from vitexport.predict.predictor import Prediction, Predictor
 from vitexport.predict.results import row_from_json, row_to_json
+from vitexport.predict.settings import JobSettings
 from vitexport.predict.sources import expand_sources
 
 COUNT = 2000
@@ -66,11 +67,9 @@ def test_every_image_has_a_row_and_every_broken_one_a_reason(reference: Path, ph
     assert all(row["label"] is None and row["top"] == [] for row in bad)
     assert {str(row["error"]).partition("'")[0] for row in bad} == {"Expected an image in ", ""}
     with Predictor.open(bundle_dir) as predictor:
-        from vitexport.inputs.images import load_image
-
         for row in rows[:40]:
             if not row["error"]:
-                (best, *_), *_ = predictor.predict([load_image(Path(str(row["image"])))])
+                best = predictor.predict(str(row["image"])).best
                 assert row["label"] == best.label
                 assert row["score"] == pytest.approx(best.score, rel=1e-4)
 
@@ -114,6 +113,12 @@ def test_all_formats_say_the_same(bundle_dir: Path, photos: Path, reference: Pat
             assert found["label"] == (want["label"] or "")
             assert (json.loads(found["top"]) if found["top"] else []) == want["top"]
             assert found["error"] == (want["error"] or "")
+
+
+def test_paths_may_be_text(bundle_dir: Path, photos: Path, reference: Path, tmp_path: Path) -> None:
+    paths = [str(path) for path in expand_sources([photos])[:20]]
+    predict_to_file(JobSettings(str(bundle_dir)), paths, str(tmp_path / "r.jsonl"))
+    assert read(tmp_path / "r.jsonl") == read(reference)[:20]
 
 
 def test_features_are_written_as_vectors(photos: Path, tmp_path: Path) -> None:

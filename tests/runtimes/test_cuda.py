@@ -186,10 +186,10 @@ def test_pycuda_refuses_cuda_graphs_in_words(pycuda: _PyCuda) -> None:
         memory.begin_capture()
 
 
-def test_without_a_provider_the_install_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cuda_binding_the_install_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     with pytest.raises(MissingDependencyError, match="cuda-python"):
         open_memory()
     with pytest.raises(MissingDependencyError, match="vitexport\\[pycuda\\]"):
-        open_memory(provider="pycuda")
+        open_memory(binding="pycuda")

@@ -1,4 +1,4 @@
-"""ONNX Runtime's GPU providers: chosen by name and device, and never silently replaced by the CPU."""
+"""ONNX Runtime's execution providers on a GPU: chosen by name and device, and never silently replaced by the CPU."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             {"device": "cuda", "cuda_graph": True},
             ("CUDAExecutionProvider", {"device_id": "0", "enable_cuda_graph": "1"}),
         ),
-        ({"provider": "tensorrt", "device": "cuda:1"}, ("TensorrtExecutionProvider", {"device_id": "1"})),
+        ({"execution_provider": "tensorrt", "device": "cuda:1"}, ("TensorrtExecutionProvider", {"device_id": "1"})),
     ],
 )
-def test_provider_and_gpu_are_chosen(
+def test_execution_provider_and_gpu_are_chosen(
     options: dict[str, Any], expected: tuple[str, dict[str, str]], installed: list[Any], model: Path
 ) -> None:
     with open_runtime(model, options=RuntimeOptions(**options)) as runtime:
@@ -67,7 +67,7 @@ def test_provider_and_gpu_are_chosen(
     assert installed == [[expected]]
 
 
-def test_a_provider_that_fell_back_to_the_cpu_is_an_error(
+def test_an_execution_provider_that_fell_back_to_the_cpu_is_an_error(
     installed: list[Any], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ort.InferenceSession, "get_providers", lambda self: ["CPUExecutionProvider"])
@@ -75,10 +75,10 @@ def test_a_provider_that_fell_back_to_the_cpu_is_an_error(
         open_runtime(model, options=RuntimeOptions(device="cuda"))
 
 
-def test_a_provider_this_build_lacks_is_named(model: Path) -> None:
+def test_an_execution_provider_this_build_lacks_is_named(model: Path) -> None:
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("the GPU build of ONNX Runtime is installed")
     with pytest.raises(RuntimeBackendError, match="has no CUDAExecutionProvider"):
-        open_runtime(model, options=RuntimeOptions(provider="cuda"))
+        open_runtime(model, options=RuntimeOptions(execution_provider="cuda"))
     with pytest.raises(RuntimeBackendError, match="cpu, cuda, tensorrt, found 'npu'"):
-        open_runtime(model, options=RuntimeOptions(provider="npu"))
+        open_runtime(model, options=RuntimeOptions(execution_provider="npu"))

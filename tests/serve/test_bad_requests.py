@@ -87,15 +87,15 @@ def test_body_that_is_no_usable_image(server: Running, photo: bytes, make: Any, 
     ],
 )
 def test_score_says_what_is_wrong_with_its_body(server: Running, body: bytes, says: str) -> None:
-    answer = server.ask("POST", "/score", body)
-    assert answer.status == 400
-    assert says in message(answer)
+    response = server.ask("POST", "/score", body)
+    assert response.status == 400
+    assert says in message(response)
 
 
 def test_ten_thousand_items_are_too_many(server: Running) -> None:
-    answer = server.ask("POST", "/score", {"input_data": ["AAAA"] * 10_000})
-    assert answer.status == 413
-    assert "at most 64 images per request, found 10000" in message(answer)
+    response = server.ask("POST", "/score", {"input_data": ["AAAA"] * 10_000})
+    assert response.status == 413
+    assert "at most 64 images per request, found 10000" in message(response)
     rows = {"name": "pixel_values", "shape": [100, 3, 16, 16], "datatype": "FP32", "data": [0.5] * 76800}
     assert server.ask("POST", INFER, {"inputs": [rows]}).status == 413
 
@@ -104,9 +104,9 @@ def test_ten_thousand_items_are_too_many(server: Running) -> None:
 def test_top_is_a_positive_number(server: Running, photo: bytes, top: str) -> None:
     from urllib.parse import quote
 
-    answer = server.ask("POST", f"/predict?top={quote(top)}", photo)
-    assert answer.status == 400
-    assert "?top=N" in message(answer)
+    response = server.ask("POST", f"/predict?top={quote(top)}", photo)
+    assert response.status == 400
+    assert "?top=N" in message(response)
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
@@ -141,7 +141,7 @@ def test_many_large_bodies_at_once_are_refused_before_memory_is_used(bundle_dir:
         before = process.memory_info().rss
         sockets = [server.raw() for _ in range(8)]
         head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 33554432\r\n\r\n"
-        answers = []
+        responses = []
 
         def send(index: int) -> None:
             try:
@@ -151,9 +151,9 @@ def test_many_large_bodies_at_once_are_refused_before_memory_is_used(bundle_dir:
             finally:
                 sockets[index].settimeout(3)
                 try:
-                    answers.append(sockets[index].recv(100))
+                    responses.append(sockets[index].recv(100))
                 except OSError:
-                    answers.append(b"")
+                    responses.append(b"")
 
         threads = [threading.Thread(target=send, args=(index,)) for index in range(8)]
         for thread in threads:
@@ -163,7 +163,7 @@ def test_many_large_bodies_at_once_are_refused_before_memory_is_used(bundle_dir:
         held = process.memory_info().rss - before
         for sock in sockets:
             sock.close()
-        assert any(answer.startswith(b"HTTP/1.1 429") for answer in answers)
+        assert any(response.startswith(b"HTTP/1.1 429") for response in responses)
         assert held < 220 << 20  # the 128 MiB that are accepted, and what Python's allocator adds
         assert server.ask("GET", "/v2/health/live").status == 200
 
@@ -175,9 +175,9 @@ def test_full_queue_answers_429_and_recovers(bundle_dir: Path, photo: bytes) -> 
         lock = threading.Lock()
 
         def ask() -> None:
-            answer = server.ask("POST", "/score", {"input_data": [b64(photo)] * 4})
+            response = server.ask("POST", "/score", {"input_data": [b64(photo)] * 4})
             with lock:
-                statuses.append((answer.status, answer.headers.get("retry-after")))
+                statuses.append((response.status, response.headers.get("retry-after")))
 
         threads = [threading.Thread(target=ask) for _ in range(6)]
         for thread in threads:
@@ -189,9 +189,9 @@ def test_full_queue_answers_429_and_recovers(bundle_dir: Path, photo: bytes) -> 
 
 
 def test_compressed_body_is_refused(server: Running) -> None:
-    answer = server.ask("POST", "/score", zlib.compress(b"{}"), {"Content-Encoding": "deflate"})
-    assert answer.status == 415
-    assert "without compression" in message(answer)
+    response = server.ask("POST", "/score", zlib.compress(b"{}"), {"Content-Encoding": "deflate"})
+    assert response.status == 415
+    assert "without compression" in message(response)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ def test_compressed_body_is_refused(server: Running) -> None:
 def test_broken_form_is_refused(server: Running, content_type: str, body: bytes, says: str) -> None:
     import re
 
-    answer = server.ask("POST", "/predict", body, {"Content-Type": content_type})
-    assert answer.status == 400
-    assert re.search(says, message(answer))
+    response = server.ask("POST", "/predict", body, {"Content-Type": content_type})
+    assert response.status == 400
+    assert re.search(says, message(response))
 
 
 GOOD: dict[str, Any] = {"name": "pixel_values", "shape": [1, 3, 16, 16], "datatype": "FP32", "data": [0.0] * 768}
@@ -238,10 +238,10 @@ GOOD: dict[str, Any] = {"name": "pixel_values", "shape": [1, 3, 16, 16], "dataty
     ],
 )
 def test_kserve_says_what_is_wrong_with_a_tensor(server: Running, change: dict[str, Any], says: str) -> None:
-    answer = server.ask("POST", INFER, {"inputs": [{**GOOD, **change}]})
-    assert answer.status == 400
-    assert isinstance(answer.json()["error"], str)
-    assert says in message(answer)
+    response = server.ask("POST", INFER, {"inputs": [{**GOOD, **change}]})
+    assert response.status == 400
+    assert isinstance(response.json()["error"], str)
+    assert says in message(response)
 
 
 @pytest.mark.parametrize(
@@ -260,9 +260,9 @@ def test_kserve_refuses_unknown_outputs_models_and_lengths(server: Running) -> N
         "/v2/models/other/ready",
         "/v2/models/linear/config",
     ):
-        answer = server.ask("GET", path)
-        assert answer.status == 404
-        assert message(answer)
+        response = server.ask("GET", path)
+        assert response.status == 404
+        assert message(response)
     assert server.ask("POST", "/v2/models/other/infer", {"inputs": [GOOD]}).status == 404
     length = server.ask("POST", INFER, {"inputs": [GOOD]}, {"Inference-Header-Content-Length": "999999"})
     assert length.status == 400
@@ -281,7 +281,7 @@ def test_kserve_refuses_unknown_outputs_models_and_lengths(server: Running) -> N
     ],
 )
 def test_no_path_reaches_the_file_system(server: Running, method: str, path: str, status: int) -> None:
-    answer = server.ask(method, path)
-    assert answer.status == status
-    assert message(answer)
-    assert b"root:" not in answer.body
+    response = server.ask(method, path)
+    assert response.status == status
+    assert message(response)
+    assert b"root:" not in response.body

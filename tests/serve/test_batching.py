@@ -45,9 +45,9 @@ def run(recorder: Recorder, settings: BatchSettings, *feeds: Array) -> list[Mapp
     async def main() -> list[Mapping[str, Array] | BaseException]:
         batcher = Batcher(recorder, settings, lambda size: None)
         batcher.start()
-        answers = await asyncio.gather(*(batcher.submit(feed) for feed in feeds), return_exceptions=True)
+        outputs = await asyncio.gather(*(batcher.submit(feed) for feed in feeds), return_exceptions=True)
         await batcher.stop()
-        return answers
+        return outputs
 
     return asyncio.run(main())
 
@@ -55,63 +55,65 @@ def run(recorder: Recorder, settings: BatchSettings, *feeds: Array) -> list[Mapp
 def test_everyone_gets_their_own_rows_back() -> None:
     recorder = Recorder()
     feeds = [rows(*range(start, start + 1 + start % 3)) for start in range(20)]
-    answers = run(recorder, BatchSettings(max_batch=8, max_delay=0.05, lanes=2), *feeds)
-    for feed, answer in zip(feeds, answers, strict=True):
-        assert not isinstance(answer, BaseException)
-        np.testing.assert_array_equal(answer["y"], feed * 2)
+    outputs = run(recorder, BatchSettings(max_batch=8, max_delay=0.05, workers=2), *feeds)
+    for feed, output in zip(feeds, outputs, strict=True):
+        assert not isinstance(output, BaseException)
+        np.testing.assert_array_equal(output["y"], feed * 2)
     assert max(shape[0] for shape in recorder.batches) <= 8
     assert len(recorder.batches) < len(feeds)
 
 
 def test_a_full_batch_does_not_wait_for_the_deadline_and_a_lone_row_waits_no_longer() -> None:
     start = time.perf_counter()
-    run(Recorder(), BatchSettings(max_batch=2, max_delay=5, lanes=1), rows(1), rows(2))
+    run(Recorder(), BatchSettings(max_batch=2, max_delay=5, workers=1), rows(1), rows(2))
     assert time.perf_counter() - start < 1
     start = time.perf_counter()
-    run(Recorder(), BatchSettings(max_batch=2, max_delay=0.2, lanes=1), rows(1))
+    run(Recorder(), BatchSettings(max_batch=2, max_delay=0.2, workers=1), rows(1))
     assert 0.15 < time.perf_counter() - start < 1
 
 
 def test_rows_of_another_shape_and_oversized_items_run_alone() -> None:
     recorder = Recorder()
-    run(recorder, BatchSettings(max_batch=4, max_delay=0.05, lanes=1), rows(1), rows(2, width=3), rows(*range(9)))
+    run(recorder, BatchSettings(max_batch=4, max_delay=0.05, workers=1), rows(1), rows(2, width=3), rows(*range(9)))
     assert sorted(recorder.batches) == [(1, 1), (1, 3), (9, 1)]
 
 
 def test_failure_reaches_everyone_in_the_batch_and_nobody_else() -> None:
-    settings = BatchSettings(max_batch=2, max_delay=0.05, lanes=1)
-    answers = run(Recorder(), settings, rows(-1), rows(2), rows(3), rows(4))
-    assert [isinstance(answer, InferenceError) for answer in answers] == [True, True, False, False]
+    settings = BatchSettings(max_batch=2, max_delay=0.05, workers=1)
+    outputs = run(Recorder(), settings, rows(-1), rows(2), rows(3), rows(4))
+    assert [isinstance(output, InferenceError) for output in outputs] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_at_most_so_many_runs_as_lanes(lanes: int) -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_at_most_so_many_runs_as_workers(workers: int) -> None:
     recorder = Recorder(seconds=0.05)
-    run(recorder, BatchSettings(max_batch=1, max_delay=0, lanes=lanes), *(rows(value) for value in range(9)))
-    assert recorder.most_at_once == lanes
+    run(recorder, BatchSettings(max_batch=1, max_delay=0, workers=workers), *(rows(value) for value in range(9)))
+    assert recorder.most_at_once == workers
 
 
 def test_stop_answers_what_was_submitted() -> None:
     async def main() -> list[Mapping[str, Array]]:
-        batcher = Batcher(Recorder(seconds=0.02), BatchSettings(max_batch=1, max_delay=10, lanes=1), lambda size: None)
+        batcher = Batcher(
+            Recorder(seconds=0.02), BatchSettings(max_batch=1, max_delay=10, workers=1), lambda size: None
+        )
         batcher.start()
         waiting = [asyncio.create_task(batcher.submit(rows(value))) for value in range(5)]
         await asyncio.sleep(0)
         await batcher.stop()
         return [task.result() for task in waiting]
 
-    assert [float(answer["y"][0, 0]) for answer in asyncio.run(main())] == [0, 2, 4, 6, 8]
+    assert [float(output["y"][0, 0]) for output in asyncio.run(main())] == [0, 2, 4, 6, 8]
 
 
 def test_a_client_that_left_does_not_disturb_the_others() -> None:
     async def main() -> Mapping[str, Array]:
-        batcher = Batcher(Recorder(), BatchSettings(max_batch=2, max_delay=0.1, lanes=1), lambda size: None)
+        batcher = Batcher(Recorder(), BatchSettings(max_batch=2, max_delay=0.1, workers=1), lambda size: None)
         batcher.start()
         gone = asyncio.create_task(batcher.submit(rows(1)))
         await asyncio.sleep(0.01)
         gone.cancel()
-        answer = await batcher.submit(rows(2))
+        second = await batcher.submit(rows(2))
         await batcher.stop()
-        return answer
+        return second
 
     assert float(asyncio.run(main())["y"][0, 0]) == 4

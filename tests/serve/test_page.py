@@ -12,7 +12,6 @@ import pytest
 from tests.support.browser import CHROMIUM, browser
 from tests.support.http_server import running
 from tests.support.linear_model import save_image
-from vitexport.inputs.images import load_image
 from vitexport.predict.predictor import Predictor
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
@@ -23,7 +22,7 @@ def test_dropping_an_image_shows_its_classes_and_dropping_text_says_why_not(bund
     other = tmp_path / "notes.png"
     other.write_text("not an image")
     with Predictor.open(bundle_dir) as predictor:
-        (expected,) = predictor.predict([load_image(photo)])
+        expected = predictor.predict(photo).predictions
 
     with running(bundle_dir) as server, browser(tmp_path / "profile") as page:
         page.call("Page.enable")

@@ -15,7 +15,6 @@ from PIL import Image
 
 from tests.support.http_server import Running, running
 from tests.support.linear_model import CLASSES, PREPROCESS, random_pixels, save_image, write_model
-from vitexport.inputs.images import load_image
 from vitexport.inputs.preprocess import preprocess
 from vitexport.predict.predictor import Predictor
 from vitexport.runtimes import open_runtime
@@ -35,8 +34,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 def _expected(bundle: Path, seed: int, top: int) -> list[tuple[str, float]]:
     with Predictor.open(bundle) as predictor:
-        (found,) = predictor.predict([Image.fromarray(random_pixels(seed))], top)
-    return [(prediction.label, prediction.score) for prediction in found]
+        result = predictor.predict(random_pixels(seed), top)
+    return [(prediction.label, prediction.score) for prediction in result.predictions]
 
 
 def _check(found: list[dict[str, object]], expected: list[tuple[str, float]]) -> None:
@@ -48,10 +47,10 @@ def test_score_answers_azures_shape_with_the_predictors_numbers(
     server: Running, bundle_dir: Path, photos: list[bytes]
 ) -> None:
     body = {"input_data": [base64.b64encode(photo).decode() for photo in photos]}
-    answer = server.ask("POST", "/score?top=3", body, {"Content-Type": "application/json"})
-    assert answer.status == 200
-    assert len(answer.json()) == len(photos)
-    for seed, found in enumerate(answer.json()):
+    response = server.ask("POST", "/score?top=3", body, {"Content-Type": "application/json"})
+    assert response.status == 200
+    assert len(response.json()) == len(photos)
+    for seed, found in enumerate(response.json()):
         assert all(set(entry) == {"label", "score"} for entry in found)
         _check(found, _expected(bundle_dir, seed, 3))
 
@@ -71,9 +70,9 @@ def test_score_takes_the_usual_variants(server: Running, bundle_dir: Path, photo
 
 
 def test_predict_takes_an_image_as_it_is(server: Running, bundle_dir: Path, photos: list[bytes]) -> None:
-    answer = server.ask("POST", "/predict", photos[1], {"Content-Type": "image/png"})
-    assert answer.json()["model"] == "linear"
-    _check(answer.json()["results"][0], _expected(bundle_dir, 1, 5))
+    response = server.ask("POST", "/predict", photos[1], {"Content-Type": "image/png"})
+    assert response.json()["model"] == "linear"
+    _check(response.json()["results"][0], _expected(bundle_dir, 1, 5))
 
 
 def test_predict_takes_several_files_as_a_form(server: Running, bundle_dir: Path, photos: list[bytes]) -> None:
@@ -84,10 +83,10 @@ def test_predict_takes_several_files_as_a_form(server: Running, bundle_dir: Path
     )
     field = b'--cut\r\nContent-Disposition: form-data; name="comment"\r\n\r\nhello\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=cut"}
-    answer = server.ask("POST", "/predict?top=1", field + parts + b"--cut--\r\n", headers)
-    assert answer.status == 200, answer.body
-    assert len(answer.json()["results"]) == len(photos)
-    for seed, found in enumerate(answer.json()["results"]):
+    response = server.ask("POST", "/predict?top=1", field + parts + b"--cut--\r\n", headers)
+    assert response.status == 200, response.body
+    assert len(response.json()["results"]) == len(photos)
+    for seed, found in enumerate(response.json()["results"]):
         _check(found, _expected(bundle_dir, seed, 1))
 
 
@@ -123,7 +122,7 @@ def test_tritonclient_gets_the_runtimes_numbers(server: Running, bundle_dir: Pat
 
 def test_kserve_takes_flat_and_nested_json(server: Running) -> None:
     feed = np.random.default_rng(0).normal(size=(1, 3, 16, 16)).astype(np.float32)
-    answers = [
+    responses = [
         server.ask(
             "POST",
             "/v2/models/linear/infer",
@@ -134,9 +133,9 @@ def test_kserve_takes_flat_and_nested_json(server: Running) -> None:
         ).json()
         for data in (feed.tolist(), feed.reshape(-1).tolist())
     ]
-    assert answers[0] == answers[1]
-    assert answers[0]["id"] == "x"
-    assert answers[0]["outputs"][0]["shape"] == [1, len(CLASSES)]
+    assert responses[0] == responses[1]
+    assert responses[0]["id"] == "x"
+    assert responses[0]["outputs"][0]["shape"] == [1, len(CLASSES)]
 
 
 def test_requests_that_arrive_together_share_runs(bundle_dir: Path, photos: list[bytes]) -> None:
@@ -195,16 +194,16 @@ def test_documented_command_works_as_written(server: Running, bundle_dir: Path, 
     command = example.replace("localhost:8000", f"127.0.0.1:{server.port}").replace("curl", "curl -sS")
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     with Predictor.open(bundle_dir) as predictor:
-        (expected,) = predictor.predict([load_image(tmp_path / "photo.jpg")])
-    answer = json.loads(done.stdout)
-    (found,) = answer if path == "/score" else answer["results"]
+        expected = predictor.predict(tmp_path / "photo.jpg").predictions
+    response = json.loads(done.stdout)
+    (found,) = response if path == "/score" else response["results"]
     _check(found, [(prediction.label, prediction.score) for prediction in expected])
 
 
 def test_page_runs_its_own_script_and_nothing_else(server: Running) -> None:
-    answer = server.ask("GET", "/")
-    assert answer.headers["content-type"].startswith("text/html")
-    policy = answer.headers["content-security-policy"]
+    response = server.ask("GET", "/")
+    assert response.headers["content-type"].startswith("text/html")
+    policy = response.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "script-src 'sha256-" in policy
     assert "unsafe" not in policy

@@ -35,14 +35,14 @@ def test_slow_body_is_answered_408_and_cut_off(short_deadlines: Running) -> None
 
         thread = threading.Thread(target=drip)
         thread.start()
-        answer = b""
+        response = b""
         with contextlib.suppress(ConnectionResetError):  # it closes while bytes are still on their way to it
             while piece := sock.recv(1000):
-                answer += piece
+                response += piece
         stop.set()
         thread.join()
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert b"did not arrive within 1 seconds" in answer
+    assert response.startswith(b"HTTP/1.1 408")
+    assert b"did not arrive within 1 seconds" in response
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +95,13 @@ def test_urls_are_fetched_from_allowed_hosts_only(bundle_dir: Path, photo: bytes
             "http://[::1": "cannot be parsed",
         }
         for url, says in refused.items():
-            answer = score(url)
-            assert answer.status == 400, url
-            assert says in message(answer)
+            response = score(url)
+            assert response.status == 400, url
+            assert says in message(response)
 
 
 def test_allowed_host_inside_the_private_network_is_refused(bundle_dir: Path, image_host: str) -> None:
     with running(bundle_dir, "--url-host", image_host) as server:
-        answer = server.ask("POST", "/score", {"input_data": [f"http://{image_host}/a.png"]})
-    assert answer.status == 400
-    assert "not public" in message(answer)
+        response = server.ask("POST", "/score", {"input_data": [f"http://{image_host}/a.png"]})
+    assert response.status == 400
+    assert "not public" in message(response)

@@ -1,6 +1,6 @@
 """Checks that run on a GPU, each as a process of its own that prints one line of JSON.
 
-``python -m tests.support.gpu_checks CHECK PROVIDER MODEL FOLDER``. They build the engine here with the provider that
+``python -m tests.support.gpu_checks CHECK PRODUCT MODEL FOLDER``. They build the engine here with the product that
 accepts this GPU, so they are the whole path: build, deserialize, run.
 """
 
@@ -27,8 +27,8 @@ from vitexport.runtimes.tensorrt.sidecar import read_sidecar
 BATCH = "1,8"
 
 
-def build(provider: str, model: Path, folder: Path, **settings: Any) -> Path:
-    options = {"provider": provider, "batch": BATCH, "timing_cache": folder / "timing.cache", **settings}
+def build(product: str, model: Path, folder: Path, **settings: Any) -> Path:
+    options = {"product": product, "batch": BATCH, "timing_cache": folder / "timing.cache", **settings}
     return build_engine(model, EngineSettings.model_validate(options), folder / "model.engine").path
 
 
@@ -57,8 +57,8 @@ def compare(model: Path, engine: Path, **options: Any) -> dict[str, float]:
     return {"relative": largest, "cosine": cosine}
 
 
-def deserialize(provider: str, model: Path, folder: Path) -> dict[str, Any]:
-    engine = build(provider, model, folder)
+def deserialize(product: str, model: Path, folder: Path) -> dict[str, Any]:
+    engine = build(product, model, folder)
     with open_runtime(engine) as runtime:
         sidecar = read_sidecar(engine)
         assert sidecar is not None
@@ -68,17 +68,17 @@ def deserialize(provider: str, model: Path, folder: Path) -> dict[str, Any]:
         }
 
 
-def parity(provider: str, model: Path, folder: Path) -> dict[str, float]:
-    return compare(model, build(provider, model, folder))
+def parity(product: str, model: Path, folder: Path) -> dict[str, float]:
+    return compare(model, build(product, model, folder))
 
 
-def pycuda(provider: str, model: Path, folder: Path) -> dict[str, float]:
+def pycuda(product: str, model: Path, folder: Path) -> dict[str, float]:
     """The same with device memory from pycuda."""
-    return compare(model, build(provider, model, folder), provider="pycuda")
+    return compare(model, build(product, model, folder), cuda_binding="pycuda")
 
 
-def graph(provider: str, model: Path, folder: Path) -> dict[str, Any]:
-    engine = build(provider, model, folder)
+def graph(product: str, model: Path, folder: Path) -> dict[str, Any]:
+    engine = build(product, model, folder)
     same = True
     options = RuntimeOptions(cuda_graph=True)
     with open_runtime(engine) as plain, open_runtime(engine, options=options) as recorded:
@@ -89,13 +89,13 @@ def graph(provider: str, model: Path, folder: Path) -> dict[str, Any]:
     return {"same": same}
 
 
-def audit(provider: str, model: Path, folder: Path) -> dict[str, Any]:
-    return audit_engine(build(provider, model, folder)).to_dict()
+def audit(product: str, model: Path, folder: Path) -> dict[str, Any]:
+    return audit_engine(build(product, model, folder)).to_dict()
 
 
-def latency(provider: str, model: Path, folder: Path) -> dict[str, float]:
+def latency(product: str, model: Path, folder: Path) -> dict[str, float]:
     found: dict[str, float] = {}
-    with open_runtime(build(provider, model, folder)) as runtime:
+    with open_runtime(build(product, model, folder)) as runtime:
         for batch in (1, 8):
             given = feeds(runtime, batch, 0)
             for _ in range(20):
@@ -109,16 +109,16 @@ def latency(provider: str, model: Path, folder: Path) -> dict[str, float]:
     return found
 
 
-def refit(provider: str, model: Path, folder: Path) -> dict[str, float]:
+def refit(product: str, model: Path, folder: Path) -> dict[str, float]:
     """A stripped engine, completed, must answer as the ONNX file does; a dropped bias would show."""
-    engine = build(provider, model, folder, strip_weights=True)
+    engine = build(product, model, folder, strip_weights=True)
     refit_engine(engine, model, folder / "full.engine")
     return compare(model, folder / "full.engine")
 
 
-def threads(provider: str, model: Path, folder: Path) -> dict[str, Any]:
+def threads(product: str, model: Path, folder: Path) -> dict[str, Any]:
     wrong = 0
-    with open_runtime(build(provider, model, folder)) as runtime:
+    with open_runtime(build(product, model, folder)) as runtime:
         given = [feeds(runtime, batch, batch) for batch in (1, 8)]
         wanted = [runtime.run(item) for item in given]
 
@@ -136,11 +136,11 @@ def threads(provider: str, model: Path, folder: Path) -> dict[str, Any]:
     return {"wrong": wrong}
 
 
-def growth(provider: str, model: Path, folder: Path, *, runs: int = 10_000) -> dict[str, float]:
+def growth(product: str, model: Path, folder: Path, *, runs: int = 10_000) -> dict[str, float]:
     """Resident host memory and free device memory over many runs of changing batch sizes."""
     from cuda.bindings import runtime as cudart
 
-    with open_runtime(build(provider, model, folder)) as runtime:
+    with open_runtime(build(product, model, folder)) as runtime:
         given = [feeds(runtime, batch, batch) for batch in (1, 8, 3)]
         for step in range(runs // 10):
             runtime.run(given[step % 3])
@@ -160,5 +160,5 @@ CHECKS: dict[str, Callable[[str, Path, Path], dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
-    name, provider_name, model_path, folder_path = sys.argv[1:]
-    print(json.dumps(CHECKS[name](provider_name, Path(model_path), Path(folder_path))))
+    name, product_name, model_path, folder_path = sys.argv[1:]
+    print(json.dumps(CHECKS[name](product_name, Path(model_path), Path(folder_path))))

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vitexport"
 PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "tables"),
     ("files", "machine", "tensors", "source"),
     ("inputs", "recipe"),
     ("bundle",),
@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("verify", "host", "engine"),
     ("predict", "report"),
     ("pipeline", "serve", "deploy"),
+    ("api",),
     ("cli",),
 )
 """A module imports from its own room, from rooms of its own layer (never in a circle), and from layers above."""

@@ -23,7 +23,7 @@ IMAGES = 48
 
 
 def _range(layer: str, sqnr_db: float, outliers: list[dict[str, float]]) -> dict[str, object]:
-    entry: dict[str, object] = {"layers": [layer], "seen": [-3.5, 12.25], "step": 0.0625, "kept_float": not outliers}
+    entry: dict[str, object] = {"layers": [layer], "seen": [-3.5, 12.25], "scale": 0.0625, "kept_float": not outliers}
     return {**entry, "layer_sqnr_db": sqnr_db, "outliers": outliers}
 
 

@@ -51,7 +51,7 @@ class OnGpu(Adapter):
         return {name: self._change(value) for name, value in self._inner.run(feeds).items()}
 
     def executed(self, feeds: Mapping[str, Array]) -> Mapping[str, float]:
-        return _audit(self._found).weighted_share
+        return _audit(self._found).weighted_fraction
 
     def close(self) -> None:
         self._inner.close()
@@ -62,7 +62,7 @@ def bundle(coloured_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The bundle elsewhere, with engines built from its simplified variant beside it."""
     root = Path(shutil.copytree(coloured_bundle, tmp_path_factory.mktemp("device") / "bundle"))
     for name, batch in (("single", "1"), ("ranges", "1,6"), ("large", "32:32:32")):
-        settings = EngineSettings.model_validate({"provider": "tensorrt-rtx", "batch": batch})
+        settings = EngineSettings.model_validate({"product": "tensorrt-rtx", "batch": batch})
         build_engine(root / "models" / "simplified.onnx", settings, root.parent / f"{name}.engine")
     return root
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,22 @@ from vitexport.bench.power import Power, PowerMeter, tegrastats
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
 from vitexport.bundle.metadata import ModelMetadata
+from vitexport.bundle.target import resolve_target
+from vitexport.machine import usable_cores
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.tensors import Array, batch_limit, tile_rows
 
-__all__ = ["Measured", "Model", "Subject", "compare", "find_models", "open_subject", "thread_counts", "tune"]
+__all__ = [
+    "Measured",
+    "Model",
+    "Subject",
+    "compare",
+    "find_models",
+    "open_subject",
+    "thread_counts",
+    "time_models",
+    "tune",
+]
 
 _SAME = 1.03
 """Thread counts whose medians differ by less than this are as good as each other; the smaller one is then better."""
@@ -87,22 +100,29 @@ class Measured:
     threads: int | None = None
     power: Power | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        found: dict[str, Any] = {"model": self.subject, "runtime": self.runtime, **asdict(self.latency)}
+        found |= {"speedup": self.speedup, "memory_bytes": self.memory_bytes}
+        if self.threads is not None:
+            found["threads"] = self.threads
+        if self.power is not None:
+            energy = self.power.joules_per_image(self.latency.images_per_second)
+            found["power"] = {**asdict(self.power), "joules_per_image": energy}
+        return found
 
-def find_models(targets: Sequence[Path]) -> tuple[Model, ...]:
+
+def find_models(targets: Sequence[str | Path]) -> tuple[Model, ...]:
     """Return the models of files and bundles; several bundles put their names in front.
 
     Raises:
-        BundleError: A directory is no bundle, or was altered.
+        BundleError: Nothing is there, or a directory is no bundle, or was altered.
     """
-    found: list[Model] = []
-    for target in targets:
-        if not target.is_dir():
-            found.append(Model(str(target), target, None))
-            continue
-        bundle = Bundle.open(target)
-        prefix = f"{target.name}/" if len(targets) > 1 else ""
-        found += [Model(f"{prefix}{artifact.name}", bundle.path(artifact), bundle) for artifact in bundle.models]
-    return tuple(found)
+    models: list[Model] = []
+    for target in map(resolve_target, targets):
+        prefix = f"{target.path.name}/" if target.bundle is not None and len(targets) > 1 else ""
+        models += [Model(f"{prefix}{model.name}", model.path, target.bundle) for model in target.models]
+    return tuple(models)
 
 
 def open_subject(model: Model, runtime: str | None, options: RuntimeOptions, *, batch: int, name: str = "") -> Subject:
@@ -169,7 +189,7 @@ def _power_of(call: Callable[[], object], program: str, seconds: float) -> Power
 def thread_counts(cores: int | None = None) -> tuple[int, ...]:
     """Return the thread counts worth comparing: powers of two and all cores this process may use."""
     if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
     powers = {1 << bit for bit in range(cores.bit_length()) if 1 << bit <= cores}
     return tuple(sorted(powers | {cores}))
 
@@ -223,3 +243,46 @@ def _feed(runtime: Runtime, model: Model) -> Array:
     if tensor.dtype == "uint8":
         return np.repeat((255 * ramp).astype(np.uint8)[None, :, :, None], 3, axis=3)
     return np.repeat((2 * ramp - 1)[None, None], 3, axis=1).astype(tensor.dtype)
+
+
+def time_models(
+    candidates: Sequence[tuple[Model, str | None]],
+    options: RuntimeOptions,
+    batch: Sequence[int],
+    *,
+    seconds: float,
+    warmup: int,
+) -> tuple[list[Measured], tuple[str, ...]]:
+    """Open models and time them by turns, at one batch size after the other.
+
+    Args:
+        candidates: Model and runtime name each; None takes the file's own.
+        options: For the runtimes.
+        batch: Images per run, one measurement each.
+        seconds: Measured time per model and batch size.
+        warmup: Runs of each before anything is measured.
+
+    Returns:
+        The measurements, and what could not be measured at some size, in words.
+    """
+    several = len({runtime for _, runtime in candidates}) > 1
+    rows: list[Measured] = []
+    skipped: list[str] = []
+    with ExitStack() as opened:
+        subjects: list[Subject] = []
+        for model, runtime in candidates:
+            name = _free_name(f"{model.name} ({runtime})" if several else model.name, subjects)
+            subject = open_subject(model, runtime, options, batch=max(batch), name=name)
+            opened.callback(subject.runtime.close)
+            subjects.append(subject)
+        for size in batch:
+            fitting = [subject for subject in subjects if subject.takes(size)]
+            skipped += [f"{s.name}: made for another batch than {size}" for s in subjects if s not in fitting]
+            rows += compare(fitting, size, seconds=seconds, warmup=warmup) if fitting else ()
+    return rows, tuple(skipped)
+
+
+def _free_name(name: str, subjects: Sequence[Subject]) -> str:
+    """Return a name of its own: a model named twice is measured twice, which shows the noise."""
+    count = 1 + sum(subject.name == name or subject.name.startswith(f"{name} #") for subject in subjects)
+    return name if count == 1 else f"{name} #{count}"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitexport.errors import RuntimeBackendError
+from vitexport.machine import usable_cores
 
 __all__ = ["Latency", "interleave", "load_warning", "pin", "resident_bytes", "summarize"]
 
@@ -119,7 +120,7 @@ def load_warning(load: float | None = None, cores: int | None = None) -> str | N
     if load is None:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
     if load <= 1.25 * cores:
         return None
     return (

@@ -1,1 +1,4 @@
-"""What the toolkit writes: the bundle directory, the metadata of a model file, recorded answers, and their names."""
+"""What the toolkit writes: the bundle directory, the metadata of a model file, recorded outputs, and their names.
+
+Also what a path to any of it means.
+"""

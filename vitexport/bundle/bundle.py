@@ -18,6 +18,7 @@ from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import BundleError
 from vitexport.files import sha256_file, write_atomic
 from vitexport.inputs.preprocess import PreprocessSpec
+from vitexport.tables import Table, Tabular
 
 __all__ = ["BUNDLE_FILE", "SCHEMA", "Artifact", "Bundle", "FileRecord", "Provenance"]
 
@@ -111,7 +112,7 @@ class _BundleData(_Record):
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=lambda name: name.rstrip("_"))
 
 
-class Bundle:
+class Bundle(Tabular):
     """An immutable view of a bundle directory.
 
     Attributes:
@@ -188,9 +189,9 @@ class Bundle:
                 bundle.check_artifact(artifact)
         return bundle
 
-    def save(self) -> None:
-        """Write ``bundle.json`` in one step."""
-        data = {
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``bundle.json`` holds."""
+        return {
             "schema": SCHEMA,
             "name": self.name,
             "model": asdict(self.model),
@@ -198,7 +199,21 @@ class Bundle:
             "class_names": list(self.class_names),
             "artifacts": [artifact.model_dump(mode="json") for artifact in self.artifacts],
         }
-        write_atomic(self.root / BUNDLE_FILE, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the models and the other artifacts, with their files and sizes."""
+        rows = tuple(
+            (artifact.name, artifact.kind, artifact.precision, f"{artifact.total_bytes / 1e6:.2f}", artifact.file.path)
+            for artifact in self.artifacts
+        )
+        title = f"{self.name}: {self.model.id} ({self.model.family}, {self.model.task}) in {self.root}"
+        return (
+            Table(title, ("artifact", "kind", "precision", "MB", "file"), rows, text=("kind", "precision", "file")),
+        )
+
+    def save(self) -> None:
+        """Write ``bundle.json`` in one step."""
+        write_atomic(self.root / BUNDLE_FILE, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
     def with_artifact(self, artifact: Artifact) -> Bundle:
         """Return a bundle with ``artifact`` in the place of the one of the same name, or at the end."""

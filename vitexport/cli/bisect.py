@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.bundle.bundle import Bundle
+from vitexport.api import checks as api
 from vitexport.cli.screen import OUT, print_json
 from vitexport.files import finite
 
@@ -23,8 +23,8 @@ _SHOWN = 12
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--variant", required=True, help="VariantResult to examine, e.g. int8.")
-@click.option("--against", help="VariantResult that is right; the last float variant before it otherwise.")
+@click.option("--variant", required=True, help="Variant to examine, e.g. int8.")
+@click.option("--against", help="Variant that is right; the last float variant before it otherwise.")
 @click.option("--images", type=click.IntRange(1), default=8, help="How many of the bundle's images to use.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def bisect(bundle: Path, variant: str, against: str | None, images: int, as_json: bool) -> None:
@@ -32,9 +32,7 @@ def bisect(bundle: Path, variant: str, against: str | None, images: int, as_json
 
     Example: vitexport bisect out/quickstart --variant int8
     """
-    from vitexport.host.diagnose.bundle import bisect_variant
-
-    report = bisect_variant(Bundle.open(bundle), variant, against=against, images=images)
+    report = api.bisect(bundle, variant, against=against, images=images)
     if as_json:
         print_json(finite({"description": report.describe(), **report.to_dict()}))
         return

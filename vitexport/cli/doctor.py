@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitexport.cli.screen import OUT, print_json
-from vitexport.device.doctor import examine
+from vitexport.device.doctor import diagnose_machine
 
 __all__ = ["doctor"]
 
@@ -21,23 +21,26 @@ def doctor(as_json: bool) -> None:
 
     Example: vitexport doctor
     """
-    found = examine()
+    machine = diagnose_machine()
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(machine))
         return
-    OUT.print(f"[bold]{found.system}[/], Python {found.python}, {found.cpu}, {found.cores} cores", highlight=False)
-    features = ", ".join(f"{name} {_mark(value)}" for name, value in found.cpu_features.items())
+    OUT.print(
+        f"[bold]{machine.system}[/], Python {machine.python}, {machine.cpu}, {machine.cores} cores", highlight=False
+    )
+    features = ", ".join(f"{name} {_mark(value)}" for name, value in machine.cpu_features.items())
     OUT.print(f"CPU features: {features}", highlight=False)
-    if not found.gpus:
-        OUT.print(f"GPUs: none ({found.cuda})", highlight=False)
-    for gpu in found.gpus:
-        major, minor = gpu.compute_capability
+    if not machine.gpus:
+        OUT.print(f"GPUs: none, {machine.cuda}", highlight=False)
+    for gpu in machine.gpus:
         memory = f"{gpu.memory_bytes / 2**30:.0f} GiB"
-        OUT.print(f"GPU: {gpu.name}, compute capability {major}.{minor}, {memory}, {found.cuda}", highlight=False)
+        OUT.print(
+            f"GPU: {gpu.name}, compute capability {gpu.compute_capability}, {memory}, {machine.cuda}", highlight=False
+        )
     packages = Table(title="packages", title_justify="left", title_style="bold")
     for heading in ("package", "version", "for", "install with"):
         packages.add_column(heading, overflow="fold")
-    for package in found.packages:
+    for package in machine.packages:
         packages.add_row(
             package.name, package.version or "-", package.purpose, "" if package.version else escape(package.install)
         )
@@ -45,10 +48,10 @@ def doctor(as_json: bool) -> None:
     runtimes = Table(title="runtimes", title_justify="left", title_style="bold")
     for heading in ("runtime", "opens", "note"):
         runtimes.add_column(heading, overflow="fold")
-    for runtime in found.runtimes:
+    for runtime in machine.runtimes:
         runtimes.add_row(runtime.name, _mark(runtime.usable), escape(runtime.note))
     OUT.print(runtimes)
-    for line in found.advice:
+    for line in machine.advice:
         OUT.print(f"- {line}", soft_wrap=True, highlight=False)
 
 

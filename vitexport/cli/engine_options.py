@@ -1,24 +1,21 @@
-"""Options shared by ``build-engine`` and ``trtexec``, and how they become settings."""
+"""Options that ``build-engine`` and ``trtexec`` share, and the settings they mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from vitexport.errors import BundleError, RecipeError
+from vitexport.errors import RecipeError
 
-if TYPE_CHECKING:
-    from vitexport.recipe.settings import EngineSettings
-
-__all__ = ["engine_options", "engine_settings", "parse_shapes", "resolve_model"]
+__all__ = ["engine_options", "given_settings", "parse_shapes"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--provider", type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Default: tensorrt."),
+    click.option("--product", type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Default: tensorrt."),
     click.option("--device", metavar="NAME", help="Device profile, e.g. orin-nano; the GPU of this machine otherwise."),
     click.option(
         "--batch", metavar="1,8,32", help="Batch sizes, one optimisation profile each; 'MIN:OPT:MAX' for a range."
@@ -27,7 +24,7 @@ _OPTIONS = (
     click.option("--workspace-mib", type=click.IntRange(1), help="Scratch memory; the device profile's otherwise."),
     click.option("--optimization-level", type=click.IntRange(0, 5), help="0 builds fast, 5 makes the engine fast."),
     click.option("--timing-cache", type=click.Path(path_type=Path, dir_okay=False), help="File of kernel timings."),
-    click.option("--tf32", is_flag=True, help="Let float32 products round their inputs to TF32."),
+    click.option("--tf32", is_flag=True, help="Let float32 GEMMs round their inputs to TF32."),
     click.option("--version-compatible", is_flag=True, help="Run on later TensorRT releases too."),
     click.option(
         "--hardware-compatibility",
@@ -51,61 +48,15 @@ def engine_options(function: Function) -> Function:
     return function
 
 
-def engine_settings(base: EngineSettings | None, options: dict[str, Any]) -> EngineSettings:
-    """Return settings from a recipe with the given options put over them.
+def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that were given; the others are the recipe's, or the defaults.
 
     Raises:
-        RecipeError: An option has a wrong value.
+        RecipeError: A shape is not of its form.
     """
-    from pydantic import ValidationError
-
-    from vitexport.recipe.settings import EngineSettings
-
-    shapes = parse_shapes(options.pop("shapes"))
-    given = {key: value for key, value in options.items() if value not in (None, False, ())}
-    if shapes:
-        given["shapes"] = shapes
-    start = {} if base is None else base.model_dump()
-    try:
-        return EngineSettings.model_validate({**start, **given})
-    except ValidationError as error:
-        lines = [f"--{str(item['loc'][0]).replace('_', '-')}: {item['msg']}" for item in error.errors()]
-        raise RecipeError("; ".join(lines), "See `vitexport build-engine --help`.") from error
-
-
-def resolve_model(source: Path, variant: str | None) -> tuple[Path, EngineSettings | None]:
-    """Return the ONNX file a path means, and the engine settings of its recipe.
-
-    A bundle stands for its quantized model, or its last ONNX file without one.
-
-    Raises:
-        BundleError: There is no such file, or the bundle has no ONNX model of that name.
-    """
-    if not source.is_dir():
-        if not source.is_file():
-            raise BundleError(f"Expected an ONNX file or a bundle at '{source}', found nothing.", "Check the path.")
-        return source, None
-    from vitexport.bundle.bundle import Bundle
-
-    bundle = Bundle.open(source)
-    models = [artifact for artifact in bundle.models if artifact.kind != "engine"]
-    chosen = [artifact for artifact in models if variant in (None, artifact.name)]
-    if not chosen:
-        names = ", ".join(artifact.name for artifact in models) or "none"
-        raise BundleError(
-            f"Expected the ONNX model '{variant}' in '{source}', found {names}.", "Choose with --variant."
-        )
-    return bundle.path(chosen[-1]), _recipe_settings(bundle.root)
-
-
-def _recipe_settings(root: Path) -> EngineSettings | None:
-    """Return the engine settings of the resolved recipe a bundle carries."""
-    recipe = root / "recipe.yaml"
-    if not recipe.is_file():
-        return None
-    from vitexport.recipe.load import load_recipe
-
-    return load_recipe(recipe).engine
+    found = {key: value for key, value in options.items() if key != "shapes" and value not in (None, False, ())}
+    shapes = parse_shapes(options["shapes"])
+    return {**found, "shapes": shapes} if shapes else found
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...], ...]]:

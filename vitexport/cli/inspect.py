@@ -11,6 +11,7 @@ from rich.table import Table
 
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.metadata import ModelSpec
+from vitexport.bundle.target import Target, resolve_target
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import BundleError
 from vitexport.files import write_atomic
@@ -29,17 +30,16 @@ def inspect(target: Path, ranges: bool, html: Path | None, as_json: bool) -> Non
 
     Example: vitexport inspect out/quickstart/models/int8.onnx
     """
-    if not target.exists():
-        raise BundleError(f"Expected a model file or bundle at '{target}', found nothing.", "Check the path.")
+    resolved = resolve_target(target)
     is_engine = target.suffix in (".engine", ".plan")
     if html is not None and not is_engine:
         raise BundleError(f"Expected an engine to audit, found '{target}'.", "--html shows the audit of an engine.")
     if ranges:
-        content = _ranges(target)
+        content = _ranges(resolved)
     elif is_engine:
         content = _engine(target, html)
     else:
-        content = _bundle(target) if target.is_dir() else _onnx(target)
+        content = _onnx(target) if resolved.bundle is None else _bundle(resolved.bundle)
     if as_json:
         print_json(content)
         return
@@ -56,10 +56,9 @@ def _identity(model: ModelSpec) -> str:
     return f"{model.id} ({model.family}, {model.task}, {model.revision[:19]})"
 
 
-def _bundle(root: Path) -> dict[str, Any]:
-    bundle = Bundle.open(root)
+def _bundle(bundle: Bundle) -> dict[str, Any]:
     return {
-        "bundle": str(root),
+        "bundle": str(bundle.root),
         "name": bundle.name,
         "model": _identity(bundle.model),
         "inputs": [spec.describe() for spec in bundle.model.inputs],
@@ -80,14 +79,13 @@ def _bundle(root: Path) -> dict[str, Any]:
     }
 
 
-def _ranges(root: Path) -> dict[str, Any]:
+def _ranges(target: Target) -> dict[str, Any]:
     """Return what the quantizer recorded of every activation range."""
-    if not root.is_dir():
-        raise BundleError(f"Expected a bundle, found the file '{root}'.", "Ranges are recorded in bundles only.")
-    bundle = Bundle.open(root)
-    recorded = {a.name: a.details for a in bundle.artifacts if a.details.get("ranges")}
+    if target.bundle is None:
+        raise BundleError(f"Expected a bundle, found the file '{target.path}'.", "Ranges are recorded in bundles only.")
+    recorded = {a.name: a.details for a in target.bundle.artifacts if a.details.get("ranges")}
     if not recorded:
-        raise BundleError(f"Expected a quantized model in '{root}', found none.", "Run a recipe that quantizes.")
+        raise BundleError(f"Expected a quantized model in '{target.path}', found none.", "Run a recipe that quantizes.")
     content: dict[str, Any] = {}
     for name, details in recorded.items():
         content[f"{name}: activation ranges"] = [_range(entry) for entry in details["ranges"]]
@@ -106,7 +104,7 @@ def _range(entry: dict[str, Any]) -> dict[str, Any]:
     return {
         "layers": ", ".join(entry["layers"]) + (" (kept float)" if entry["kept_float"] else ""),
         "seen": f"{low:.3g} to {high:.3g}",
-        "step": f"{entry['step']:.3g}",
+        "scale": f"{entry['scale']:.3g}",
         "zero point": entry["zero_point"],
         "layer SQNR dB": f"{entry['layer_sqnr_db']:.1f}",
         "outlier channels (times the median)": ", ".join(

@@ -18,7 +18,7 @@ __all__ = ["kit"]
 @click.option("--variant", help="Model inside the bundle.  [default: the last one its checks accept]")
 @click.option("--jetpack", help="JetPack release on the device.  [default: the newest for it]")
 def kit(bundle: Path, device: str, output: Path | None, variant: str | None, jetpack: str | None) -> None:
-    """Pack model, recordings, labels, this package and a README for one device; refuse what cannot work there."""
+    """Pack model, recordings, this package and a README for one device; refuse what cannot work there."""
     from vitexport.bundle.bundle import Bundle
     from vitexport.deploy.device_kit import write_kit
     from vitexport.device.profiles import device_profile

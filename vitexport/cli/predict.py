@@ -1,4 +1,4 @@
-"""``vitexport predict``: labels and scores of images, on the screen or into a file."""
+"""``vitexport predict``: classes and scores of images, on the screen or into a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vitexport.predict.batch import Row
-    from vitexport.predict.job import JobSettings
+    from vitexport.predict.settings import JobSettings
 
 __all__ = ["predict"]
 
@@ -51,7 +51,7 @@ def predict(
     overwrite: bool,
 ) -> None:
     """Classify images with a bundle or an exported model; with -o, as a job that can be killed and resumed."""
-    from vitexport.predict.job import JobSettings
+    from vitexport.predict.settings import JobSettings
     from vitexport.predict.sources import expand_sources
 
     if output is None and (engine == "ray" or overwrite):
@@ -80,7 +80,8 @@ def _print(settings: JobSettings, paths: Sequence[Path], as_json: bool) -> None:
     from dataclasses import asdict
 
     from vitexport.errors import ImageError
-    from vitexport.predict.batch import ChunkPredictor, chunks, core_count, predict_chunks
+    from vitexport.machine import usable_cores
+    from vitexport.predict.batch import ChunkPredictor, chunks, predict_chunks
 
     work = chunks(paths, settings.batch)
     with settings.open() as predictor:
@@ -88,7 +89,7 @@ def _print(settings: JobSettings, paths: Sequence[Path], as_json: bool) -> None:
             predictor.require_classes()
         for note in predictor.notes:
             click.echo(note, err=True)
-        results = predict_chunks(ChunkPredictor(predictor, settings.top), work, settings.workers or core_count())
+        results = predict_chunks(ChunkPredictor(predictor, settings.top), work, settings.workers or usable_cores())
         rows = [row for result in results for row in result.rows]
         if as_json:
             document = {"model": predictor.name, "variant": predictor.variant, "results": [asdict(row) for row in rows]}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+import yaml
 
-from vitexport.cli.screen import finish, stage_progress, suggest_bisect
-from vitexport.pipeline.run import STAGES, plan
-from vitexport.pipeline.run import run as run_recipe
-from vitexport.recipe.load import default_recipe, load_recipe, override_settings
-from vitexport.verify.summary import remarks
+from vitexport.api.stages import plan_run, read_recipe
+from vitexport.api.stages import run as run_recipe
+from vitexport.cli.screen import finish, suggest_bisect
+from vitexport.errors import RecipeError
+from vitexport.pipeline.run import STAGES
 
 __all__ = ["run"]
 
@@ -50,27 +52,41 @@ def run(
 
     Example: vitexport run recipes/quickstart.yaml -o out/quickstart
     """
-    if recipe.endswith((".yaml", ".yml")):
-        resolved = load_recipe(Path(recipe))
-    else:
-        resolved = default_recipe(recipe, images, labels, calibration)
-    resolved = override_settings(resolved, overrides)
-    stages = plan(resolved, until)
-    with stage_progress(stages) as show:
-        result = run_recipe(resolved, output, until=until, force=force, dry_run=dry_run, on_event=show)
-    done = ", ".join(result.executed) or "nothing"
+    named: dict[str, Any] = {"images": images, "labels": labels, "calibration": calibration}
+    named["recipe" if recipe.endswith((".yaml", ".yml")) else "source"] = recipe
+    resolved = read_recipe(**named, settings=_settings(overrides))
     if dry_run:
-        click.echo(f"would run: {done}; current: {', '.join(result.skipped) or 'nothing'}", err=True)
+        executed, skipped = plan_run(resolved, output, until=until, force=force)
+        click.echo(f"would run: {_join(executed)}; current: {_join(skipped)}", err=True)
         return
-    if result.executed:
-        click.echo(f"ran {done}" + (f"; {', '.join(result.skipped)} current" if result.skipped else ""), err=True)
+    done = run_recipe(resolved, output, until=until, force=force, progress=True)
+    if done.executed:
+        current = f"; {_join(done.skipped)} current" if done.skipped else ""
+        click.echo(f"ran {_join(done.executed)}{current}", err=True)
     else:
         click.echo("nothing to do: every stage is current", err=True)
-    if result.verification is not None:
-        notes = remarks(result.verification, resolved)
-        code = finish(result.verification, f"{resolved.name} -> {output}", as_json=as_json, notes=notes)
-        suggest_bisect(result.verification, output)
+    if done.verification is not None:
+        code = finish(done.verification, f"{resolved.name} -> {output}", as_json=as_json, notes=done.remarks)
+        suggest_bisect(done.verification, output)
         report = output / "report.html"
         if report.is_file():
             click.echo(f"report: {report}", err=True)
         ctx.exit(code)
+
+
+def _join(stages: tuple[str, ...]) -> str:
+    return ", ".join(stages) or "nothing"
+
+
+def _settings(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Read ``--set a.b=value`` options; a value is read as YAML."""
+    found: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise RecipeError(f"Expected --set KEY=VALUE, found '{override}'.", "Example: --set quantize.preset=fast")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"The value of --set {key} is not valid YAML: {error}", "Quote it.") from error
+    return found

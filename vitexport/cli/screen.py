@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vitexport.verify.result import VariantResult, VerificationResult
+from vitexport import tables
+from vitexport.verify.result import VerificationResult
 
 if TYPE_CHECKING:
-    from vitexport.pipeline.step import StepEvent
-    from vitexport.pipeline.workspace import OnEvent
+    pass
 
-__all__ = ["OUT", "finish", "result_table", "print_json", "stage_progress", "suggest_bisect"]
+__all__ = ["OUT", "finish", "result_table", "rich_table", "print_json", "suggest_bisect"]
 
 OUT = Console()
 if not OUT.is_terminal:
@@ -34,76 +31,43 @@ def print_json(content: Any) -> None:
     click.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
-@contextmanager
-def stage_progress(stages: tuple[str, ...]) -> Iterator[OnEvent]:
-    """Show the stages of a run as they begin, advance and end; plain lines where there is no terminal."""
-    if not _ERR.is_terminal:
-        yield _plain_line
-        return
-    columns = (
-        SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description:<10}"),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[message]}"),
-    )
-    with Progress(*columns, console=_ERR) as progress:
-        tasks = {stage: progress.add_task(stage, total=1, start=False, message="") for stage in stages}
-
-        def show(event: StepEvent) -> None:
-            task = tasks.get(event.stage)
-            if task is None:
-                return
-            progress.start_task(task)
-            if event.status == "running":
-                progress.update(task, message=event.message, completed=event.fraction or 0)
-            else:
-                progress.update(task, message=event.message, completed=1)
-
-        yield show
-
-
-def _plain_line(event: StepEvent) -> None:
-    if event.fraction is None:
-        click.echo(f"{event.stage:<10} {event.status:<8} {event.message}", err=True)
-
-
 # Two lines each, so that the table fits 80 columns.
-_HEADINGS = ("max abs\nerror", "\ncosine", "SQNR\ndB", "top-1\n%", "agree\n%", "p50\nms", "p99\nms", "size\nMB")
+_WRAPPED = {
+    "max abs error": "max abs\nerror",
+    "cosine": "\ncosine",
+    **{name: name.replace(" ", "\n") for name in ("SQNR dB", "top-1 %", "agree %", "p50 ms", "p99 ms", "size MB")},
+}
+_COLOURS = {"ok": "[green]ok", "FAILED": "[red]FAILED"}
 
 
 def result_table(verification: VerificationResult, title: str) -> Table:
     """Return the closing table: one row per variant."""
+    shown = verification.tables()[0]
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("variant", no_wrap=True)
-    for heading in _HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for variant in verification.variants:
-        table.add_row(*_cells(variant))
+    for index, heading in enumerate(shown.columns):
+        justify: JustifyMethod = "left" if index == 0 or heading in shown.text else "right"
+        table.add_column(_WRAPPED.get(heading, heading), justify=justify, no_wrap=True)
+    for row in shown.rows:
+        table.add_row(*row[:-1], _COLOURS.get(row[-1], row[-1]))
     return table
 
 
-def _cells(variant: VariantResult) -> tuple[str, ...]:
-    main = variant.parity.main if variant.parity else None
-    latency = variant.latency[0] if variant.latency else None
-    judged = "[green]ok" if variant.passed else "[red]FAILED"
-    return (
-        variant.name,
-        _cell(main.max_abs if main else None, ".2g"),
-        _cell(main.min_cosine if main else None, ".5f"),
-        _cell(main.sqnr_db if main else None, ".1f"),
-        _cell(variant.accuracy.top1 if variant.accuracy else None, ".2f", 100),
-        _cell(main.agreement if main else None, ".2f", 100),
-        _cell(latency.p50_ms if latency else None, ".1f"),
-        _cell(latency.p99_ms if latency else None, ".1f"),
-        _cell(variant.bytes, ".2f", 1e-6),
-        "reference" if variant.parity is None else judged,
-    )
+def rich_table(table: tables.Table, *, colours: Mapping[str, str] | None = None) -> Table:
+    """Return a result's table for the terminal.
 
-
-def _cell(value: float | None, form: str, factor: float = 1) -> str:
-    return "-" if value is None else format(value * factor, form)
+    Args:
+        table: The table.
+        colours: Style by the text of a row's first cell.
+    """
+    shown = Table(title=escape(table.title) or None, title_justify="left", title_style="bold")
+    for index, heading in enumerate(table.columns):
+        flush: JustifyMethod = "left" if index == 0 or heading in table.text else "right"
+        shown.add_column(escape(heading), justify=flush, overflow="fold")
+    for row in table.rows:
+        style = (colours or {}).get(row[0])
+        first = f"[{style}]{escape(row[0])}[/]" if style else escape(row[0])
+        shown.add_row(first, *(escape(value) for value in row[1:]))
+    return shown
 
 
 def finish(verification: VerificationResult, title: str, *, as_json: bool, notes: Sequence[str] = ()) -> int:
@@ -116,14 +80,7 @@ def finish(verification: VerificationResult, title: str, *, as_json: bool, notes
         notes: What a reader must know although nothing failed.
     """
     if as_json:
-        print_json(
-            {
-                "passed": verification.passed,
-                "failures": verification.failures(),
-                "remarks": notes,
-                **asdict(verification),
-            }
-        )
+        print_json({"remarks": notes, **verification.to_dict()})
         return 0 if verification.passed else 3
     OUT.print(result_table(verification, title))
     for gate in verification.gates:

@@ -20,8 +20,8 @@ __all__ = ["serve"]
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
 @click.option("--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images per run.")
 @click.option("--max-delay-ms", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Wait for a batch.")
-@click.option("--lanes", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at the same time.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each run.  [default: cores / lanes]")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at the same time.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of each run.  [default: cores / workers]")
 @click.option("--max-queue", type=click.IntRange(min=1), default=128, show_default=True, help="Images; beyond it, 429.")
 @click.option("--max-images", type=click.IntRange(min=1), default=64, show_default=True, help="Images per request.")
 @click.option("--max-body-mb", type=click.IntRange(min=1), default=32, show_default=True, help="MiB per request.")
@@ -41,7 +41,7 @@ def serve(
     device: str,
     max_batch: int,
     max_delay_ms: float,
-    lanes: int,
+    workers: int,
     threads: int | None,
     max_queue: int,
     max_images: int,
@@ -53,7 +53,7 @@ def serve(
 ) -> None:
     """Serve a bundle over HTTP: Azure's /score, /predict, KServe v2 on /v2, /metrics, /docs and a page to try it."""
     from vitexport.errors import MissingDependencyError
-    from vitexport.predict.batch import core_count
+    from vitexport.machine import usable_cores
     from vitexport.predict.predictor import Predictor
     from vitexport.runtimes import RuntimeOptions
     from vitexport.serve.limits import BatchSettings, Limits
@@ -77,13 +77,13 @@ def serve(
     )
     listener = bind(host, port)
     if threads is None and device == "cpu":
-        threads = max(1, core_count() // lanes)
+        threads = max(1, usable_cores() // workers)
     predictor = Predictor.open(
         model, runtime=runtime, variant=variant, options=RuntimeOptions(threads=threads, device=device)
     )
     for note in predictor.notes:
         click.echo(note, err=True)
-    app = create_app(predictor, limits, BatchSettings(max_batch, max_delay_ms / 1000, lanes))
+    app = create_app(predictor, limits, BatchSettings(max_batch, max_delay_ms / 1000, workers))
     shown = f"[{host}]" if ":" in host else host
     click.echo(
         f"Serving {predictor.name} ({predictor.variant}, {predictor.runtime.name}) "

@@ -7,12 +7,9 @@ from typing import Any
 
 import click
 
+from vitexport.api import stages as api
 from vitexport.cli.screen import OUT, print_json
-from vitexport.errors import RecipeError
 from vitexport.files import StageResult
-from vitexport.inputs.images import list_images
-from vitexport.recipe.settings import ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
-from vitexport.verify.summary import budget_sentence
 
 __all__ = ["export", "quantize", "simplify"]
 
@@ -57,14 +54,18 @@ def export(
     """
     if batch != "dynamic" and not (batch.isdigit() and int(batch) > 0):
         raise click.BadParameter(f"expected 'dynamic' or a positive number, found '{batch}'", param_hint="--batch")
-    from vitexport.host.export import export_onnx
-    from vitexport.host.sources import load_model
-
-    settings = ExportSettings(
-        batch="dynamic" if batch == "dynamic" else int(batch), opset=opset, image_size=image_size, input=input_form
+    result = api.export(
+        source,
+        output,
+        task=task,
+        image_size=image_size,
+        batch="dynamic" if batch == "dynamic" else int(batch),
+        input=input_form,
+        opset=opset,
+        revision=revision,
+        allow_pickle=allow_pickle,
     )
-    model = ModelSettings(source=source, task=task, revision=revision, allow_pickle=allow_pickle)
-    _show(export_onnx(load_model(model, image_size=image_size), settings, output), as_json)
+    _show(result, as_json)
 
 
 @click.command()
@@ -77,9 +78,7 @@ def simplify(model: Path, output: Path, onnxsim: bool, as_json: bool) -> None:
 
     Example: vitexport simplify vit.onnx -o vit-simplified.onnx
     """
-    from vitexport.host.simplify import simplify_onnx
-
-    _show(simplify_onnx(model, SimplifySettings(onnxsim=onnxsim), output), as_json)
+    _show(api.simplify(model, output, onnxsim=onnxsim), as_json)
 
 
 @click.command()
@@ -97,43 +96,24 @@ def simplify(model: Path, output: Path, onnxsim: bool, as_json: bool) -> None:
 @click.option("--min-agreement", type=float, help="Budget: top-1 agreement with float32, 0 to 1.")
 @click.option("--min-sqnr-db", type=float, help="Budget: logit SQNR in dB.")
 @_JSON
-def quantize(
-    model: Path,
-    images: Path,
-    limit: int | None,
-    output: Path,
-    max_top1_drop: float | None,
-    min_agreement: float | None,
-    min_sqnr_db: float | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def quantize(model: Path, images: Path, output: Path, as_json: bool, **options: Any) -> None:
     """Quantize an exported ONNX file with calibration images.
 
     Example: vitexport quantize vit.onnx --images calib/ --target tensorrt -o vit-int8.onnx
     """
-    if output.resolve() == model.resolve():
-        raise RecipeError(f"'{output}' is also the input.", "Write to another file; the float model stays as it is.")
-    from vitexport.host.quantize import quantize_onnx
-
-    budget = {"max_top1_drop": max_top1_drop, "min_agreement": min_agreement, "min_sqnr_db": min_sqnr_db}
-    asked = any(value is not None for value in budget.values())
-    settings = QuantizeSettings.model_validate({**options, "budget": budget if asked else None})
-    _show(quantize_onnx(model, list_images(images, limit=limit), settings, output), as_json)
+    _show(api.quantize(model, images, output, **options), as_json)
 
 
 def _show(result: StageResult, as_json: bool) -> None:
     if as_json:
-        content = {"path": str(result.path), "precision": result.precision, "details": dict(result.details)}
-        print_json({**content, "companions": [str(path) for path in result.companions]})
+        print_json(result.to_dict())
         return
-    size = sum(path.stat().st_size for path in (result.path, *result.companions))
     OUT.print(
-        f"wrote {result.path} ({size / 1e6:.2f} MB, {result.precision})", soft_wrap=True, markup=False, highlight=False
+        f"wrote {result.path} ({result.bytes / 1e6:.2f} MB, {result.precision})",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
     )
     for key, value in result.details.items():
         if isinstance(value, int | float | str):
-            OUT.print(f"  {key}: {value}", markup=False, highlight=False)
-    if "mixed_precision" in result.details:
-        sentence = budget_sentence(result.details["mixed_precision"])
-        OUT.print(f"  budget: {sentence}", soft_wrap=True, markup=False, highlight=False)
+            OUT.print(f"  {key}: {value}", soft_wrap=True, markup=False, highlight=False)

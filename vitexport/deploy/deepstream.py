@@ -52,7 +52,7 @@ class NvinferConfig:
     bgr: bool
 
     @classmethod
-    def read(cls, path: Path) -> NvinferConfig:
+    def read(cls, path: str | Path) -> NvinferConfig:
         """Read a configuration file back.
 
         Raises:
@@ -60,7 +60,7 @@ class NvinferConfig:
         """
         parser = configparser.ConfigParser(delimiters=("=",))
         try:
-            parser.read_string(path.read_text(encoding="utf-8"))
+            parser.read_string(Path(path).read_text(encoding="utf-8"))
             properties = parser["property"]
             _, height, width = (int(value) for value in properties["infer-dims"].split(";"))
             return cls(
@@ -107,7 +107,7 @@ class PreprocessParity:
         same_pixels: Largest difference of a probability when both start from the same resized pixels.
         own_resize: Largest difference when DeepStream resizes by itself.
         own_resize_mean: Mean over images of the largest difference per image.
-        agreement: Share of images with the same best class when DeepStream resizes by itself.
+        agreement: Fraction of images with the same best class when DeepStream resizes by itself.
         notes: What differs in kind.
     """
 
@@ -119,7 +119,7 @@ class PreprocessParity:
     notes: tuple[str, ...]
 
 
-def write_deepstream(bundle: Bundle, out: Path, *, variant: str | None = None, batch: int = 8) -> Path:
+def write_deepstream(bundle: Bundle, out: str | Path, *, variant: str | None = None, batch: int = 8) -> Path:
     """Write ``config_infer.txt``, ``model.onnx`` and ``labels.txt``.
 
     Args:
@@ -142,6 +142,7 @@ def write_deepstream(bundle: Bundle, out: Path, *, variant: str | None = None, b
     artifact = choose_variant(bundle, variant).artifact
     if not artifact.file.path.endswith(".onnx"):
         raise BundleError(f"Expected an ONNX file, found '{artifact.file.path}'.", "Choose one with --variant.")
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     write_pixel_planes(bundle.path(artifact), bundle.preprocess, out / "model.onnx")
     labels = (label.replace(";", ",").replace("\n", " ") for label in bundle.class_names)
@@ -184,7 +185,7 @@ def _config_text(bundle: Bundle, artifact: Artifact, batch: int) -> str:
 
 
 def measure_parity(
-    bundle: Bundle, config: Path, images: Sequence[Image.Image], *, variant: str | None = None
+    bundle: Bundle, config: str | Path, images: Sequence[Image.Image], *, variant: str | None = None
 ) -> PreprocessParity:
     """Run the bundle's model and the DeepStream model on images and compare their probabilities.
 
@@ -194,6 +195,7 @@ def measure_parity(
         images: At least one.
         variant: Which model of the bundle.
     """
+    config = Path(config)
     nvinfer = NvinferConfig.read(config)
     same, own, agree = [], [], []
     with (
@@ -204,10 +206,12 @@ def measure_parity(
         for image in images:
             expected = softmax(predictor.infer([predictor.prepare(image)])[0])
             frames = (_rgb_pixels(image, bundle.preprocess), nvinfer.stretch(np.asarray(image.convert("RGB"))))
-            found = [runtime.run({tensor.name: nvinfer.tensor(frame)[None]})[output.name][0] for frame in frames]
-            same.append(float(np.abs(found[0] - expected).max()))
-            own.append(float(np.abs(found[1] - expected).max()))
-            agree.append(int(found[1].argmax() == expected.argmax()))
+            probabilities = [
+                runtime.run({tensor.name: nvinfer.tensor(frame)[None]})[output.name][0] for frame in frames
+            ]
+            same.append(float(np.abs(probabilities[0] - expected).max()))
+            own.append(float(np.abs(probabilities[1] - expected).max()))
+            agree.append(int(probabilities[1].argmax() == expected.argmax()))
     return PreprocessParity(
         len(images), max(same), max(own), float(np.mean(own)), float(np.mean(agree)), _notes(bundle.preprocess)
     )

@@ -1,6 +1,6 @@
 """The device kit: one archive with everything a device needs, this package included.
 
-A kit holds a bundle reduced to the one model that the device shall run, the recorded answers it is verified against, a
+A kit holds a bundle reduced to the one model that the device shall run, the recorded outputs it is verified against, a
 wheel of this package (pure Python, for any processor), and a README with the commands to run there.
 """
 
@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 from vitexport.bundle.bundle import Artifact, Bundle
-from vitexport.bundle.layout import REFERENCE, recording_name
+from vitexport.bundle.layout import RECIPE, REFERENCE, recording_name
 from vitexport.device.preflight import check_engine, preflight
 from vitexport.device.profiles import JETPACKS, DeviceProfile
 from vitexport.errors import BundleError, EngineBuildError
@@ -32,7 +32,7 @@ _NOT_ON_CPU = frozenset({"fp8", "fp4", "int4", "bfloat16"})
 
 
 def write_kit(
-    bundle: Bundle, profile: DeviceProfile, out: Path, *, variant: str | None = None, jetpack: str | None = None
+    bundle: Bundle, profile: DeviceProfile, out: str | Path, *, variant: str | None = None, jetpack: str | None = None
 ) -> Artifact:
     """Write the archive.
 
@@ -58,7 +58,7 @@ def write_kit(
             f"The bundle '{bundle.root}' has no recorded reference, so the device could not verify anything.",
             "Run its recipe to the end.",
         )
-    kept = [item for item in (artifact, reference, bundle.find("recipe")) if item is not None]
+    kept = [item for item in (artifact, reference, bundle.find(RECIPE)) if item is not None]
     for item in kept:
         bundle.check_artifact(item)
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def write_kit(
         _copy_bundle(bundle, kept, root / "bundle")
         wheel = build_wheel(root)
         (root / "README.md").write_text(_readme(bundle, artifact, profile, jetpack, wheel.name), encoding="utf-8")
-        with atomic_path(out) as temporary:
+        with atomic_path(Path(out)) as temporary:
             _pack(root, temporary)
     return artifact
 
@@ -82,7 +82,7 @@ def _check(bundle: Bundle, artifact: Artifact, profile: DeviceProfile, jetpack: 
                 "Pack the ONNX file it was built from with --variant, and build the engine on the device.",
             )
     elif profile.compute_capability:
-        preflight(profile, provider="tensorrt", precision=artifact.precision or None, jetpack=jetpack)
+        preflight(profile, product="tensorrt", precision=artifact.precision or None, jetpack=jetpack)
     elif artifact.precision in _NOT_ON_CPU:
         raise EngineBuildError(
             f"{profile.title} does not compute {artifact.precision}; it computes {', '.join(profile.precisions)}.",
@@ -104,7 +104,7 @@ def _copy_bundle(bundle: Bundle, kept: list[Artifact], root: Path) -> None:
     ).save()
 
 
-def build_wheel(folder: Path) -> Path:
+def build_wheel(folder: str | Path) -> Path:
     """Write a wheel of this package, from the files it is running from, into ``folder``.
 
     The archive is laid out as the "Binary distribution format" of the Python Packaging User Guide says.
@@ -126,7 +126,7 @@ def build_wheel(folder: Path) -> Path:
     contents[f"{info}/entry_points.txt"] = (distribution.read_text("entry_points.txt") or "").encode()
     lines = [f"{name},sha256={_wheel_hash(data)},{len(data)}" for name, data in contents.items()]
     contents[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,", ""]).encode()
-    wheel = folder / f"vitexport-{distribution.version}-py3-none-any.whl"
+    wheel = Path(folder) / f"vitexport-{distribution.version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in contents.items():
             archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
@@ -192,8 +192,8 @@ def _readme(bundle: Bundle, artifact: Artifact, profile: DeviceProfile, jetpack:
             *(["    vitexport verify bundle --engine vit.engine"] if built_here else []),
             f"    {predict}",
             "",
-            "`verify` runs the model (with --engine, the engine) here on the recorded inputs and compares with what",
-            "PyTorch answered; it exits with 3 when they disagree. `vitexport doctor` says what this machine can do.",
+            "`verify` runs the model (with --engine, the engine) here on the recorded inputs and compares with",
+            "PyTorch's outputs; it exits with 3 when they disagree. `vitexport doctor` says what this machine can do.",
             "",
         ]
     )

@@ -58,7 +58,7 @@ class TritonSettings:
     tensorrt: bool = False
 
 
-def write_repository(bundle: Bundle, out: Path, settings: TritonSettings) -> Path:
+def write_repository(bundle: Bundle, out: str | Path, settings: TritonSettings) -> Path:
     """Write ``OUT/NAME/config.pbtxt``, ``OUT/NAME/1/model.onnx`` (or ``model.plan``) and labels.
 
     Args:
@@ -82,7 +82,7 @@ def write_repository(bundle: Bundle, out: Path, settings: TritonSettings) -> Pat
     engine = artifact.kind == "engine"
     if engine and settings.kind == "cpu":
         raise VitexportError("An engine cannot run on a CPU.", "Use --kind gpu, or choose an ONNX file with --variant.")
-    folder = out / name
+    folder = Path(out) / name
     source = bundle.path(artifact)
     target = folder / "1" / ("model.plan" if engine else "model.onnx")
     with atomic_path(target) as temporary:

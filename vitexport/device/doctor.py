@@ -1,34 +1,36 @@
-"""What this machine can do: packages, GPUs, CPU features, runtimes that open, and what to install for the rest."""
+"""What this machine can do: packages, GPUs, CPU features, runtimes that open, and what to install for the rest.
+
+GPUs come from :mod:`vitexport.runtimes.cuda.probe`, and how a runtime is checked from its adapter.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Diagnosis", "Gpu", "Package", "RuntimeCheck", "examine"]
+from vitexport.device.profiles import precisions_of
+from vitexport.machine import usable_cores
+from vitexport.runtimes import adapter_class, available_runtimes
+from vitexport.runtimes.base import RuntimePackage
+from vitexport.runtimes.cuda.probe import CudaState, GpuInfo, probe_cuda
 
-# package -> (extra that brings it, what it is for)
+__all__ = ["Diagnosis", "Package", "RuntimeCheck", "diagnose_machine"]
+
+# package -> (extra that brings it, what it is for); those that a runtime stands on are its adapter's to name
 _PACKAGES = {
     "numpy": ("", "tensors"),
     "Pillow": ("", "images"),
-    "torch": ("host", "export"),
     "transformers": ("host", "Hugging Face models"),
     "timm": ("host", "timm models"),
     "onnx": ("host", "export"),
     "onnx-ir": ("host", "graph passes"),
     "onnxsim": ("host", "simplification"),
-    "onnxruntime": ("ort", "running ONNX models"),
-    "tensorrt": ("tensorrt", "engines for NVIDIA servers and Jetson"),
-    "tensorrt-rtx-cu13": ("tensorrt-rtx", "engines for RTX, built without a GPU"),
     "cuda-python": ("tensorrt", "device memory"),
     "pycuda": ("pycuda", "device memory on JetPack"),
     "Jinja2": ("report", "HTML reports"),
@@ -58,15 +60,6 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """A CUDA device: compute capability as (major, minor), memory in bytes."""
-
-    name: str
-    compute_capability: tuple[int, int]
-    memory_bytes: int
-
-
-@dataclass(frozen=True)
 class RuntimeCheck:
     """Whether a runtime can open a model here, and why not."""
 
@@ -77,7 +70,7 @@ class RuntimeCheck:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything :func:`examine` found.
+    """Everything :func:`diagnose_machine` finds out.
 
     Attributes:
         python: Version of the interpreter.
@@ -97,42 +90,53 @@ class Diagnosis:
     cpu: str
     cores: int
     cpu_features: dict[str, bool | None]
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[GpuInfo, ...]
     cuda: str
     packages: tuple[Package, ...]
     runtimes: tuple[RuntimeCheck, ...]
     advice: tuple[str, ...]
 
 
-def examine() -> Diagnosis:
+def diagnose_machine() -> Diagnosis:
     """Examine this machine; runtimes are opened in processes of their own, so that a broken one crashes only that."""
     name, features = _cpu()
-    gpus, cuda = _gpus()
-    packages = tuple(_package(package, *facts) for package, facts in _PACKAGES.items())
-    runtimes = tuple(_runtimes({package.name for package in packages if package.version}, gpus, cuda))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    state = probe_cuda()
+    runtimes = {name: adapter_class(name).package for name in available_runtimes()}
     return Diagnosis(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         cpu=name,
-        cores=cores,
+        cores=usable_cores(),
         cpu_features=features,
-        gpus=gpus,
-        cuda=cuda,
-        packages=packages,
-        runtimes=runtimes,
-        advice=tuple(_advice(features, gpus)),
+        gpus=state.gpus,
+        cuda=state.problem or f"driver for CUDA {state.driver_version}",
+        packages=tuple(_packages(runtimes.values())),
+        runtimes=tuple(_check(name, package, state) for name, package in runtimes.items()),
+        advice=tuple(_advice(features, state.gpus)),
     )
 
 
-def _package(name: str, extra: str, purpose: str) -> Package:
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        version = None
-    if version is None and name == "tensorrt" and importlib.util.find_spec("tensorrt") is not None:
-        version = "system"  # JetPack installs the module without package metadata
+def _packages(runtimes: Iterable[RuntimePackage]) -> Iterator[Package]:
+    for name, (extra, purpose) in _PACKAGES.items():
+        yield _package(name, extra, purpose, _version(name))
+    for package in runtimes:
+        yield _package(package.name, package.extra, package.purpose, _runtime_version(package))
+
+
+def _package(name: str, extra: str, purpose: str, version: str | None) -> Package:
     return Package(name, purpose, version, f"pip install 'vitexport[{extra}]'" if extra else "pip install vitexport")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _runtime_version(package: RuntimePackage) -> str | None:
+    """Return the version of a runtime's package; ``system`` where only its module is there, as JetPack installs it."""
+    return _version(package.name) or ("system" if importlib.util.find_spec(package.module) is not None else None)
 
 
 def _cpu() -> tuple[str, dict[str, bool | None]]:
@@ -149,60 +153,16 @@ def _cpu() -> tuple[str, dict[str, bool | None]]:
     return name, {feature: any(flag in flags for flag in names) for feature, names in _CPU_FEATURES.items()}
 
 
-def _gpus() -> tuple[tuple[Gpu, ...], str]:
-    """Ask the CUDA driver library directly: unlike an engine runtime it never crashes without a device."""
-    library = ctypes.util.find_library("cuda") or ("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    try:
-        cuda = ctypes.CDLL(library)
-    except OSError:
-        return (), "no CUDA driver"
-    status = cuda.cuInit(0)
-    if status != 0:
-        return (), f"cuInit failed with error {status}"
-    count, version = ctypes.c_int(), ctypes.c_int()
-    cuda.cuDeviceGetCount(ctypes.byref(count))
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    gpus = tuple(_gpu(cuda, index) for index in range(count.value))
-    return gpus, f"driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+def _check(name: str, package: RuntimePackage, state: CudaState) -> RuntimeCheck:
+    if _runtime_version(package) is None:
+        return RuntimeCheck(name, False, f"package '{package.name}' is not installed")
+    if package.needs_gpu and not state.gpus:
+        besides = f"; {package.without_gpu}" if package.without_gpu else ""
+        return RuntimeCheck(name, False, f"{state.problem}{besides}")
+    return _run_program(name, package.program)
 
 
-def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
-    device, memory, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(128)
-    cuda.cuDeviceGet(ctypes.byref(device), index)
-    cuda.cuDeviceGetName(name, len(name), device)
-    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-    capability = []
-    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR (cuda.h)
-        value = ctypes.c_int()
-        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-        capability.append(value.value)
-    return Gpu(name.value.decode(errors="replace"), (capability[0], capability[1]), memory.value)
-
-
-# runtime -> (package, program that opens it); run in a process of its own, because a broken installation may crash
-_PROBES = {
-    "onnxruntime": ("onnxruntime", "import onnxruntime as m; print(', '.join(m.get_available_providers()))"),
-    "pytorch": ("torch", "import torch as m; print('CUDA' if m.cuda.is_available() else 'CPU')"),
-    "tensorrt": ("tensorrt", "import tensorrt as m; assert m.Runtime(m.Logger(m.Logger.ERROR)); print(m.__version__)"),
-    "tensorrt-rtx": (
-        "tensorrt-rtx-cu13",
-        "import tensorrt_rtx as m; assert m.Runtime(m.Logger(m.Logger.ERROR)); print(m.__version__)",
-    ),
-}
-
-
-def _runtimes(installed: set[str], gpus: tuple[Gpu, ...], cuda: str) -> Iterator[RuntimeCheck]:
-    for name, (package, program) in _PROBES.items():
-        if package not in installed:
-            yield RuntimeCheck(name, False, f"package '{package}' is not installed")
-        elif name.startswith("tensorrt") and not gpus:
-            builds = "; builds engines without one" if name == "tensorrt-rtx" else ""
-            yield RuntimeCheck(name, False, f"no NVIDIA GPU ({cuda}){builds}")
-        else:
-            yield _probe(name, program)
-
-
-def _probe(name: str, program: str) -> RuntimeCheck:
+def _run_program(name: str, program: str) -> RuntimeCheck:
     try:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     except subprocess.TimeoutExpired:
@@ -213,7 +173,7 @@ def _probe(name: str, program: str) -> RuntimeCheck:
     return RuntimeCheck(name, False, lines[-1] if lines else f"the process ended with code {done.returncode}")
 
 
-def _advice(features: dict[str, bool | None], gpus: tuple[Gpu, ...]) -> Iterator[str]:
+def _advice(features: dict[str, bool | None], gpus: tuple[GpuInfo, ...]) -> Iterator[str]:
     if features.get("AVX2") and not features.get("VNNI"):
         yield (
             "This CPU has AVX2 but no VNNI: uint8 x int8 products saturate in 16 bits. Quantize with target ort-x86, "
@@ -224,8 +184,8 @@ def _advice(features: dict[str, bool | None], gpus: tuple[Gpu, ...]) -> Iterator
     elif features.get("dotprod"):
         yield "This CPU has the dot-product extension. Quantize with target ort-arm64."
     for gpu in gpus:
-        major, minor = gpu.compute_capability
-        if (major, minor) >= (8, 9):
+        precisions = precisions_of(gpu.compute_capability)
+        if "fp8" in precisions:
             yield f"{gpu.name}: int8 and fp8 run on tensor cores. Quantize with target tensorrt."
-        elif (major, minor) >= (7, 2):
+        elif "int8" in precisions:
             yield f"{gpu.name}: int8 runs on tensor cores, fp8 does not. Quantize with target tensorrt."

@@ -25,7 +25,7 @@ class Problem:
 def check_build(
     profile: DeviceProfile,
     *,
-    provider: str,
+    product: str,
     precision: str | None = None,
     version: str | None = None,
     jetpack: str | None = None,
@@ -36,7 +36,7 @@ def check_build(
 
     Args:
         profile: The device.
-        provider: ``tensorrt`` or ``tensorrt-rtx``.
+        product: ``tensorrt`` or ``tensorrt-rtx``.
         precision: What the model computes in; None skips that check.
         version: TensorRT version that would build; None takes what the device's JetPack brings.
         jetpack: JetPack release on the device, e.g. ``6.2``; None takes every release that runs on it.
@@ -49,7 +49,7 @@ def check_build(
                 f"{profile.title} has no NVIDIA GPU, and an engine needs one", "Run the ONNX file with ONNX Runtime."
             )
         ]
-    problems = _software(profile, version, jetpack) if provider == "tensorrt" else _rtx(profile, compute_capabilities)
+    problems = _software(profile, version, jetpack) if product == "tensorrt" else _rtx(profile, compute_capabilities)
     if precision is not None and precision not in profile.precisions and precision != "other":
         usable = ", ".join(_NAMES.get(item, item) for item in profile.precisions)
         problems.append(
@@ -59,7 +59,7 @@ def check_build(
                 "Quantize with --precision int8, or convert with --precision fp16.",
             )
         )
-    if provider == "tensorrt" and gpu is not None and gpu.compute_capability != profile.compute_capability:
+    if product == "tensorrt" and gpu is not None and gpu.compute_capability != profile.compute_capability:
         problems.append(
             Problem(
                 f"a TensorRT engine is built on the device that runs it: {profile.title} has compute capability "
@@ -89,7 +89,7 @@ def check_engine(
     rebuild = "Build it on the device: an engine belongs to one GPU model and one version."
     problems = [
         Problem(reason, rebuild)
-        for reason in mismatches(sidecar, provider=sidecar.provider, version=there, gpu=gpu)
+        for reason in mismatches(sidecar, product=sidecar.product, version=there, gpu=gpu)
         if "was built on" not in reason
     ]
     if not sidecar.platform.endswith(profile.architecture):
@@ -102,7 +102,7 @@ def check_engine(
 def preflight(
     profile: DeviceProfile,
     *,
-    provider: str,
+    product: str,
     precision: str | None = None,
     version: str | None = None,
     jetpack: str | None = None,
@@ -116,7 +116,7 @@ def preflight(
     """
     problems = check_build(
         profile,
-        provider=provider,
+        product=product,
         precision=precision,
         version=version,
         jetpack=jetpack,
@@ -175,7 +175,7 @@ def _rtx(profile: DeviceProfile, compute_capabilities: tuple[str, ...]) -> list[
         return [
             Problem(
                 f"TensorRT-RTX is for x86-64 machines, and {profile.title} is {profile.architecture}",
-                "Build with --provider tensorrt on the device.",
+                "Build with --product tensorrt on the device.",
             )
         ]
     if profile.compute_capability not in RTX_CAPABILITIES:
@@ -183,7 +183,7 @@ def _rtx(profile: DeviceProfile, compute_capabilities: tuple[str, ...]) -> list[
             Problem(
                 f"TensorRT-RTX has no compute capability {profile.compute_capability} ({profile.title}); it has "
                 f"{', '.join(RTX_CAPABILITIES)}",
-                "Build with --provider tensorrt on the device.",
+                "Build with --product tensorrt on the device.",
             )
         ]
     if compute_capabilities and profile.compute_capability not in compute_capabilities:

@@ -49,24 +49,24 @@ def build_engine(
         out: Where the plan goes, e.g. ``model.engine``; the sidecar is ``model.engine.json``. The plan is raw, so that
             trtexec, Triton and DeepStream load it as it is.
         progress: Receives the builder's progress.
-        api: A loaded provider; None loads the one the settings name.
+        api: A loaded product; None loads the one the settings name.
 
     Returns:
         The plan, its precision and facts for the report.
 
     Raises:
         EngineBuildError: The device cannot do what the model needs, or TensorRT refuses model or settings.
-        MissingDependencyError: The provider is not installed.
+        MissingDependencyError: The product is not installed.
         RecipeError: There is no device profile of that name.
-        RuntimeBackendError: The provider needs a GPU and there is none.
+        RuntimeBackendError: The product needs a GPU and there is none.
     """
     if not model.is_file():
         raise EngineBuildError(f"Expected an ONNX file at '{model}', found none.", "Check the path.")
     device = None if settings.device is None else device_profile(settings.device)
     if device is not None:
-        # What needs no provider is refused before one is loaded.
-        preflight(device, provider=settings.provider, compute_capabilities=settings.compute_capabilities)
-    api = api or load_api(settings.provider)
+        # What needs no product is refused before one is loaded.
+        preflight(device, product=settings.product, compute_capabilities=settings.compute_capabilities)
+    api = api or load_api(settings.product)
     gpu = _gpu(api)
     started = time.monotonic()
     network = parse_network(api, model)
@@ -76,7 +76,7 @@ def build_engine(
         if device is not None:
             preflight(
                 device,
-                provider=settings.provider,
+                product=settings.product,
                 precision=precision,
                 version=None if api.builds_without_gpu else api.version,
                 gpu=None if api.builds_without_gpu else gpu,
@@ -89,7 +89,7 @@ def build_engine(
         plan = _build(network, config, progress)
         save_timing_cache(config, cache)
         sidecar = EngineSidecar(
-            provider=settings.provider,
+            product=settings.product,
             version=api.version,
             platform=this_platform(),
             gpu="" if api.builds_without_gpu or gpu is None else gpu.name,
@@ -117,7 +117,7 @@ def build_engine(
     write_atomic(out, plan)
     read_sidecar(out)
     details = {
-        "provider": sidecar.provider,
+        "product": sidecar.product,
         "version": sidecar.version,
         "compute_capabilities": list(sidecar.compute_capabilities),
         "bytes": sidecar.engine_bytes,
@@ -129,10 +129,10 @@ def build_engine(
 
 
 def _gpu(api: TensorRTApi) -> GpuInfo | None:
-    """Return the GPU; only a provider that compiles ahead of time may do without one."""
+    """Return the GPU; only a product that compiles ahead of time may do without one."""
     if api.builds_without_gpu:
         return next(iter(probe_cuda().gpus), None)
-    return require_gpu(f"Building an engine with {api.provider} {api.version}")
+    return require_gpu(f"Building an engine with {api.product} {api.version}")
 
 
 def _build(network: Network, config: Any, progress: BuildProgress | None) -> bytes:
@@ -147,7 +147,7 @@ def _build(network: Network, config: Any, progress: BuildProgress | None) -> byt
     if plan is None:
         reason = "\n".join(f"  {message}" for message in messages) or "  no reason given"
         raise EngineBuildError(
-            f"{api.provider} {api.version} cannot build this model:\n{reason}",
+            f"{api.product} {api.version} cannot build this model:\n{reason}",
             "If memory ran out, lower the largest batch or workspace_mib; otherwise `vitexport lint MODEL.onnx --for "
             "tensorrt` explains what to change.",
         )

@@ -57,22 +57,22 @@ def make_config(network: Network, settings: EngineSettings, device: DeviceProfil
             member = api.member("ComputeCapability", f"SM{target.replace('.', '')}")
             if member is None or not config.set_compute_capability(member, index):
                 raise EngineBuildError(
-                    f"{api.provider} {api.version} cannot build for compute capability {target}.",
+                    f"{api.product} {api.version} cannot build for compute capability {target}.",
                     f"It can build for {', '.join(api.target_capabilities)}.",
                 )
     return config
 
 
 def target_capabilities(api: TensorRTApi, settings: EngineSettings, device: DeviceProfile | None) -> tuple[str, ...]:
-    """Return the compute capabilities to build for; empty means the provider's default.
+    """Return the compute capabilities to build for; empty means the product's default.
 
     Raises:
-        EngineBuildError: Targets were given to a provider that builds only for the GPU it runs on.
+        EngineBuildError: Targets were given to a product that builds only for the GPU it runs on.
     """
     if settings.compute_capabilities and not api.builds_without_gpu:
         raise EngineBuildError(
-            f"{api.provider} builds for the GPU of this machine; it takes no list of compute capabilities.",
-            "Leave --compute-capability out, or build with --provider tensorrt-rtx.",
+            f"{api.product} builds for the GPU of this machine; it takes no list of compute capabilities.",
+            "Leave --compute-capability out, or build with --product tensorrt-rtx.",
         )
     if not api.builds_without_gpu:
         return ()
@@ -150,12 +150,12 @@ def _check_ahead_of_time(api: TensorRTApi, settings: EngineSettings, *, has_gpu:
     """Refuse what an ahead-of-time build cannot do, in words rather than with a failed check inside the compiler."""
     if settings.version_compatible:
         raise EngineBuildError(
-            f"{api.provider} engines do not move between releases, so none is version-compatible.",
+            f"{api.product} engines do not move between releases, so none is version-compatible.",
             "Leave --version-compatible out, and build again with every release.",
         )
     if (settings.strip_weights or settings.refit) and not has_gpu:
         raise EngineBuildError(
-            f"{api.provider} {api.version} compiles engines without weights or with replaceable ones only where "
+            f"{api.product} {api.version} compiles engines without weights or with replaceable ones only where "
             "there is a GPU, and this machine has none.",
             "Leave --strip-weights and --refit out, or build on a machine with a GPU.",
         )
@@ -201,5 +201,5 @@ def _bad_profile(
 
 def _lacks(api: TensorRTApi, what: str) -> EngineBuildError:
     return EngineBuildError(
-        f"{api.provider} {api.version} has no {what}.", "Leave that setting out, or build with another provider."
+        f"{api.product} {api.version} has no {what}.", "Leave that setting out, or build with another product."
     )

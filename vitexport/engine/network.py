@@ -104,14 +104,14 @@ def _check_parsed(network: Network, model: Path, parsed: bool, messages: Sequenc
         return
     if parsed:
         raise EngineBuildError(
-            f"{api.provider} {api.version} finds no inputs and outputs in '{model}'.",
+            f"{api.product} {api.version} finds no inputs and outputs in '{model}'.",
             "Give an ONNX file; this one is empty or of another format.",
         )
     # No local may hold the parser: the traceback would keep it alive beyond its network.
     errors = [_parser_error(network.parser.get_error(index)) for index in range(network.parser.num_errors)]
     reasons = errors or list(messages)
     raise EngineBuildError(
-        f"{api.provider} {api.version} cannot parse '{model}':\n" + "\n".join(f"  {reason}" for reason in reasons),
+        f"{api.product} {api.version} cannot parse '{model}':\n" + "\n".join(f"  {reason}" for reason in reasons),
         "`vitexport lint MODEL.onnx --for tensorrt` explains what to change; copy a truncated file again.",
     )
 
@@ -129,7 +129,7 @@ def _create(api: TensorRTApi, what: str, make: Any, messages: Sequence[str]) -> 
 
 def _no_object(api: TensorRTApi, what: str, messages: Sequence[str]) -> EngineBuildError:
     return EngineBuildError(
-        f"{api.provider} {api.version} gives no {what}: {'; '.join(messages) or 'no reason given'}",
+        f"{api.product} {api.version} gives no {what}: {'; '.join(messages) or 'no reason given'}",
         "Check the GPU and its driver with `vitexport doctor`.",
     )
 

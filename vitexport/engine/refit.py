@@ -47,8 +47,8 @@ def refit_engine(engine: Path, model: Path, out: Path) -> EngineSidecar:
             "Give the ONNX file the engine was built from; a stripped engine keeps weights that were folded into it.",
         )
     gpu = require_gpu(f"Refitting '{engine.name}'")
-    api = load_api(sidecar.provider)
-    reasons = mismatches(sidecar, provider=api.provider, version=api.version, gpu=gpu)
+    api = load_api(sidecar.product)
+    reasons = mismatches(sidecar, product=api.product, version=api.version, gpu=gpu)
     if reasons:
         raise EngineBuildError(
             f"'{engine}' cannot be refitted here: {'; '.join(reasons)}.", "Build it on this machine."
@@ -78,7 +78,7 @@ def _replace_weights(api: TensorRTApi, engine: Any, model: Path) -> None:
     if missing or not accepted:
         reason = f"weights are missing: {', '.join(missing[:5])}" if missing else "; ".join(messages)
         raise EngineBuildError(
-            f"{api.provider} {api.version} cannot put the weights of '{model}' into the engine: "
+            f"{api.product} {api.version} cannot put the weights of '{model}' into the engine: "
             f"{reason or 'no reason given'}",
             "The ONNX file must have the graph the engine was built from.",
         )
@@ -94,5 +94,5 @@ def _serialize(api: TensorRTApi, engine: Any) -> bytes:
         config.set_flag(include_refit)
     plan = engine.serialize_with_config(config)
     if plan is None:
-        raise EngineBuildError(f"{api.provider} {api.version} cannot serialize the refitted engine.", "Free memory.")
+        raise EngineBuildError(f"{api.product} {api.version} cannot serialize the refitted engine.", "Free memory.")
     return bytes(plan)

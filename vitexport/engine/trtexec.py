@@ -30,7 +30,7 @@ def trtexec_command(
         engine: Where trtexec writes its engine; None leaves that out.
         device: Device profile that bounds the workspace.
     """
-    rtx = settings.provider == "tensorrt-rtx"
+    rtx = settings.product == "tensorrt-rtx"
     words = ["tensorrt_rtx" if rtx else "trtexec", f"--onnx={model}"]
     if not rtx:
         # TensorRT-RTX and TensorRT 11 know no other mode; 10.x still has to be told, and 11 accepts the option.

@@ -30,7 +30,7 @@ from vitexport.bundle.layout import (
     recording_name,
 )
 from vitexport.errors import CalibrationError
-from vitexport.files import StageResult, write_atomic
+from vitexport.files import StageResult, StepEvent, write_atomic
 from vitexport.inputs.images import list_images
 from vitexport.inputs.labels import find_targets
 from vitexport.pipeline.fallback import Candidate, candidates, settle
@@ -43,7 +43,7 @@ from vitexport.pipeline.stages import (
     record_reference,
     record_variant,
 )
-from vitexport.pipeline.step import Step, StepEvent, images_fingerprint, settings_of, source_fingerprint
+from vitexport.pipeline.step import Step, images_fingerprint, settings_of, source_fingerprint
 from vitexport.pipeline.workspace import OnEvent, StaleError, Workspace
 from vitexport.recipe.settings import QuantizeSettings, Recipe
 from vitexport.report import write_report

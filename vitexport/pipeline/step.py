@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -21,7 +21,6 @@ from vitexport.source import ModelSource
 
 __all__ = [
     "Step",
-    "StepEvent",
     "images_fingerprint",
     "is_current",
     "make",
@@ -30,18 +29,6 @@ __all__ = [
     "step_key",
     "tool_versions",
 ]
-
-StepStatus = Literal["running", "done", "skipped"]
-
-
-@dataclass(frozen=True)
-class StepEvent:
-    """What a progress display shows: a stage began, advanced, finished, or had nothing to do."""
-
-    stage: str
-    status: StepStatus
-    message: str = ""
-    fraction: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

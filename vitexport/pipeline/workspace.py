@@ -9,7 +9,8 @@ from vitexport.bundle.bundle import Artifact, Bundle
 from vitexport.bundle.layout import is_bundle, recording_name
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import BundleError
-from vitexport.pipeline.step import Step, StepEvent, is_current, make
+from vitexport.files import StepEvent
+from vitexport.pipeline.step import Step, is_current, make
 
 __all__ = ["OnEvent", "StaleError", "Workspace"]
 

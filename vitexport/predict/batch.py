@@ -9,7 +9,6 @@ core busy without the threads of one stage waiting (or spinning) for another's.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +21,6 @@ from threading import Lock
 from vitexport.errors import ImageError
 from vitexport.inputs.images import load_image
 from vitexport.predict.predictor import Prediction, Predictor
-from vitexport.runtimes import RuntimeOptions
 from vitexport.tensors import Array
 
 __all__ = [
@@ -31,8 +29,6 @@ __all__ = [
     "ChunkResult",
     "Row",
     "chunks",
-    "core_count",
-    "parallel_options",
     "predict_chunks",
 ]
 
@@ -75,20 +71,11 @@ class ChunkResult:
     rows: tuple[Row, ...]
 
 
-def chunks(paths: Sequence[Path], size: int) -> tuple[Chunk, ...]:
+def chunks(paths: Sequence[str | Path], size: int) -> tuple[Chunk, ...]:
     """Cut paths into chunks of ``size``; the last one may be shorter."""
-    starts = range(0, len(paths), size)
-    return tuple(Chunk(index, tuple(paths[start : start + size])) for index, start in enumerate(starts))
-
-
-def core_count() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def parallel_options(threads: int | None, device: str = "cpu") -> RuntimeOptions:
-    """Return options for a runtime that several workers share: one thread each on a CPU, unless asked otherwise."""
-    return RuntimeOptions(threads=1 if threads is None and device == "cpu" else threads, device=device)
+    files = tuple(map(Path, paths))
+    starts = range(0, len(files), size)
+    return tuple(Chunk(index, files[start : start + size]) for index, start in enumerate(starts))
 
 
 class ChunkPredictor:
@@ -112,12 +99,12 @@ class ChunkPredictor:
         """
         inputs = [self._prepare(path) for path in chunk.paths]
         prepared = [entry for entry in inputs if not isinstance(entry, str)]
-        answers: Iterator[Array] = iter(())
+        vectors: Iterator[Array] = iter(())
         if prepared:
             with self._turn:
-                answers = iter(self._predictor.infer(prepared))
+                vectors = iter(self._predictor.infer(prepared))
         rows = (
-            Row(str(path), error=entry) if isinstance(entry, str) else self._row(path, next(answers))
+            Row(str(path), error=entry) if isinstance(entry, str) else self._row(path, next(vectors))
             for path, entry in zip(chunk.paths, inputs, strict=True)
         )
         return ChunkResult(chunk.index, tuple(rows))
@@ -129,10 +116,9 @@ class ChunkPredictor:
         except ImageError as error:
             return error.message
 
-    def _row(self, path: Path, answer: Array) -> Row:
-        if self._predictor.classifies:
-            return Row(str(path), predictions=self._predictor.rank(answer, self._top))
-        return Row(str(path), features=tuple(float(value) for value in answer))
+    def _row(self, path: Path, vector: Array) -> Row:
+        result = self._predictor.result(vector, self._top)
+        return Row(str(path), result.predictions, result.features)
 
 
 def predict_chunks(predict: ChunkPredictor, work: Iterable[Chunk], workers: int) -> Iterator[ChunkResult]:

@@ -5,60 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from vitexport.errors import VitexportError
-from vitexport.predict.batch import (
-    Chunk,
-    ChunkPredictor,
-    ChunkResult,
-    chunks,
-    core_count,
-    parallel_options,
-    predict_chunks,
-)
+from vitexport.machine import usable_cores
+from vitexport.predict.batch import Chunk, ChunkPredictor, ChunkResult, chunks, predict_chunks
 from vitexport.predict.journal import Journal, job_identity, journal_path
 from vitexport.predict.predictor import Predictor
 from vitexport.predict.results import check_format, write_results
+from vitexport.predict.settings import JobSettings
 
-__all__ = ["Engine", "JobResult", "JobSettings", "predict_to_file"]
-
-Engine = Literal["local", "ray"]
-
-
-@dataclass(frozen=True)
-class JobSettings:
-    """How a batch job runs.
-
-    Attributes:
-        model: Bundle directory or model file.
-        runtime: Name of the runtime; None lets the file choose.
-        variant: Which model of a bundle; None takes the last accepted one.
-        top: Classes per image.
-        batch: Images per chunk, which is the batch of one run.
-        workers: Threads, or Ray actors; None takes one per core.
-        threads: Threads of each runtime; None takes one on a CPU.
-        device: ``cpu`` or ``cuda:N``.
-        engine: ``local`` or ``ray``.
-        address: Ray cluster to join; None starts one on this machine.
-    """
-
-    model: Path
-    runtime: str | None = None
-    variant: str | None = None
-    top: int = 5
-    batch: int = 16
-    workers: int | None = None
-    threads: int | None = None
-    device: str = "cpu"
-    engine: Engine = "local"
-    address: str | None = None
-
-    def open(self) -> Predictor:
-        """Open the model for workers that share it."""
-        return Predictor.open(
-            self.model, runtime=self.runtime, variant=self.variant, options=parallel_options(self.threads, self.device)
-        )
+__all__ = ["JobResult", "OnProgress", "predict_to_file"]
 
 
 @dataclass(frozen=True)
@@ -86,8 +43,8 @@ class OnProgress(Protocol):
 
 def predict_to_file(
     settings: JobSettings,
-    paths: Sequence[Path],
-    out: Path,
+    paths: Sequence[str | Path],
+    out: str | Path,
     *,
     overwrite: bool = False,
     on_progress: OnProgress = lambda done, total: None,
@@ -107,6 +64,7 @@ def predict_to_file(
         InferenceError: The model failed; what is done stays in the journal.
         MissingDependencyError: pyarrow or ray is missing.
     """
+    out = Path(out)
     check_format(out)
     if out.exists() and not overwrite:
         raise VitexportError(f"'{out}' exists already.", "Use another -o file, or replace it with --overwrite.")
@@ -132,7 +90,7 @@ def predict_to_file(
 
 
 def _engine(settings: JobSettings, predictor: Predictor) -> Callable[[Sequence[Chunk]], Iterator[ChunkResult]]:
-    workers = settings.workers or core_count()
+    workers = settings.workers or usable_cores()
     if settings.engine == "ray":
         from vitexport.predict.ray_engine import predict_with_ray
 

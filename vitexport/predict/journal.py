@@ -24,8 +24,9 @@ from vitexport.predict.results import row_from_json, row_to_json
 __all__ = ["Journal", "job_identity", "journal_path"]
 
 
-def journal_path(results: Path) -> Path:
+def journal_path(results: str | Path) -> Path:
     """Return where the journal of a results file lies."""
+    results = Path(results)
     return results.with_name(f".{results.name}.journal")
 
 
@@ -44,7 +45,7 @@ class Journal:
         done: Indices of the chunks already in it.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, object], *, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path, identity: Mapping[str, object], *, overwrite: bool = False) -> None:
         """Open the journal at ``path``, or begin one.
 
         Args:
@@ -55,11 +56,11 @@ class Journal:
         Raises:
             VitexportError: The journal belongs to another job.
         """
-        self.path = path
+        self.path = Path(path)
         self._offsets: dict[int, int] = {}
         end = 0 if overwrite else self._scan(identity)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("r+b" if end else "wb")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = self.path.open("r+b" if end else "wb")
         self._stream.truncate(end)
         self._stream.seek(end)
         if end == 0:

@@ -1,32 +1,31 @@
-"""Images in, labels and scores out, from a bundle or from a single model file that carries its metadata."""
+"""Images in, classes with scores or a feature vector out; from a bundle, or a model file that carries its metadata."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import Self
 
-from vitexport.bundle.bundle import Bundle
-from vitexport.bundle.layout import is_bundle
 from vitexport.bundle.metadata import ModelMetadata
+from vitexport.bundle.target import resolve_target
 from vitexport.errors import BundleError, InferenceError
 from vitexport.inputs.preprocess import batch
+from vitexport.predict.sources import ImageInput, is_one_image, to_image
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import run_rows
 from vitexport.tensors import Array, TensorSpec, batch_limit
 from vitexport.verify.select import choose_variant
 
-__all__ = ["Prediction", "Predictor", "softmax"]
-
-# Runtimes whose run() may be called from several threads at once.
-_CONCURRENT = frozenset({"onnxruntime"})
+__all__ = ["ImageResult", "Prediction", "Predictor", "softmax"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,51 @@ class Prediction:
     label: str
     score: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``{"label", "score"}``, ready for JSON."""
+        return {"label": self.label, "score": self.score}
+
+
+@dataclass(frozen=True, repr=False)
+class ImageResult:
+    """What a model says about one image.
+
+    Attributes:
+        predictions: Best classes first; empty for a features model.
+        features: Feature vector; empty for a classifier.
+    """
+
+    predictions: tuple[Prediction, ...] = ()
+    features: tuple[float, ...] = ()
+
+    @property
+    def best(self) -> Prediction:
+        """The class with the highest score.
+
+        Raises:
+            BundleError: The model gives feature vectors, not classes.
+        """
+        if not self.predictions:
+            raise BundleError(
+                f"Expected classes, found a feature vector of {len(self.features)} numbers.",
+                "Read .features, or export the model with --task classify.",
+            )
+        return self.predictions[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``{"predictions": [{"label", "score"}, ...]}`` or ``{"features": [...]}``, ready for JSON."""
+        if self.features:
+            return {"features": list(self.features)}
+        return {"predictions": [prediction.to_dict() for prediction in self.predictions]}
+
+    def __repr__(self) -> str:
+        if self.features:
+            return f"ImageResult({len(self.features)} features)"
+        shown = [f"{prediction.label!r} {prediction.score:.4f}" for prediction in self.predictions[:5]]
+        if len(self.predictions) > 5:
+            shown.append(f"{len(self.predictions) - 5} more")
+        return f"ImageResult({', '.join(shown)})"
+
 
 def softmax(logits: Array) -> NDArray[np.float64]:
     """Return the softmax over the last axis, in double precision, shifted by the maximum so that nothing overflows."""
@@ -53,13 +97,14 @@ def softmax(logits: Array) -> NDArray[np.float64]:
 class Predictor:
     """A model that takes images.
 
-    Preparing images is safe from several threads; :meth:`infer` is where :attr:`concurrent` says so.
+    :meth:`predict` does all of it. :meth:`prepare`, :meth:`infer` and :meth:`result` are its parts, for who batches
+    images otherwise: preparing is safe from several threads, inferring where :attr:`concurrent` says so.
 
     Attributes:
         name: Name of the model, for people.
         version: First 12 hex digits of the model file's SHA-256, or ``1`` for a single file.
         variant: Name of the variant inside a bundle, or the file's name.
-        metadata: Identity, preprocessing and labels.
+        metadata: Identity, preprocessing and class names.
         runtime: The opened runtime.
         notes: What a person should know, e.g. that a later variant was rejected by its checks.
     """
@@ -89,7 +134,7 @@ class Predictor:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: str | Path,
         *,
         runtime: str | None = None,
         variant: str | None = None,
@@ -104,43 +149,34 @@ class Predictor:
             options: For the runtime.
 
         Raises:
-            BundleError: No bundle, an altered one, one without an accepted model, or a file without its metadata.
+            BundleError: Nothing is there, no bundle, an altered one, one without an accepted model, or a file without
+                its metadata.
             RuntimeBackendError: The runtime cannot open the model.
             MissingDependencyError: The runtime's package is not installed.
         """
-        if path.is_dir():
-            return cls._open_bundle(path, runtime, variant, options)
-        if variant is not None:
-            raise BundleError(
-                f"--variant chooses inside a bundle, but '{path}' is no directory.", "Leave --variant out."
-            )
-        opened = open_runtime(path, runtime, options)
+        # Only the file that is opened needs checking, which choose_variant() does.
+        target = resolve_target(path, check_files=False)
+        if target.bundle is None:
+            file = (target.models[0] if variant is None else target.model(variant)).path
+            opened = open_runtime(file, runtime, options)
+        else:
+            choice = choose_variant(target.bundle, variant)
+            opened = open_runtime(target.bundle.path(choice.artifact), runtime, options)
         try:
-            metadata = ModelMetadata.from_metadata(opened.metadata, where=str(path))
-            return cls(opened, metadata, name=Path(metadata.model.id).name or path.stem, variant=path.stem)
+            metadata = target.metadata(opened.metadata)
+            if target.bundle is None:
+                return cls(opened, metadata, name=Path(metadata.model.id).name or file.stem, variant=file.stem)
+            return cls(
+                opened,
+                metadata,
+                name=target.bundle.name,
+                variant=choice.artifact.name,
+                version=choice.artifact.file.sha256[:12],
+                notes=tuple(f"not used, its checks failed: {line}" for line in choice.rejected),
+            )
         except BundleError:
             opened.close()
             raise
-
-    @classmethod
-    def _open_bundle(cls, path: Path, runtime: str | None, variant: str | None, options: RuntimeOptions | None) -> Self:
-        if not is_bundle(path):
-            raise BundleError(
-                f"Expected a model file or a bundle at '{path}', found a directory without bundle.json.",
-                "Make a bundle with `vitexport run RECIPE -o DIR`, or give an ONNX file.",
-            )
-        bundle = Bundle.open(path, check_files=False)
-        choice = choose_variant(bundle, variant)
-        notes = tuple(f"not used, its checks failed: {line}" for line in choice.rejected)
-        opened = open_runtime(bundle.path(choice.artifact), runtime, options)
-        return cls(
-            opened,
-            bundle.metadata,
-            name=bundle.name,
-            variant=choice.artifact.name,
-            version=choice.artifact.file.sha256[:12],
-            notes=notes,
-        )
 
     @property
     def tensor(self) -> TensorSpec:
@@ -150,27 +186,27 @@ class Predictor:
     @property
     def concurrent(self) -> bool:
         """Whether :meth:`infer` may be called from several threads at once."""
-        return self.runtime.name in _CONCURRENT
+        return self.runtime.concurrent
 
     @property
     def classifies(self) -> bool:
-        """Whether the model answers with classes; otherwise it answers with a feature vector."""
+        """Whether the model gives classes; otherwise it gives a feature vector."""
         return self.metadata.model.task == "classify"
 
     @cached_property
     def output(self) -> TensorSpec:
         """The output with one vector per image; a features model may have token outputs beside it."""
-        found = next((spec for spec in self.runtime.outputs if len(spec.shape) == 2), None)
-        if found is None:
+        vectors = next((spec for spec in self.runtime.outputs if len(spec.shape) == 2), None)
+        if vectors is None:
             outputs = ", ".join(spec.describe() for spec in self.runtime.outputs)
             raise BundleError(
                 f"Expected '{self.name}' to have an output with one vector per image, found {outputs}.",
                 "Ask for that output itself: through /v2 of `vitexport serve`, or with a runtime of your own.",
             )
-        return found
+        return vectors
 
     def prepare(self, image: Image.Image) -> Array:
-        """Preprocess one image into one row of the model's input."""
+        """Preprocess one image into one row of the model's input: float ``[3, H, W]`` or uint8 ``[H, W, 3]``."""
         row: Array = batch([image], self.metadata.preprocess, self.tensor)[0]
         return row
 
@@ -185,11 +221,11 @@ class Predictor:
 
         Raises:
             FeedMismatchError: A row does not fit the model.
-            InferenceError: The model failed, or answered with NaN or infinity.
+            InferenceError: The model failed, or its output holds NaN or infinity.
         """
-        return self.vectors(self.answer(rows if isinstance(rows, np.ndarray) else np.stack(rows)))
+        return self.vectors(self.run(rows if isinstance(rows, np.ndarray) else np.stack(rows)))
 
-    def answer(self, feed: Array, size: int | None = None) -> dict[str, Array]:
+    def run(self, feed: Array, size: int | None = None) -> dict[str, Array]:
         """Run the model on a feed of any length and return all its outputs.
 
         Args:
@@ -209,12 +245,13 @@ class Predictor:
         Raises:
             InferenceError: It holds NaN or infinity.
         """
-        found = outputs[self.output.name]
-        if not np.isfinite(found).all():
+        vectors = outputs[self.output.name]
+        if not np.isfinite(vectors).all():
             raise InferenceError(
-                f"'{self.name}' answered with NaN or infinity.", "Check the bundle with `vitexport verify`."
+                f"Expected finite numbers from '{self.name}', found NaN or infinity.",
+                "Check the bundle with `vitexport verify`.",
             )
-        return found
+        return vectors
 
     def label(self, index: int) -> str:
         """Return the name of a class."""
@@ -231,22 +268,54 @@ class Predictor:
         order = np.argsort(-scores, kind="stable")[:top]
         return tuple(Prediction(self.label(int(index)), float(scores[index])) for index in order)
 
-    def predict(self, images: Sequence[Image.Image], top: int | None = 5) -> list[tuple[Prediction, ...]]:
-        """Classify images, all in one batch.
+    def result(self, vector: Array, top: int | None = 5) -> ImageResult:
+        """Turn one row of :meth:`infer` into what it says.
+
+        Args:
+            vector: Logits ``[classes]`` or features ``[dimension]``.
+            top: Classes to keep, best first; None for all. A features model has none.
+        """
+        if self.classifies:
+            return ImageResult(predictions=self.rank(vector, top))
+        return ImageResult(features=tuple(float(value) for value in vector))
+
+    # A path as text is a sequence of texts as well; the first signature is then meant.
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, images: ImageInput, top: int | None = 5, *, batch: int = 16
+    ) -> ImageResult: ...
+    @overload
+    def predict(self, images: Iterable[ImageInput], top: int | None = 5, *, batch: int = 16) -> list[ImageResult]: ...
+    def predict(
+        self, images: ImageInput | Iterable[ImageInput], top: int | None = 5, *, batch: int = 16
+    ) -> ImageResult | list[ImageResult]:
+        """Classify images, or compute their features.
+
+        Args:
+            images: One image gives one result, several give a list in their order. An image is the path of a file
+                (``str`` or ``Path``), the bytes of one (JPEG, PNG, WebP, BMP, TIFF or PPM), a Pillow image, or a uint8
+                array ``[H, W, 3]`` in RGB, of any size; it is resized, cropped and normalized as the model needs it.
+            top: Classes per image, best first; None for all.
+            batch: Images per run, and images decoded at one time.
 
         Raises:
-            BundleError: The model answers with features, not with classes.
+            ImageError: An image is missing, damaged or too large, or an array is no uint8 ``[H, W, 3]``.
+            InferenceError: The model failed, or its output holds NaN or infinity.
         """
-        self.require_classes()
-        if not images:
-            return []
-        return [self.rank(row, top) for row in self.infer([self.prepare(image) for image in images])]
+        if is_one_image(images) or not isinstance(images, Iterable):
+            image = to_image(cast(ImageInput, images))
+            return self.result(self.infer([self.prepare(image)])[0], top)
+        waiting = enumerate(cast("Iterable[ImageInput]", images))
+        results: list[ImageResult] = []
+        while rows := [self.prepare(to_image(image, name=f"image {i}")) for i, image in islice(waiting, batch)]:
+            results += [self.result(vector, top) for vector in self.infer(rows)]
+        return results
 
     def require_classes(self) -> None:
         """Raise a BundleError unless the model classifies."""
         if not self.classifies:
             raise BundleError(
-                f"'{self.name}' answers with feature vectors, not with classes.",
+                f"Expected a classifier, but '{self.name}' gives feature vectors.",
                 "Write the vectors to a file with `vitexport predict ... -o FILE`, or export with --task classify.",
             )
 

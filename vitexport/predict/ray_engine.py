@@ -12,14 +12,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from vitexport.errors import InferenceError, MissingDependencyError
 from vitexport.predict.batch import Chunk, ChunkPredictor, ChunkResult
 from vitexport.predict.results import row_from_json, row_to_json
-
-if TYPE_CHECKING:
-    from vitexport.predict.job import JobSettings
+from vitexport.predict.settings import JobSettings
 
 __all__ = ["predict_with_ray"]
 
@@ -70,7 +68,7 @@ def predict_with_ray(settings: JobSettings, work: Sequence[Chunk], workers: int)
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         # A class is what an actor pool takes; the annotation of map() knows only functions.
         cast("Callable[[dict[str, Any]], dict[str, Any]]", _Actor),
-        fn_constructor_args=(replace(settings, model=settings.model.resolve()), str(Path.cwd())),
+        fn_constructor_args=(replace(settings, model=Path(settings.model).resolve()), str(Path.cwd())),
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=1,
     )

@@ -20,13 +20,14 @@ __all__ = ["FORMATS", "check_format", "row_from_json", "row_to_json", "write_res
 FORMATS = (".jsonl", ".csv", ".parquet")
 
 
-def check_format(path: Path) -> None:
+def check_format(path: str | Path) -> None:
     """Check that results can be written to ``path``, before any work is done.
 
     Raises:
         VitexportError: The ending is unknown.
         MissingDependencyError: Parquet without pyarrow.
     """
+    path = Path(path)
     if path.suffix not in FORMATS:
         raise VitexportError(
             f"Expected a results file ending in {', '.join(FORMATS)}, found '{path.name}'.", "Rename the -o file."
@@ -54,14 +55,15 @@ def row_from_json(data: Mapping[str, Any]) -> Row:
     )
 
 
-def write_results(path: Path, rows: Iterable[Row], *, features: bool) -> None:
+def write_results(path: str | Path, rows: Iterable[Row], *, features: bool) -> None:
     """Write rows in one step, streaming; columns ``image, label, score, top, error`` or ``image, features, error``.
 
     Args:
         path: Ends in one of :data:`FORMATS`.
         rows: In order.
-        features: Whether the model answers with features.
+        features: Whether the model gives features.
     """
+    path = Path(path)
     with atomic_path(path) as temporary:
         records = (_record(row, features) for row in rows)
         {".jsonl": _write_jsonl, ".csv": _write_csv, ".parquet": _write_parquet}[path.suffix](
@@ -101,7 +103,7 @@ def _write_csv(path: Path, records: Iterator[dict[str, Any]], features: bool) ->
 
 def _write_parquet(path: Path, records: Iterator[dict[str, Any]], features: bool) -> None:
     pa, parquet = _pyarrow()
-    answer = (
+    columns = (
         [("features", pa.list_(pa.float32()))]
         if features
         else [
@@ -110,7 +112,7 @@ def _write_parquet(path: Path, records: Iterator[dict[str, Any]], features: bool
             ("top", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))),
         ]
     )
-    schema = pa.schema([("image", pa.string()), *answer, ("error", pa.string())])
+    schema = pa.schema([("image", pa.string()), *columns, ("error", pa.string())])
     with parquet.ParquetWriter(path, schema) as writer:
         while group := list(islice(records, 4096)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))

@@ -1,18 +1,74 @@
-"""What a person may name as input of a prediction: images, folders, patterns, and lists of paths."""
+"""What may be given as input of a prediction: one image in any of its forms, and what names many of them."""
 
 from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from vitexport.errors import ImageError
-from vitexport.inputs.images import list_images
+from vitexport.inputs.images import decode_image, list_images, load_image
 
-__all__ = ["expand_sources"]
+__all__ = ["ImageInput", "expand_sources", "is_one_image", "to_image"]
+
+ImageInput: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8]
+"""One image: the path of a file, the bytes of one, a Pillow image, or uint8 pixels ``[H, W, 3]`` in RGB."""
 
 
-def expand_sources(sources: Sequence[str]) -> tuple[Path, ...]:
+def is_one_image(value: object) -> bool:
+    """Return whether a value stands for one image, and not for a sequence of them."""
+    return isinstance(value, str | Path | bytes | Image.Image | np.ndarray)
+
+
+def to_image(image: ImageInput, *, name: str = "image") -> Image.Image:
+    """Return an image in RGB, whatever form it has.
+
+    Args:
+        image: See :data:`ImageInput`.
+        name: How an error message calls an image without a path.
+
+    Raises:
+        ImageError: The file or its bytes cannot be decoded, the array is no uint8 ``[H, W, 3]``, or it is none of
+            these.
+    """
+    if isinstance(image, str | Path):
+        return load_image(Path(image))
+    if isinstance(image, bytes):
+        return decode_image(image, name=name)
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if not isinstance(image, np.ndarray):
+        raise ImageError(
+            f"Expected '{name}' to be a path, encoded bytes, a Pillow image or a uint8 array, "
+            f"found {type(image).__name__}.",
+            "Give one of these, or a list of them.",
+        )
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ImageError(
+            f"Expected '{name}' to be uint8[height, width, 3] in RGB, found {image.dtype.name}{list(image.shape)}.",
+            _how_to_convert(image),
+        )
+    return Image.fromarray(image)
+
+
+def _how_to_convert(array: NDArray[np.generic]) -> str:
+    if array.size == 0:
+        return "It has no pixels."
+    if array.ndim == 4:
+        return "Give several images as a list: list(array)."
+    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+        return "Put the channels last: array.transpose(1, 2, 0), in uint8 values from 0 to 255."
+    if array.dtype != np.uint8:
+        return "Convert values from 0 to 1 with (255 * array).round().astype(np.uint8); normalized ones cannot be used."
+    return "Stack a grey image three times: np.stack([array] * 3, axis=-1); drop an alpha channel: array[..., :3]."
+
+
+def expand_sources(sources: Sequence[str | Path]) -> tuple[Path, ...]:
     """Turn sources into image paths, in order.
 
     Args:
@@ -22,7 +78,7 @@ def expand_sources(sources: Sequence[str]) -> tuple[Path, ...]:
     Raises:
         ImageError: A folder holds no image, a pattern matches nothing, or a list cannot be read.
     """
-    return tuple(path for source in sources for path in _expand(source))
+    return tuple(path for source in sources for path in _expand(str(source)))
 
 
 def _expand(source: str) -> Iterator[Path]:

@@ -154,7 +154,7 @@ class EngineSettings(_Settings):
     """ONNX to a TensorRT or TensorRT-RTX engine. No precision: the ONNX graph decides every precision.
 
     Attributes:
-        provider: ``tensorrt`` (built on the device that runs it) or ``tensorrt-rtx`` (builds with no GPU present).
+        product: ``tensorrt`` (built on the device that runs it) or ``tensorrt-rtx`` (builds with no GPU present).
         device: Name of a device profile, e.g. ``orin-nano``; None takes the GPU of this machine.
         batch: One optimisation profile each, as (min, opt, max). A plain number N covers every size above the previous
             entry up to N and is tuned for N; ``"2:8:16"`` gives min, opt and max.
@@ -169,10 +169,10 @@ class EngineSettings(_Settings):
         refit: Allow the weights to be replaced later.
         weight_streaming: Keep weights in host memory and stream them, for models larger than device memory.
         compute_capabilities: Targets of TensorRT-RTX, e.g. ``("8.6", "8.9")``; empty takes the device profile's or the
-            provider's default.
+            product's default.
     """
 
-    provider: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt"
+    product: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt"
     device: str | None = None
     batch: tuple[tuple[int, int, int], ...] = ((1, 1, 1),)
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {}
@@ -288,7 +288,7 @@ class Gates(_Settings):
         max_size_ratio: File size against the ``baseline`` variant.
         min_actual_precision: Share of the multiply-accumulates with weights that the runtime really executes in the
             variant's precision, 0 to 1, read from the runtime's own profile or engine.
-        baseline: VariantResult that speed and size are compared with: what the final one replaces.
+        baseline: Variant that speed and size are compared with: what the final one replaces.
         on_failure: ``fail`` ends with exit code 3; ``fallback`` tries the next safer quantization first, down to none.
     """
 

@@ -46,7 +46,7 @@ def render_html(facts: EngineFacts) -> str:
     if facts.audit is None:
         body += f"<h2>Audit</h2><p>Not run on this machine: {escape(facts.why_no_audit)}</p>"
         if facts.sidecar is not None:
-            body += "<h3>Asked for</h3>" + _bar(_asked(facts))
+            body += "<h3>Requested</h3>" + _bar(_requested(facts))
     else:
         body += _audit(facts.audit)
     return (
@@ -60,41 +60,42 @@ def render_html(facts: EngineFacts) -> str:
 def _audit(report: AuditReport) -> str:
     verdict = "passed" if report.passed else "failed"
     facts = (
-        f"{report.kept_share:.1%} of the arithmetic runs as the ONNX file asked (required: {report.min_share:.0%}). "
+        f"{report.kept_fraction:.1%} of the arithmetic runs as the ONNX file requested (required: "
+        f"{report.min_fraction:.0%}). "
         f"Fused attention: {report.fused_attention} of {report.attention_blocks} blocks. "
         f"{report.reformats} reformat and {report.copies} copy layers of {report.layers}."
     )
     rows = "".join(
-        f"<tr{'' if gemm.found == gemm.asked else ' class=bad'}><td><code>{escape(gemm.name)}</code></td>"
-        f"<td>{escape(gemm.kind)}</td><td>{escape(gemm.asked)}</td><td>{escape(gemm.found)}</td>"
+        f"<tr{'' if gemm.executed == gemm.requested else ' class=bad'}><td><code>{escape(gemm.name)}</code></td>"
+        f"<td>{escape(gemm.kind)}</td><td>{escape(gemm.requested)}</td><td>{escape(gemm.executed)}</td>"
         f'<td class="number">{gemm.flops / 1e6:.1f}</td><td><code>{escape(gemm.layer)}</code></td>'
         f"<td><code>{escape(gemm.tactic)}</code></td></tr>"
         for gemm in report.gemms
     )
     return (
         f'<h2>Audit: <span class="{verdict}">{verdict}</span></h2><p>{escape(facts)}</p>'
-        f"<h3>Asked for</h3>{_bar(sorted(report.asked_share.items()))}"
-        f"<h3>Found</h3>{_bar(sorted(report.found_share.items()))}"
-        '<h3 id="products">Matrix products</h3>'
-        '<div class="scroll" tabindex="0" role="region" aria-labelledby="products">'
-        "<table><tr><th>ONNX node</th><th>kind</th><th>asked</th><th>found</th><th>MFLOP</th>"
+        f"<h3>Requested</h3>{_bar(sorted(report.requested_fraction.items()))}"
+        f"<h3>Executed</h3>{_bar(sorted(report.executed_fraction.items()))}"
+        '<h3 id="gemms">GEMMs</h3>'
+        '<div class="scroll" tabindex="0" role="region" aria-labelledby="gemms">'
+        "<table><tr><th>ONNX node</th><th>kind</th><th>requested</th><th>executed</th><th>MFLOP</th>"
         f"<th>engine layer</th><th>kernel</th></tr>{rows}</table></div>"
     )
 
 
-def _asked(facts: EngineFacts) -> list[tuple[str, float]]:
-    shares: dict[str, float] = {}
+def _requested(facts: EngineFacts) -> list[tuple[str, float]]:
+    fractions: dict[str, float] = {}
     requested = () if facts.sidecar is None else facts.sidecar.requested
     total = sum(gemm.flops for gemm in requested) or 1
     for gemm in requested:
-        shares[gemm.precision] = shares.get(gemm.precision, 0.0) + gemm.flops / total
-    return sorted(shares.items())
+        fractions[gemm.precision] = fractions.get(gemm.precision, 0.0) + gemm.flops / total
+    return sorted(fractions.items())
 
 
-def _bar(shares: Sequence[tuple[str, float]]) -> str:
+def _bar(fractions: Sequence[tuple[str, float]]) -> str:
     parts = "".join(
-        f'<span style="width:{share:.2%};background:{_COLOURS.get(name, "#52525b")}" '
-        f'title="{escape(name)} {share:.1%}">{escape(name)} {share:.1%}</span>'
-        for name, share in shares
+        f'<span style="width:{fraction:.2%};background:{_COLOURS.get(name, "#52525b")}" '
+        f'title="{escape(name)} {fraction:.1%}">{escape(name)} {fraction:.1%}</span>'
+        for name, fraction in fractions
     )
     return f'<div class="bar">{parts}</div>'

@@ -1,18 +1,19 @@
 """Runtimes: one protocol, one way to open them, one place where feeds are checked.
 
-Adding a runtime is one new file with an :class:`~vitexport.runtimes.base.Adapter` and one line in ``_ADAPTERS``.
+Adding a runtime is one new file with an :class:`~vitexport.runtimes.base.Adapter` and one line in ``_ADAPTERS``: what
+is special about it (threads, which files are its own, how ``vitexport doctor`` checks it) is said by the adapter.
 """
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from vitexport.errors import RuntimeBackendError
 from vitexport.runtimes.base import Adapter, Runtime, RuntimeOptions
 
-__all__ = ["Runtime", "RuntimeOptions", "available_runtimes", "open_runtime"]
+__all__ = ["Runtime", "RuntimeOptions", "adapter_class", "available_runtimes", "open_runtime"]
 
 # name -> (module:class, file suffixes it opens)
 _ADAPTERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -23,13 +24,15 @@ _ADAPTERS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-class _Opens(Protocol):
-    def open(self, model: Path, options: RuntimeOptions) -> Adapter: ...
-
-
 def available_runtimes() -> tuple[str, ...]:
     """Return the names :func:`open_runtime` accepts."""
     return tuple(_ADAPTERS)
+
+
+def adapter_class(name: str) -> type[Adapter]:
+    """Return the class behind one of :func:`available_runtimes`; its vendor's package need not be installed."""
+    module, _, attribute = _ADAPTERS[name][0].partition(":")
+    return cast(type[Adapter], getattr(importlib.import_module(module), attribute))
 
 
 def open_runtime(model: Path, name: str | None = None, options: RuntimeOptions | None = None) -> Runtime:
@@ -50,24 +53,18 @@ def open_runtime(model: Path, name: str | None = None, options: RuntimeOptions |
         raise RuntimeBackendError(f"Expected {wanted}; known are {', '.join(_ADAPTERS)}.", "Choose one with --runtime.")
     if not model.is_file():
         raise RuntimeBackendError(f"Expected a model file at '{model}', found none.", "Check the path.")
-    path, suffixes = _ADAPTERS[chosen]
+    _, suffixes = _ADAPTERS[chosen]
+    adapter = adapter_class(chosen)
     if model.suffix not in suffixes and _by_suffix(model) is not None:
         raise RuntimeBackendError(
-            f"The runtime '{chosen}' opens {' and '.join(suffixes)} files, found '{model}'.",
-            "Build one with `vitexport build-engine`; `vitexport verify BUNDLE --engine ENGINE` checks it."
-            if ".engine" in suffixes
-            else "Choose another with --runtime.",
+            f"The runtime '{chosen}' opens {' and '.join(suffixes)} files, found '{model}'.", adapter.without_a_file
         )
-    module, _, attribute = path.partition(":")
-    adapter = cast(_Opens, getattr(importlib.import_module(module), attribute))
     return adapter.open(model, options or RuntimeOptions())
 
 
 def _by_suffix(model: Path) -> str | None:
-    chosen = next((key for key, (_, suffixes) in _ADAPTERS.items() if model.suffix in suffixes), None)
-    if chosen == "tensorrt":
-        # Both products use the same suffix; the sidecar tells them apart.
-        from vitexport.runtimes.tensorrt.sidecar import provider_of
-
-        return provider_of(model)
-    return chosen
+    """Return the first runtime that opens files with this suffix and takes this one for its own."""
+    for name, (_, suffixes) in _ADAPTERS.items():
+        if model.suffix in suffixes and adapter_class(name).claims(model):
+            return name
+    return None

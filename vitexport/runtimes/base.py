@@ -1,4 +1,7 @@
-"""The runtime protocol, and the base class that checks feeds once for every adapter."""
+"""The runtime protocol, its options, and the base class that checks feeds once for every adapter.
+
+What is true of every runtime; what is true of one stands in its own module.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from typing_extensions import Self
 
 from vitexport.tensors import Array, TensorSpec, check_feeds
 
-__all__ = ["Adapter", "Runtime", "RuntimeOptions"]
+__all__ = ["Adapter", "Runtime", "RuntimeOptions", "RuntimePackage"]
 
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """Options every runtime understands.
+    """How a model is opened. A runtime takes what concerns it and leaves the rest.
 
     Attributes:
         threads: Intra-op CPU threads; None lets the runtime choose.
         optimize: Let the runtime optimise the graph; False runs it as written, for exact semantics of Q/DQ.
         device: ``cpu`` or ``cuda:N``.
-        provider: A sub-provider where the runtime has several (e.g. ONNX Runtime's ``cuda``); None for its default.
+        execution_provider: ONNX Runtime's: ``cpu``, ``cuda`` or ``tensorrt``; None follows ``device``.
+        cuda_binding: Package through which TensorRT's device memory goes: ``cuda-python`` or ``pycuda``; None takes the
+            first that is installed.
         in_order: Run nodes in the order in which they are written, where the runtime would choose another: what is read
             at once is then freed at once.
         cuda_graph: Record each input shape as a CUDA graph and replay it, where the runtime can.
@@ -33,9 +38,34 @@ class RuntimeOptions:
     threads: int | None = None
     optimize: bool = True
     device: str = "cpu"
-    provider: str | None = None
+    execution_provider: str | None = None
+    cuda_binding: str | None = None
     in_order: bool = False
     cuda_graph: bool = False
+
+
+@dataclass(frozen=True)
+class RuntimePackage:
+    """The package a runtime stands on, and how to find out whether it works here; ``vitexport doctor`` does.
+
+    Attributes:
+        name: Name of the distribution.
+        module: What it is imported as.
+        extra: Our extra that brings it.
+        purpose: What it is for, in a few words.
+        program: Python program that opens the runtime without a model and prints what it can use. It runs in a process
+            of its own, because a broken installation may crash.
+        needs_gpu: Whether the runtime opens on an NVIDIA GPU only; the program is not run without one.
+        without_gpu: What it can do without one all the same.
+    """
+
+    name: str
+    module: str
+    extra: str
+    purpose: str
+    program: str
+    needs_gpu: bool = False
+    without_gpu: str = ""
 
 
 class Runtime(Protocol):
@@ -44,6 +74,10 @@ class Runtime(Protocol):
     @property
     def name(self) -> str:
         """Name of the runtime, e.g. ``onnxruntime``."""
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether :meth:`run` may be called from several threads at once, and gains by it."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -87,11 +121,20 @@ class Runtime(Protocol):
 class Adapter(ABC):
     """Base of every runtime: checks the feeds, then lets the subclass execute.
 
+    A subclass says all that is special about its runtime; its module imports the vendor's package only when a model is
+    opened.
+
     Attributes:
         name: Name of the runtime.
+        concurrent: Whether :meth:`run` may be called from several threads at once, and gains by it.
+        package: The package it stands on.
+        without_a_file: What to do for a file that it opens, when it was given another.
     """
 
     name: str
+    concurrent: bool = False
+    package: ClassVar[RuntimePackage]
+    without_a_file: ClassVar[str] = "Choose another with --runtime."
 
     def __init__(
         self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], metadata: Mapping[str, str]
@@ -99,6 +142,11 @@ class Adapter(ABC):
         self.inputs = inputs
         self.outputs = outputs
         self.metadata = metadata
+
+    @classmethod
+    def claims(cls, model: Path) -> bool:
+        """Return whether a file with one of the runtime's suffixes is its own; asked where no runtime is named."""
+        return True
 
     @classmethod
     @abstractmethod

@@ -1,4 +1,7 @@
-"""ONNX Runtime on the CPU, or on its CUDA and TensorRT execution providers where they are installed."""
+"""ONNX Runtime on the CPU, or on its CUDA and TensorRT execution providers where they are installed.
+
+Opening and running sessions; what a session really executes is in :mod:`vitexport.runtimes.onnxruntime_profile`.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,16 @@ from typing import Any
 from typing_extensions import Self
 
 from vitexport.errors import InferenceError, MissingDependencyError, RuntimeBackendError
-from vitexport.runtimes.base import Adapter, RuntimeOptions
+from vitexport.runtimes.base import Adapter, RuntimeOptions, RuntimePackage
 from vitexport.tensors import Array, TensorSpec
 
 __all__ = ["OnnxRuntime", "open_session", "vendor_errors"]
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+_EXECUTION_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 _SPIN_MICROSECONDS = "1000"
 """How long an idle thread waits busily. ONNX Runtime's default goes on for tens of milliseconds after a run, and takes
@@ -37,6 +44,14 @@ class OnnxRuntime(Adapter):
     """An ONNX Runtime session behind the runtime protocol."""
 
     name = "onnxruntime"
+    concurrent = True
+    package = RuntimePackage(
+        name="onnxruntime",
+        module="onnxruntime",
+        extra="ort",
+        purpose="running ONNX models",
+        program="import onnxruntime as m; print(', '.join(m.get_available_providers()))",
+    )
 
     def __init__(self, model: Path, options: RuntimeOptions, session: Any, metadata: Mapping[str, str]) -> None:
         super().__init__(
@@ -55,7 +70,8 @@ class OnnxRuntime(Adapter):
 
         Raises:
             MissingDependencyError: onnxruntime is not installed.
-            RuntimeBackendError: The file is no ONNX model, uses what this version lacks, or the provider is absent.
+            RuntimeBackendError: The file is no ONNX model, uses what this version lacks, or the execution
+                provider is absent.
         """
         session = open_session(model, options)
         return cls(model, options, session, dict(session.get_modelmeta().custom_metadata_map))
@@ -96,8 +112,7 @@ def open_session(model: Path, options: RuntimeOptions, *, profile: Path | None =
         import onnxruntime as ort
     except ImportError as error:
         raise MissingDependencyError("onnxruntime", "ort", "Running ONNX models") from error
-    provider = options.provider or ("cuda" if options.device.startswith("cuda") else "cpu")
-    chosen = _provider(ort, provider, options)
+    chosen = _execution_provider(ort, options)
     session_options = ort.SessionOptions()
     session_options.log_severity_level = 3
     if profile is not None:
@@ -119,7 +134,8 @@ def open_session(model: Path, options: RuntimeOptions, *, profile: Path | None =
             "`vitexport inspect` shows what it holds.",
         ) from error
     if chosen[0] not in session.get_providers():
-        # ONNX Runtime logs that a provider cannot start (no GPU, another CUDA version) and goes on with the CPU.
+        # ONNX Runtime logs that an execution provider cannot start (no GPU, another CUDA version) and goes on with the
+        # CPU.
         raise RuntimeBackendError(
             f"ONNX Runtime cannot use {chosen[0]} here; it fell back to {', '.join(session.get_providers())}.",
             "Check the GPU, its driver and the CUDA and cuDNN versions onnxruntime-gpu asks for; see `vitexport "
@@ -128,23 +144,25 @@ def open_session(model: Path, options: RuntimeOptions, *, profile: Path | None =
     return session
 
 
-def _provider(ort: Any, name: str, options: RuntimeOptions) -> tuple[str, dict[str, str]]:
-    """Return a provider and its options; a GPU is chosen by ``cuda:N``."""
-    if name not in _PROVIDERS:
+def _execution_provider(ort: Any, options: RuntimeOptions) -> tuple[str, dict[str, str]]:
+    """Return an execution provider and its options; a GPU is chosen by ``cuda:N``."""
+    name = options.execution_provider or ("cuda" if options.device.startswith("cuda") else "cpu")
+    if name not in _EXECUTION_PROVIDERS:
         raise RuntimeBackendError(
-            f"Expected an ONNX Runtime provider of {', '.join(_PROVIDERS)}, found '{name}'.", "Choose one of those."
+            f"Expected an ONNX Runtime execution provider of {', '.join(_EXECUTION_PROVIDERS)}, found '{name}'.",
+            "Choose one of those.",
         )
     available = ort.get_available_providers()
-    if _PROVIDERS[name] not in available:
+    if _EXECUTION_PROVIDERS[name] not in available:
         raise RuntimeBackendError(
-            f"This ONNX Runtime has no {_PROVIDERS[name]}; it has {', '.join(available)}.",
+            f"This ONNX Runtime has no {_EXECUTION_PROVIDERS[name]}; it has {', '.join(available)}.",
             "Install the build that brings it (onnxruntime-gpu for CUDA and TensorRT).",
         )
     if name == "cpu":
-        return _PROVIDERS[name], {}
+        return _EXECUTION_PROVIDERS[name], {}
     index = options.device.partition(":")[2] or "0"
     graph = {"enable_cuda_graph": "1"} if options.cuda_graph and name == "cuda" else {}
-    return _PROVIDERS[name], {"device_id": index, **graph}
+    return _EXECUTION_PROVIDERS[name], {"device_id": index, **graph}
 
 
 def vendor_errors() -> tuple[type[Exception], ...]:

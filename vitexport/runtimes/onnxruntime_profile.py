@@ -21,7 +21,7 @@ from vitexport.tensors import Array
 
 __all__ = ["ExecutedLayer", "executed_layers", "fraction_of_work"]
 
-_PRODUCTS = frozenset(
+_GEMMS = frozenset(
     {
         "DynamicQuantizeMatMul",
         "FusedGemm",
@@ -37,7 +37,7 @@ _PRODUCTS = frozenset(
     }
 )
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "FusedConv", "NhwcConv", "NhwcFusedConv", "QLinearConv"})
-# These quantize their float input themselves, just before the integer product.
+# These quantize their float input themselves, just before the integer GEMM.
 _INTEGER_INSIDE = frozenset({"DynamicQuantizeMatMul"})
 
 _PRECISIONS = {
@@ -79,7 +79,7 @@ def executed_layers(
         options: As for the measurement this is to explain: threads, execution provider, graph optimisation.
 
     Returns:
-        Every product with constant weights; the attention products of two activations are left out.
+        Every GEMM and convolution with constant weights; the attention's GEMMs of two activations are left out.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -106,7 +106,7 @@ def fraction_of_work(layers: Sequence[ExecutedLayer], precision: str) -> float:
     total = sum(layer.work for layer in layers)
     if total == 0:
         raise RuntimeBackendError(
-            "Expected products with weights in the runtime's profile, found none.", "Check that the file is a model."
+            "Expected GEMMs with weights in the runtime's profile, found none.", "Check that the file is a model."
         )
     return sum(layer.work for layer in layers if layer.precision == precision) / total
 
@@ -125,7 +125,7 @@ def _layers(events: Iterable[Mapping[str, Any]]) -> Iterable[ExecutedLayer]:
         operator = str(arguments.get("op_name", ""))
         inputs = [next(iter(entry.items())) for entry in arguments.get("input_type_shape", []) if entry]
         outputs = [next(iter(entry.items())) for entry in arguments.get("output_type_shape", []) if entry]
-        if not inputs or not outputs or operator not in _PRODUCTS | _CONVOLUTIONS:
+        if not inputs or not outputs or operator not in _GEMMS | _CONVOLUTIONS:
             continue
         work = _work(operator, inputs, outputs[0][1])
         if work is None:
@@ -136,7 +136,7 @@ def _layers(events: Iterable[Mapping[str, Any]]) -> Iterable[ExecutedLayer]:
 
 
 def _work(operator: str, inputs: Sequence[tuple[str, list[int]]], output: Sequence[int]) -> int | None:
-    """Return multiply-accumulates, or None for a product of two activations.
+    """Return multiply-accumulates, or None for a GEMM of two activations.
 
     Weights that the runtime packed for its kernel are missing among the inputs; the reduced length is read from the
     activation then.

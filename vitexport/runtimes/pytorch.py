@@ -1,4 +1,7 @@
-"""PyTorch behind the runtime protocol: the reference every other runtime is compared with."""
+"""PyTorch behind the runtime protocol: the reference every other runtime is compared with.
+
+Modules of a checkpoint and files of ``torch.export``; loading a checkpoint is in :mod:`vitexport.host.sources`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from typing_extensions import Self
 
 from vitexport.errors import InferenceError, MissingDependencyError, RuntimeBackendError
-from vitexport.runtimes.base import Adapter, RuntimeOptions
+from vitexport.runtimes.base import Adapter, RuntimeOptions, RuntimePackage
 from vitexport.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -24,6 +27,13 @@ class PyTorchRuntime(Adapter):
     """A ``torch.nn.Module``, or a program saved by ``torch.export``, that runs NumPy arrays."""
 
     name = "pytorch"
+    package = RuntimePackage(
+        name="torch",
+        module="torch",
+        extra="host",
+        purpose="export",
+        program="import torch as m; print('CUDA' if m.cuda.is_available() else 'CPU')",
+    )
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""From a bundle to a service: prediction, HTTP scoring, batch jobs, and configurations for other servers."""
+"""A predictor over HTTP: the protocols, the limits on what a client may send, and dynamic batching."""

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, and the one place where errors become answers."""
+"""The ASGI application: routes, and the one place where errors become responses."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def create_app(predictor: Predictor, limits: Limits | None = None, batching: Bat
         ("infer", model + "/infer", kserve.infer),
         ("infer", version + "/infer", kserve.infer),
     ]
-    routes = [Route(path, _answering(name, endpoint), methods=["GET"]) for name, path, endpoint in gets]
-    routes += [Route(path, _answering(name, endpoint), methods=["POST"]) for name, path, endpoint in posts]
+    routes = [Route(path, _responding(name, endpoint), methods=["GET"]) for name, path, endpoint in gets]
+    routes += [Route(path, _responding(name, endpoint), methods=["POST"]) for name, path, endpoint in posts]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.router.redirect_slashes = False
     app.add_middleware(_Headers, service=service)
@@ -90,10 +90,10 @@ def create_app(predictor: Predictor, limits: Limits | None = None, batching: Bat
     return app
 
 
-def _answering(name: str, endpoint: Endpoint) -> Endpoint:
-    """Return the endpoint with its errors answered in the protocol's form, and every answer counted."""
+def _responding(name: str, endpoint: Endpoint) -> Endpoint:
+    """Return the endpoint with its errors worded in the protocol's form, and every response counted."""
 
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         started = time.perf_counter()
         service: Service = request.app.state.service
         try:
@@ -107,7 +107,7 @@ def _answering(name: str, endpoint: Endpoint) -> Endpoint:
         service.observe(name, response.status_code, started)
         return response
 
-    return answer
+    return respond
 
 
 def _refusal(request: Request, error: RequestError, linger_seconds: float) -> Response:
@@ -135,7 +135,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 class _LastResponse(JSONResponse):
-    """An answer to a request whose body has not been read to the end; the connection closes after it."""
+    """The response to a request whose body has not been read to the end; the connection closes after it."""
 
     def __init__(self, content: Any, status: int, headers: dict[str, str], *, linger_seconds: float) -> None:
         super().__init__(content, status, headers)
@@ -149,7 +149,7 @@ class _LastResponse(JSONResponse):
 
 
 class _Headers:
-    """Adds what every answer carries; while the server drains, also that the connection closes."""
+    """Adds what every response carries; while the server drains, also that the connection closes."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app

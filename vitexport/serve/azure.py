@@ -1,7 +1,7 @@
 """``POST /score`` as Azure Machine Learning's image classification endpoints take it, and ``POST /predict``.
 
 The body of ``/score`` is ``{"input_data": ["<base64>", ...]}``; the data-frame form of Azure's other vision endpoints,
-``{"input_data": {"columns": ["image"], "data": [...]}}``, is taken too. The answer is a list per image of
+``{"input_data": {"columns": ["image"], "data": [...]}}``, is taken too. The response is a list per image of
 ``{"label", "score"}`` objects, best first.
 
 Source: the sample requests of the models in Azure's catalogue, e.g. ``google-vit-base-patch16-224``.

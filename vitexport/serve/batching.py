@@ -21,7 +21,7 @@ Outputs = Mapping[str, Array]
 @dataclass(frozen=True)
 class _Item:
     rows: Array
-    answer: asyncio.Future[Outputs]
+    outputs: asyncio.Future[Outputs]
     arrived: float
 
 
@@ -31,8 +31,8 @@ class Batcher:
     The queue itself is not bounded: whoever submits was admitted before (``Service.admit``).
 
     Args:
-        run: Runs the model on rows ``[N, ...]``; called from a thread, from as many at once as there are lanes.
-        settings: Batch size, deadline and lanes.
+        run: Runs the model on rows ``[N, ...]``; called from a thread, from as many at once as there are workers.
+        settings: Batch size, deadline and workers.
         on_batch: Called with the size of each batch before it runs.
     """
 
@@ -45,19 +45,19 @@ class Batcher:
         self._waiting: deque[_Item] = deque()
         self._changed = asyncio.Condition()
         self._closing = False
-        self._pool = ThreadPoolExecutor(settings.lanes, thread_name_prefix="infer")
-        self._lanes: list[asyncio.Task[None]] = []
+        self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="infer")
+        self._workers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Start the lanes, in the running event loop."""
-        self._lanes = [asyncio.create_task(self._lane()) for _ in range(self._settings.lanes)]
+        """Start the workers, in the running event loop."""
+        self._workers = [asyncio.create_task(self._worker()) for _ in range(self._settings.workers)]
 
     async def stop(self) -> None:
         """Answer everything submitted so far, then stop."""
         async with self._changed:
             self._closing = True
             self._changed.notify_all()
-        await asyncio.gather(*self._lanes)
+        await asyncio.gather(*self._workers)
         self._pool.shutdown()
 
     async def submit(self, rows: Array) -> Outputs:
@@ -71,25 +71,25 @@ class Batcher:
         async with self._changed:
             self._waiting.append(item)
             self._changed.notify()
-        return await item.answer
+        return await item.outputs
 
-    async def _lane(self) -> None:
+    async def _worker(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             batch = await self._next()
             if batch is None:
                 return
             self._on_batch(sum(len(item.rows) for item in batch))
-            answered = loop.run_in_executor(self._pool, self._answer, batch)
-            await asyncio.wait([answered])
-            error = answered.exception()
+            done = loop.run_in_executor(self._pool, self._run_batch, batch)
+            await asyncio.wait([done])
+            error = done.exception()
             for index, item in enumerate(batch):
-                if item.answer.done():
+                if item.outputs.done():
                     continue  # its client has gone
                 if error is not None:
-                    item.answer.set_exception(error)
+                    item.outputs.set_exception(error)
                 else:
-                    item.answer.set_result(answered.result()[index])
+                    item.outputs.set_result(done.result()[index])
 
     async def _next(self) -> list[_Item] | None:
         """Wait for a batch; None when the batcher stops and nothing is left."""
@@ -122,14 +122,14 @@ class Batcher:
             size += len(item.rows)
         return taken
 
-    def _answer(self, batch: Sequence[_Item]) -> list[Outputs]:
+    def _run_batch(self, batch: Sequence[_Item]) -> list[Outputs]:
         if len(batch) == 1:
             return [self._run(batch[0].rows)]
         outputs = self._run(np.concatenate([item.rows for item in batch]))
-        answers: list[Outputs] = []
+        parts: list[Outputs] = []
         start = 0
         for item in batch:
             end = start + len(item.rows)
-            answers.append({name: array[start:end] for name, array in outputs.items()})
+            parts.append({name: array[start:end] for name, array in outputs.items()})
             start = end
-        return answers
+        return parts

@@ -86,7 +86,7 @@ def _too_large(limit: int) -> RequestError:
 
 async def linger(receive: Callable[[], Any], seconds: float) -> None:
     """Read and drop the rest of a refused body for a while: closing at once would reset the connection, and the client
-    would see that instead of the answer."""
+    would see that instead of the response."""
 
     async def drop() -> None:
         while True:

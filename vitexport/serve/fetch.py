@@ -25,7 +25,7 @@ def fetch_image(url: str, limits: Limits) -> bytes:
     """Fetch an image.
 
     The host must be on the allow-list; it is resolved once and the address that was checked is the one connected to, so
-    that a second answer of the name server changes nothing. Redirects are not followed.
+    that a second reply of the name server changes nothing. Redirects are not followed.
 
     Args:
         url: ``http`` or ``https``.

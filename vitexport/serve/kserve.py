@@ -91,10 +91,10 @@ async def infer(request: Request) -> Response:
         wanted = _wanted(head, service.predictor.runtime.outputs)
         feeds = _feeds(head, binary)
         outputs = await service.infer(feeds)
-    answer: dict[str, Any] = {"model_name": service.predictor.name, "model_version": service.predictor.version}
+    identity: dict[str, Any] = {"model_name": service.predictor.name, "model_version": service.predictor.version}
     if "id" in head:
-        answer["id"] = str(head["id"])
-    return _answer(answer, wanted, outputs)
+        identity["id"] = str(head["id"])
+    return _response(identity, wanted, outputs)
 
 
 def _check_model(request: Request) -> Service:
@@ -210,7 +210,7 @@ def _wanted(head: Mapping[str, Any], outputs: tuple[TensorSpec, ...]) -> list[_W
     return list(wanted.values())
 
 
-def _answer(answer: dict[str, Any], wanted: list[_Wanted], outputs: Mapping[str, Array]) -> Response:
+def _response(head: dict[str, Any], wanted: list[_Wanted], outputs: Mapping[str, Array]) -> Response:
     described, payload = [], []
     for want in wanted:
         array = np.ascontiguousarray(outputs[want.name])
@@ -229,11 +229,11 @@ def _answer(answer: dict[str, Any], wanted: list[_Wanted], outputs: Mapping[str,
         else:
             entry["data"] = array.reshape(-1).tolist()
         described.append(entry)
-    head = json.dumps({**answer, "outputs": described}).encode()
+    text = json.dumps({**head, "outputs": described}).encode()
     if not payload:
-        return Response(head, media_type="application/json")
+        return Response(text, media_type="application/json")
     return Response(
-        b"".join([head, *payload]),
+        b"".join([text, *payload]),
         media_type="application/octet-stream",
-        headers={BINARY_HEADER: str(len(head))},
+        headers={BINARY_HEADER: str(len(text))},
     )

@@ -17,7 +17,7 @@ class RequestError(VitexportError):
         message: What was expected and what was found.
         hint: What to do about it.
         retry_after: Seconds after which trying again makes sense, or None.
-        close: Close the connection after the answer, because the rest of the request is not worth reading.
+        close: Close the connection after the response, because the rest of the request is not worth reading.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Limits:
         head_seconds: For sending a complete request head.
         body_seconds: For sending a complete body.
         idle_seconds: A connection may idle between requests.
-        linger_seconds: A refused body is read and dropped for so long, so that the client sees the answer.
+        linger_seconds: A refused body is read and dropped for so long, so that the client sees the response.
         drain_seconds: After SIGTERM, open connections may send their next request for so long.
         url_hosts: Hosts (``name`` or ``name:port``) that image URLs may name; empty refuses all URLs.
         private_urls: Allow those hosts to resolve to private, loopback and link-local addresses.
@@ -72,11 +72,11 @@ class BatchSettings:
 
     Attributes:
         max_batch: Images per run; a model of a fixed batch size has its own.
-        max_delay: Seconds that the oldest image waits for others to share its run.
-        lanes: Runs at the same time, where the runtime allows it. On a CPU, several runs of few threads answer more
+        max_delay: Seconds that the oldest image waits for others to join its run.
+        workers: Runs at the same time, where the runtime allows it. On a CPU, several runs of few threads answer more
             images than one run of many, and suffer less from the threads that decode.
     """
 
     max_batch: int = 8
     max_delay: float = 0.002
-    lanes: int = 2
+    workers: int = 2

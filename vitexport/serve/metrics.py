@@ -16,7 +16,7 @@ class Metrics:
 
     Attributes:
         requests: Answered requests by route and status.
-        request_seconds: From a complete head to the answer, by route.
+        request_seconds: From a complete head to the response, by route.
         images: Images answered.
         batch_images: Images per run.
         inference_seconds: Time of one run.

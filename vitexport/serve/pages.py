@@ -127,15 +127,15 @@ def _describe(service: Service) -> dict[str, Any]:
 
 def _operation(
     summary: str,
-    answer: dict[str, Any] | None,
+    schema: dict[str, Any] | None,
     *,
     body: dict[str, Any] | None = None,
     parameters: list[dict[str, Any]] | None = None,
     example: str | None = None,
 ) -> dict[str, Any]:
     success: dict[str, Any] = {"description": "Success"}
-    if answer is not None:
-        success["content"] = {"application/json": {"schema": answer}}
+    if schema is not None:
+        success["content"] = {"application/json": {"schema": schema}}
     operation: dict[str, Any] = {"summary": summary, "responses": {"200": success}}
     if body is not None:
         operation["requestBody"] = {"required": True, "content": body}

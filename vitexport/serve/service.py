@@ -1,4 +1,4 @@
-"""What every protocol of the server calls: bytes or tensors in, answers out; admission, decoding, batching."""
+"""What every protocol of the server calls: bytes or tensors in, results out; admission, decoding, batching."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from vitexport.errors import FeedMismatchError, ImageError
 from vitexport.inputs.images import decode_image
-from vitexport.predict.batch import core_count
+from vitexport.machine import usable_cores
 from vitexport.predict.predictor import Predictor
 from vitexport.serve.batching import Batcher
 from vitexport.serve.fetch import fetch_image
@@ -42,9 +42,9 @@ class Service:
         self.metrics = Metrics(predictor.name, predictor.version, predictor.runtime.name)
         self.draining = False
         self.max_batch = batch_limit(predictor.tensor) or batching.max_batch
-        settings = BatchSettings(self.max_batch, batching.max_delay, batching.lanes if predictor.concurrent else 1)
+        settings = BatchSettings(self.max_batch, batching.max_delay, batching.workers if predictor.concurrent else 1)
         self._batcher = Batcher(self._run, settings, self.metrics.batch_images.observe)
-        self._decoders = ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
         self._fetchers = ThreadPoolExecutor(8, thread_name_prefix="fetch")
         self._queued = 0
         self._body_bytes = 0
@@ -62,7 +62,7 @@ class Service:
 
     def _run(self, rows: Array) -> Mapping[str, Array]:
         with self.metrics.inference_seconds.time():
-            return self.predictor.answer(rows, self.max_batch)
+            return self.predictor.run(rows, self.max_batch)
 
     @contextmanager
     def admit(self, images: int) -> Iterator[None]:
@@ -137,8 +137,8 @@ class Service:
                 if isinstance(entry, BaseException):
                     raise entry
                 rows.append(entry)
-            answers = await asyncio.gather(*(self._batcher.submit(row[None]) for row in rows))
-            results = [self._result(answer, top) for answer in answers]
+            outputs = await asyncio.gather(*(self._batcher.submit(row[None]) for row in rows))
+            results = [self._result(entry, top) for entry in outputs]
         self.metrics.images.inc(len(results))
         return results
 
@@ -160,10 +160,8 @@ class Service:
             raise RequestError(400, error.message, error.hint) from error
 
     def _result(self, outputs: Mapping[str, Array], top: int) -> list[Any]:
-        vector = self.predictor.vectors(outputs)[0]
-        if not self.predictor.classifies:
-            return [float(value) for value in vector]
-        return [{"label": entry.label, "score": entry.score} for entry in self.predictor.rank(vector, top)]
+        result = self.predictor.result(self.predictor.vectors(outputs)[0], top)
+        return [prediction.to_dict() for prediction in result.predictions] or list(result.features)
 
     async def infer(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run the model on tensors as they are.

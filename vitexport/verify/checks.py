@@ -84,7 +84,7 @@ def metadata_check(bundle: Bundle, files: Mapping[str, Mapping[str, str]]) -> Ch
 
     Args:
         bundle: The bundle.
-        files: VariantResult to the metadata of its file.
+        files: Variant to the metadata of its file.
     """
     # A file of another origin carries no metadata.
     metadata_of = {

@@ -145,7 +145,7 @@ def compare(
         reference: What is right.
         candidate: What is judged.
         tolerance: What must hold; unset fields are listed as unchecked.
-        names: VariantResult names for the report; the runtimes' names otherwise.
+        names: Variant names for the report; the runtimes' names otherwise.
         same_inputs: Require byte-equal input tensors. False only where the candidate takes another form of the same
             images (uint8 pixels instead of normalized planes); image names must then be equal.
     """

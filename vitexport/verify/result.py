@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from vitexport.bench.latency import Latency
+from vitexport.tables import Table, Tabular, cell
 from vitexport.verify.accuracy import Accuracy, PairedDifference
 from vitexport.verify.parity import ParityReport
 
@@ -82,8 +84,8 @@ class Check:
     finding: str
 
 
-@dataclass(frozen=True)
-class VerificationResult:
+@dataclass(frozen=True, repr=False)
+class VerificationResult(Tabular):
     """Everything that was found, and whether it is enough.
 
     Attributes:
@@ -122,3 +124,56 @@ class VerificationResult:
                 lines.append(f"gate {gate.gate}: limit {gate.limit:g}, {value}{note}")
         lines += [f"{check.variant}: {check.name}: {check.finding}" for check in self.checks if check.passed is False]
         return tuple(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; numbers that are not finite stay as they are."""
+        return {"passed": self.passed, "failures": self.failures(), **asdict(self)}
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the variants, then the gates and checks, as far as there are any."""
+        found = [Table("", _COLUMNS, tuple(_cells(variant) for variant in self.variants), text=("verdict",))]
+        if self.gates:
+            rows = tuple(
+                (gate.gate, f"{gate.limit:g}", cell(gate.value, ".4g"), _verdict(gate.passed), gate.note)
+                for gate in self.gates
+            )
+            found.append(Table("", ("gate", "limit", "value", "verdict", "note"), rows, text=("verdict", "note")))
+        if self.checks:
+            checked = tuple((check.name, _verdict(check.passed), check.finding) for check in self.checks)
+            found.append(Table("", ("check", "verdict", "finding"), checked, text=("verdict", "finding")))
+        return tuple(found)
+
+
+_COLUMNS = (
+    "variant",
+    "max abs error",
+    "cosine",
+    "SQNR dB",
+    "top-1 %",
+    "agree %",
+    "p50 ms",
+    "p99 ms",
+    "size MB",
+    "verdict",
+)
+
+
+def _cells(variant: VariantResult) -> tuple[str, ...]:
+    main = variant.parity.main if variant.parity else None
+    latency = variant.latency[0] if variant.latency else None
+    return (
+        variant.name,
+        cell(main.max_abs if main else None, ".2g"),
+        cell(main.min_cosine if main else None, ".5f"),
+        cell(main.sqnr_db if main else None, ".1f"),
+        cell(variant.accuracy.top1 if variant.accuracy else None, ".2f", 100),
+        cell(main.agreement if main else None, ".2f", 100),
+        cell(latency.p50_ms if latency else None, ".1f"),
+        cell(latency.p99_ms if latency else None, ".1f"),
+        cell(variant.bytes, ".2f", 1e-6),
+        "reference" if variant.parity is None else _verdict(variant.passed),
+    )
+
+
+def _verdict(passed: bool | None) -> str:
+    return "not checked" if passed is None else "ok" if passed else "FAILED"

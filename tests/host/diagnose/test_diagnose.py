@@ -19,7 +19,7 @@ from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
 from vitexport.cli import main
 from vitexport.errors import BundleError
-from vitexport.host.diagnose import advise, bisect, examine, measure_ranges, recipe_of
+from vitexport.host.diagnose import advise, bisect, measure_anatomy, measure_ranges, recipe_of
 from vitexport.host.diagnose.bundle import bisect_variant
 from vitexport.host.diagnose.rows import first_rows
 from vitexport.host.export import export_onnx
@@ -129,7 +129,7 @@ def test_anatomy_agrees_with_what_pytorch_computes(bundle: Bundle, feeds: list[A
     with torch.no_grad():
         for feed in feeds:
             loaded.module(torch.from_numpy(feed))
-    anatomy = examine(bundle.path(bundle.artifact("simplified")), feeds)
+    anatomy = measure_anatomy(bundle.path(bundle.artifact("simplified")), feeds)
     facts = next(entry for entry in anatomy.tensors if entry.layer == "vit.layers.2.layernorm_after")
     values = np.concatenate(seen)
     np.testing.assert_allclose([facts.low, facts.high], [values.min(), values.max()], rtol=1e-4)
@@ -141,7 +141,7 @@ def test_advice_warns_of_fp16_overflow_and_outlier_channels_and_gives_settings_t
     bundle: Bundle, feeds: list[Array], tmp_path: Path
 ) -> None:
     source = bundle.path(bundle.artifact("simplified"))
-    sound = advise(examine(source, feeds))
+    sound = advise(measure_anatomy(source, feeds))
     assert not [entry for entry in sound if entry.topic == "fp16" and entry.level != "ok"]
     model = onnx.load(source)
     for tensor in model.graph.initializer:
@@ -150,7 +150,7 @@ def test_advice_warns_of_fp16_overflow_and_outlier_channels_and_gives_settings_t
             values[5] *= 1e6
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     onnx.save(model, tmp_path / "hard.onnx")
-    hard = {entry.topic: entry for entry in advise(examine(tmp_path / "hard.onnx", feeds))}
+    hard = {entry.topic: entry for entry in advise(measure_anatomy(tmp_path / "hard.onnx", feeds))}
     assert hard["fp16"].level == "warning"
     assert "infinite" in hard["fp16"].why
     assert hard["LayerNorm outliers"].level == "warning"

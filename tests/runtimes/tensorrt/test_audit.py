@@ -24,12 +24,12 @@ from vitexport.runtimes.tensorrt.sidecar import sidecar_path
 def test_an_engine_that_did_what_was_asked_passes_in_both_forms(name: str) -> None:
     report = fixture_audit(name)
     assert report.passed
-    assert report.kept_share == pytest.approx(1.0)
+    assert report.kept_fraction == pytest.approx(1.0)
     assert report.fell_back == ()
     assert report.unknown == ()
     assert (report.fused_attention, report.attention_blocks) == (2, 2)
     assert (report.reformats, report.copies) == (1, 0)
-    assert report.found_share["int8"] == pytest.approx(report.asked_share["int8"])
+    assert report.executed_fraction["int8"] == pytest.approx(report.requested_fraction["int8"])
 
 
 def test_both_forms_give_the_same_layers() -> None:
@@ -42,32 +42,32 @@ def test_both_forms_give_the_same_layers() -> None:
 def test_fp8_is_recognised() -> None:
     report = fixture_audit("tensorrt11-fp8", "fp8")
     assert report.passed
-    assert report.found_share["fp8"] == pytest.approx(report.asked_share["fp8"])
+    assert report.executed_fraction["fp8"] == pytest.approx(report.requested_fraction["fp8"])
 
 
 def test_an_fp8_engine_does_not_pass_for_int8() -> None:
     report = fixture_audit("tensorrt11-fp8", "int8")
     assert not report.passed
-    assert {gemm.found for gemm in report.fell_back} == {"fp8"}
+    assert {gemm.executed for gemm in report.fell_back} == {"fp8"}
 
 
 def test_fallback_missing_and_broken_attention_are_found() -> None:
     report = fixture_audit("tensorrt10-fallback")
     assert not report.passed
-    assert [(gemm.name, gemm.asked, gemm.found) for gemm in report.fell_back] == [
+    assert [(gemm.name, gemm.requested, gemm.executed) for gemm in report.fell_back] == [
         ("blocks.1.mlp.fc1/MatMul", "int8", "float16")
     ]
     assert [gemm.name for gemm in report.unknown] == ["blocks.1.mlp.fc2/MatMul"]
     assert (report.fused_attention, report.attention_blocks) == (1, 2)
     assert report.copies == 1
     lost = 2 * 58_097_664 / sum(gemm.flops for gemm in fixture_gemms("int8"))
-    assert report.kept_share == pytest.approx(1 - lost)
+    assert report.kept_fraction == pytest.approx(1 - lost)
 
 
 def test_shares_add_up_to_one() -> None:
     report = fixture_audit("tensorrt10-fallback")
-    assert sum(report.asked_share.values()) == pytest.approx(1)
-    assert sum(report.found_share.values()) == pytest.approx(1)
+    assert sum(report.requested_fraction.values()) == pytest.approx(1)
+    assert sum(report.executed_fraction.values()) == pytest.approx(1)
 
 
 def test_no_matrix_products_is_a_failure() -> None:

@@ -80,7 +80,8 @@ def test_closing_goes_on_after_a_failure(failing: str, pretend: Pretend, engine:
     with pytest.raises(InferenceError, match=f"{failing} failed"):
         runtime.close()
     gc.collect()
-    # Everything but what CUDA refuses to give back is gone: two lanes with a graph and two buffers on either side.
+    # Everything but what CUDA refuses to give back is gone: two execution contexts with a graph and two buffers on
+    # either side.
     freed = {"cudaFree": 4, "cudaFreeHost": 4, "cudaGraphExecDestroy": 2, "cudaStreamDestroy": 1}
     gone = {"delete context": 2, "delete engine": 1}
     found = {name: machine.events.count(name) for name in {**freed, **gone}}

@@ -58,7 +58,7 @@ def test_engines_made_for_something_else_are_refused_before_tensorrt_sees_them(
 
 def test_an_engine_of_the_other_product_is_refused_by_name(pretend: Pretend, engine: Path) -> None:
     machine = pretend()
-    _rewrite(engine, provider="tensorrt-rtx")
+    _rewrite(engine, product="tensorrt-rtx")
     with pytest.raises(RuntimeBackendError, match="was built for tensorrt-rtx, and this is tensorrt"):
         open_runtime(engine, "tensorrt")
     assert machine.events == []
@@ -78,15 +78,15 @@ def test_compatibility_follows_the_vendors_rules(
     changes: dict[str, Any], version: str, gpu: GpuInfo | None, fine: bool, engine: Path
 ) -> None:
     sidecar = _rewrite(engine, **changes)
-    assert (mismatches(sidecar, provider="tensorrt", version=version, gpu=gpu) == []) is fine
+    assert (mismatches(sidecar, product="tensorrt", version=version, gpu=gpu) == []) is fine
 
 
 def test_rtx_engines_stay_with_their_release_and_default_to_ampere_and_later(engine: Path) -> None:
-    sidecar = _rewrite(engine, provider="tensorrt-rtx", compute_capabilities=[], version_compatible=True, version="1.7")
+    sidecar = _rewrite(engine, product="tensorrt-rtx", compute_capabilities=[], version_compatible=True, version="1.7")
     turing = GpuInfo(0, "RTX 2080", "7.5", 8 << 30, False)
-    assert mismatches(sidecar, provider="tensorrt-rtx", version="1.8", gpu=None)
-    assert mismatches(sidecar, provider="tensorrt-rtx", version="1.7", gpu=L4) == []
-    assert mismatches(sidecar, provider="tensorrt-rtx", version="1.7", gpu=turing)
+    assert mismatches(sidecar, product="tensorrt-rtx", version="1.8", gpu=None)
+    assert mismatches(sidecar, product="tensorrt-rtx", version="1.7", gpu=L4) == []
+    assert mismatches(sidecar, product="tensorrt-rtx", version="1.7", gpu=turing)
 
 
 @pytest.mark.parametrize("damage", ["other plan", "shorter plan", "broken json"])
@@ -100,9 +100,19 @@ def test_a_sidecar_that_does_not_fit_is_refused(damage: str, pretend: Pretend, e
         open_runtime(engine)
 
 
+def test_a_sidecar_of_the_first_schema_is_refused_as_that(pretend: Pretend, engine: Path) -> None:
+    pretend()
+    data = json.loads(sidecar_path(engine).read_text())
+    data |= {"schema": 1, "provider": data.pop("product")}
+    sidecar_path(engine).write_text(json.dumps(data))
+    with pytest.raises(RuntimeBackendError, match="Expected engine sidecar schema 2 in .*, found 1") as refused:
+        open_runtime(engine)
+    assert "vitexport build-engine" in refused.value.hint
+
+
 def test_a_suffix_opens_the_product_the_sidecar_names(pretend: Pretend, engine: Path) -> None:
     pretend(gpu=None)
-    _rewrite(engine, provider="tensorrt-rtx")
+    _rewrite(engine, product="tensorrt-rtx")
     with pytest.raises(RuntimeBackendError, match="with tensorrt-rtx needs an NVIDIA GPU"):
         open_runtime(engine)
 
@@ -115,10 +125,10 @@ def test_another_gpu_than_the_machine_has_is_named(pretend: Pretend, engine: Pat
         open_runtime(engine, options=RuntimeOptions(device="cuda:first"))
 
 
-def test_an_unknown_memory_provider_is_refused(pretend: Pretend, engine: Path) -> None:
+def test_an_unknown_cuda_binding_is_refused(pretend: Pretend, engine: Path) -> None:
     pretend()
     with pytest.raises(RuntimeBackendError, match="cuda-python, pycuda, found 'cupy'"):
-        open_runtime(engine, options=RuntimeOptions(provider="cupy"))
+        open_runtime(engine, options=RuntimeOptions(cuda_binding="cupy"))
 
 
 def test_opening_without_a_gpu_is_refused_fast_and_without_a_crash(engine: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vitexport.host.diagnose.advice import Advice, advise, recipe_of
-from vitexport.host.diagnose.anatomy import Anatomy, examine
+from vitexport.host.diagnose.anatomy import Anatomy, measure_anatomy
 from vitexport.host.diagnose.bisect import BisectReport, LayerError, bisect
 from vitexport.host.diagnose.ranges import QuantizedRange, measure_ranges
 
@@ -15,7 +15,7 @@ __all__ = [
     "QuantizedRange",
     "advise",
     "bisect",
-    "examine",
+    "measure_anatomy",
     "measure_ranges",
     "recipe_of",
 ]

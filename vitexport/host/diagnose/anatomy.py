@@ -11,11 +11,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.errors import BundleError
-from vitexport.host.diagnose.cuts import block_of, find_cuts
+from vitexport.host.diagnose.cuts import find_cuts
 from vitexport.host.diagnose.probe import Probe
 from vitexport.host.graph.layers import find_attention
+from vitexport.host.graph.scopes import block_path
 
-__all__ = ["Anatomy", "AttentionShape", "TensorFacts", "examine"]
+__all__ = ["Anatomy", "AttentionShape", "TensorFacts", "measure_anatomy"]
 
 OUTLIER_RATIO = 20.0
 """A channel whose largest magnitude is this many times the median channel's counts as an outlier; LLM.int8()
@@ -107,7 +108,7 @@ class _Statistics:
         self.channels = np.maximum(self.channels, magnitude.max(axis=0))
 
 
-def examine(model: Path, feeds: Sequence[NDArray[np.generic]]) -> Anatomy:
+def measure_anatomy(model: Path, feeds: Sequence[NDArray[np.generic]]) -> Anatomy:
     """Run images through a float model and measure every tensor that matters.
 
     Args:
@@ -157,7 +158,7 @@ def _facts(name: str, layer: str, role: str, kept: _Statistics) -> TensorFacts:
         tensor=name,
         layer=layer,
         role=role,
-        block=block_of(layer),
+        block=block_path(layer),
         low=kept.low,
         high=kept.high,
         rms=float(np.sqrt(kept.energy / max(1, kept.count))),

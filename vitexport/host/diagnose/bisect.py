@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from vitexport.errors import BundleError
 from vitexport.host.diagnose.coordinates import Affine
-from vitexport.host.diagnose.cuts import Cut, block_of, computed_in_float, find_cuts
+from vitexport.host.diagnose.cuts import Cut, computed_in_float, find_cuts
 from vitexport.host.diagnose.difference import Difference
 from vitexport.host.diagnose.probe import Probe
 from vitexport.host.diagnose.rows import common_shapes, first_rows
 from vitexport.host.diagnose.transforms import find_transforms
 from vitexport.host.graph.layers import find_linears
+from vitexport.host.graph.scopes import block_path
 
 __all__ = ["BisectReport", "BlockError", "LayerError", "bisect"]
 
@@ -205,7 +206,7 @@ def _block_outputs(cuts: Sequence[Cut]) -> dict[str, str]:
     """Return block name to the tensor of its last residual addition."""
     found: dict[str, str] = {}
     for cut in cuts:
-        block = block_of(cut.layer)
+        block = block_path(cut.layer)
         if cut.role == "residual" and block is not None:
             found[block] = cut.tensor
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -11,7 +10,7 @@ from vitexport.host.graph.constants import is_constant
 from vitexport.host.graph.layers import LinearLayer, find_attention, find_linears
 from vitexport.host.graph.scopes import module_of
 
-__all__ = ["Cut", "block_of", "computed_in_float", "find_cuts", "source_of"]
+__all__ = ["Cut", "computed_in_float", "find_cuts", "source_of"]
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 _ACTIVATIONS = frozenset({"Gelu", "Relu", "Erf", "Sigmoid", "Tanh", "HardSwish", "Swish"})
@@ -86,9 +85,3 @@ def source_of(value: ir.Value | None) -> ir.Value | None:
     while value is not None and (node := value.producer()) is not None and node.op_type in _CONVERSIONS:
         value = node.inputs[0]
     return value
-
-
-def block_of(layer: str) -> str | None:
-    """Return the path of the transformer block a module belongs to: up to its last number; None outside of blocks."""
-    match = re.match(r"(.*(?:^|\.)\d+)(?:\.|$)", layer)
-    return match.group(1) if match else None

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from vitexport.errors import InferenceError
-from vitexport.runtimes.onnxruntime import vendor_errors
+from vitexport.errors import InferenceError, RuntimeBackendError
+from vitexport.host.graph.intermediate import exposed_file, take_as_inputs
+from vitexport.runtimes import RuntimeOptions
+from vitexport.runtimes.onnxruntime import open_session, vendor_errors
 
 __all__ = ["GIVEN", "Probe"]
 
@@ -34,46 +35,28 @@ class Probe:
     Args:
         model: ONNX file.
         read: Tensors to return.
-        given: Tensors whose readers get a value from outside instead; what the graph itself computes there can still be
-            read.
+        given: Tensors whose consumers get a value from outside instead; what the graph itself computes there can still
+            be read.
+
+    Raises:
+        InferenceError: ONNX Runtime cannot open the model.
     """
 
     def __init__(self, model: Path, read: Collection[str], given: Collection[str] = ()) -> None:
-        loaded = ir.load(model)
-        graph = loaded.graph
-        values = {value.name: value for node in graph for value in node.outputs}
-        self.input = str(graph.inputs[0].name)
-        self._types: dict[str, np.dtype[Any]] = {}
-        for name in given:
-            value = values[name]
-            kind = value.dtype or ir.DataType.FLOAT
-            replacement = ir.Value(name=f"{name}{GIVEN}", type=ir.TensorType(kind))
-            for node, index in value.uses():
-                node.replace_input_with(index, replacement)
-            graph.inputs.append(replacement)
-            self._types[name] = kind.numpy()
-        present = {value.name for value in graph.outputs}
+        graph = ir.load(model)
+        self.input = str(graph.graph.inputs[0].name)
+        self._types = {name: kind.numpy() for name, kind in take_as_inputs(graph, given, GIVEN).items()}
         self.outputs = list(read)
-        for name in read:
-            if name not in present:
-                graph.outputs.append(values[name])
-                value = values[name]
-                if value.type is None:
-                    value.type = ir.TensorType(ir.DataType.FLOAT)
-        self._folder = tempfile.TemporaryDirectory(prefix="vitexport-probe-")
-        path = Path(self._folder.name) / "probe.onnx"
-        ir.save(loaded, path, external_data="probe.data")
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except vendor_errors() as error:
-            self._folder.cleanup()
-            raise InferenceError(
-                f"ONNX Runtime cannot open '{model}' with its intermediate tensors visible: {error}",
-                "Check that the model runs as it is: `vitexport inspect` and `vitexport verify`.",
-            ) from error
+        with ExitStack() as stack:
+            path = stack.enter_context(exposed_file(graph, read))
+            try:
+                self._session: Any = open_session(path, RuntimeOptions(optimize=False))
+            except RuntimeBackendError as error:
+                raise InferenceError(
+                    f"'{model}' cannot be opened with its intermediate tensors visible: {error.message}",
+                    "Check that the model runs as it is: `vitexport inspect` and `vitexport verify`.",
+                ) from error
+            self._open = stack.pop_all()
 
     def run(self, feed: NDArray[np.generic], given: Mapping[str, NDArray[np.generic]] | None = None) -> Tensors:
         """Run one batch.
@@ -86,10 +69,10 @@ class Probe:
             for name, kind in self._types.items():
                 feeds[f"{name}{GIVEN}"] = (given or {})[name].astype(kind)
         try:
-            answers = self._session.run(self.outputs, feeds)
+            outputs = self._session.run(self.outputs, feeds)
         except vendor_errors() as error:
             raise InferenceError(f"ONNX Runtime failed: {error}", "Check the input values and free memory.") from error
-        return dict(zip(self.outputs, answers, strict=True))
+        return dict(zip(self.outputs, outputs, strict=True))
 
     def __enter__(self) -> Self:
         return self
@@ -98,4 +81,4 @@ class Probe:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._session = None
-        self._folder.cleanup()
+        self._open.close()

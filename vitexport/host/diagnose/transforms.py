@@ -10,10 +10,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.host.diagnose.coordinates import Affine, linear_parameters, match_channels
-from vitexport.host.diagnose.cuts import Cut, block_of, source_of
+from vitexport.host.diagnose.cuts import Cut, source_of
 from vitexport.host.diagnose.probe import Probe
 from vitexport.host.diagnose.rows import first_rows
 from vitexport.host.graph.layers import LinearLayer, find_linears
+from vitexport.host.graph.scopes import block_path
 
 __all__ = ["find_transforms"]
 
@@ -55,9 +56,9 @@ def find_transforms(
             matched = _match(exact[cut.tensor], found[cut.tensor], before[name], after[name])
             if matched is not None:
                 transforms[cut.tensor] = matched
-    contexts = {block_of(cut.layer): cut.tensor for cut in wanted if cut.role == "context"}
+    contexts = {block_path(cut.layer): cut.tensor for cut in wanted if cut.role == "context"}
     for cut in wanted:
-        context = contexts.get(block_of(cut.layer))
+        context = contexts.get(block_path(cut.layer))
         if cut.role == "qkv" and context is not None:
             merged = _merged(exact[cut.tensor], found[cut.tensor], exact[context].shape[1], transforms.get(context))
             if merged is not None:

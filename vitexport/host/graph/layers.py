@@ -6,7 +6,6 @@ them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,7 +13,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from vitexport.host.graph.constants import is_constant
-from vitexport.host.graph.scopes import module_of
+from vitexport.host.graph.scopes import block_path, module_of
 
 __all__ = ["Attention", "LinearLayer", "Role", "block_of", "find_attention", "find_linears", "linear_at", "origins_of"]
 
@@ -93,7 +92,7 @@ def find_attention(model: ir.Model) -> tuple[Attention, ...]:
             continue
         scores, bias, context = parts
         module = module_of(node)
-        prefix = _block_prefix(module)
+        prefix = block_path(module)
         block = None if module and prefix is None else blocks.setdefault(prefix or node.name or "", len(blocks))
         found.append(Attention(module or str(node.name), block, scores, bias, node, context))
     return tuple(found)
@@ -106,7 +105,7 @@ def block_of(node: ir.Node, attentions: Sequence[Attention]) -> int | None:
         node: A node of a graph that carries module names.
         attentions: What :func:`find_attention` returned for the graph.
     """
-    prefixes = {prefix: a.block for a in attentions if (prefix := _block_prefix(a.name)) is not None}
+    prefixes = {prefix: a.block for a in attentions if (prefix := block_path(a.name)) is not None}
     module = module_of(node)
     while module:
         if module in prefixes:
@@ -123,7 +122,7 @@ def find_linears(model: ir.Model) -> tuple[LinearLayer, ...]:
         for value in (*attention.scores.inputs[:2], attention.context.inputs[1]):
             roles.update({node: ("qkv", attention.block) for node in origins_of(value)})
         roles.update({node: ("proj", attention.block) for node in _linears_after(attention.context.outputs[0], VIEWS)})
-    named = any(_block_prefix(a.name) is not None for a in attentions)
+    named = any(block_path(a.name) is not None for a in attentions)
     layers: list[LinearLayer] = []
     block: int | None = None
     for node in model.graph:
@@ -294,9 +293,3 @@ def _neighbours(node: ir.Node, forward: bool) -> list[ir.Node]:
 
 def _is_residual(node: ir.Node) -> bool:
     return node.op_type == "Add" and not any(is_constant(v) for v in node.inputs)
-
-
-def _block_prefix(module: str) -> str | None:
-    """Return the path up to its last number, e.g. ``blocks.7`` of ``blocks.7.attn``; None when it has none."""
-    match = re.match(r"(.*(?:^|\.)\d+)(?:\.|$)", module)
-    return match.group(1) if match else None

@@ -1,4 +1,4 @@
-"""Which PyTorch module a node came from, kept in the node's name and metadata."""
+"""Which PyTorch module a node came from, kept in the node's name and metadata, and which block a module belongs to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from collections import Counter
 
 import onnx_ir as ir
 
-__all__ = ["MERGED_KEY", "MODULE_KEY", "ModuleNames", "inherit_module", "module_of", "module_from_exporter"]
+__all__ = [
+    "MERGED_KEY",
+    "MODULE_KEY",
+    "ModuleNames",
+    "block_path",
+    "inherit_module",
+    "module_of",
+    "module_from_exporter",
+]
 
 MODULE_KEY = "vitexport.module"
 """Metadata key of a node: dotted path of its PyTorch module."""
@@ -21,6 +29,19 @@ _EXPORTER_KEY = "pkg.torch.onnx.name_scopes"
 def module_of(node: ir.Node) -> str:
     """Return the dotted path of the PyTorch module a node came from; empty for the model itself or unknown."""
     return node.metadata_props.get(MODULE_KEY, "")
+
+
+def block_path(module: str) -> str | None:
+    """Return the path of a module's transformer block, ``blocks.7`` of ``blocks.7.attn``: up to the last number.
+
+    Args:
+        module: Dotted path of a PyTorch module.
+
+    Returns:
+        None where the path has no number: outside of blocks.
+    """
+    match = re.match(r"(.*(?:^|\.)\d+)(?:\.|$)", module)
+    return match.group(1) if match else None
 
 
 def inherit_module(node: ir.Node, origin: ir.Node) -> ir.Node:

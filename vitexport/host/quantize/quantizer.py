@@ -16,23 +16,24 @@ from vitexport.errors import QuantizeError
 from vitexport.files import StageResult
 from vitexport.host.graph.file import read_onnx, unload_weights, write_onnx
 from vitexport.host.graph.layers import find_attention
-from vitexport.host.quantize.calibration.calibrate import ImageFeeds, Progress, collect_statistics
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, Progress, collect_statistics, evenly_spread
 from vitexport.host.quantize.calibration.checks import check_images, check_model
-from vitexport.host.quantize.calibration.statistics import EXTREMES, Kept, TensorStatistics
+from vitexport.host.quantize.calibration.statistics import EXTREMES_ONLY, StatisticsConfig, TensorStatistics
 from vitexport.host.quantize.calibration.statistics_file import load_statistics, save_statistics, statistics_key
 from vitexport.host.quantize.explanation import explain
 from vitexport.host.quantize.planning.attention import AttentionPlan, attention_tensors, plan_attention
-from vitexport.host.quantize.planning.attention_fit import Fit, centred, fit_attention
+from vitexport.host.quantize.planning.attention_scales import AttentionScales, centred, fit_attention_scales
 from vitexport.host.quantize.planning.importance import reads_class_token
-from vitexport.host.quantize.planning.layers import Site, choose_sites, sites_by_input
+from vitexport.host.quantize.planning.layers import QuantizedLayer, choose_layers, layers_by_input
 from vitexport.host.quantize.planning.mixed import search_mixed
 from vitexport.host.quantize.planning.plan import TensorPlan, plan_layers, plan_tensors
 from vitexport.host.quantize.planning.transforms import ensure_biases, zero_key_biases
-from vitexport.host.quantize.qdq.body16 import HalfReport, float_ranges, to_half
+from vitexport.host.quantize.qdq.body16 import Body16Report, float_ranges, to_body16
 from vitexport.host.quantize.qdq.build import build_quantized
-from vitexport.host.quantize.qdq.postconditions import check
-from vitexport.host.quantize.targets import Form, form_of
+from vitexport.host.quantize.qdq.postconditions import check_postconditions
+from vitexport.host.quantize.scheme import QdqScheme, scheme_of
 from vitexport.recipe.settings import QuantizeSettings
+from vitexport.tensors import DTYPE_OF_PRECISION
 
 __all__ = ["quantize_onnx"]
 
@@ -58,7 +59,7 @@ def quantize_onnx(
         settings: What to quantize and for which target.
         out: Where the quantized model is written, in one step.
         verification: Images that will judge the result; none of them may be used for calibration.
-        statistics: File of calibration statistics: read when it fits this model and these images, written otherwise.
+        statistics: File of calibration statistics: read when it scales this model and these images, written otherwise.
         progress: Called with a step name and the fraction of it that is done.
 
     Raises:
@@ -69,7 +70,7 @@ def quantize_onnx(
         BundleError: The file carries no model metadata.
     """
     report = progress or _silent
-    form = form_of(settings)
+    scheme = scheme_of(settings)
     with tempfile.TemporaryDirectory(prefix="vitexport-") as temporary:
         folder = Path(temporary)
         source = _read(model)
@@ -80,38 +81,38 @@ def quantize_onnx(
             images, metadata.preprocess, metadata.model.inputs[0], folder / "images", batch_size=settings.batch_size
         )
         check_images(images, feeds.hashes, verification)
-        if settings.precision in ("fp16", "bf16"):
+        if settings.precision in DTYPE_OF_PRECISION:
             result, details = source, dict[str, Any]()
         else:
-            work = _Work(source, settings, form, str(model))
-            kept = _kept(settings, stored=statistics is not None)
-            key = statistics_key(model, feeds.hashes, kept)
-            collected = work.statistics(feeds, kept, statistics, key, report)
+            work = _Work(source, settings, scheme, str(model))
+            config = _statistics_config(settings, stored=statistics is not None)
+            key = statistics_key(model, feeds.hashes, config)
+            collected = work.statistics(feeds, config, statistics, key, report)
             result, details = work.quantize(collected, feeds, report)
-        if form.body != "float32":
+        if scheme.body != "float32":
             report("converting", 0.0)
-            half = _convert(result, source, form, feeds)
-            details = {**details, "body": form.body, "kept_float32": dict(half.kept)}
+            body = _convert(result, source, scheme, feeds)
+            details = {**details, "body": scheme.body, "kept_float32": dict(body.kept)}
         entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
         result.metadata_props.update(replace(metadata, history=(*metadata.history, entry)).to_metadata())
         companions = write_onnx(result, out)
     if statistics is not None and details.get("quantized"):
         companions = (*companions, statistics)
     report("done", 1.0)
-    precision = {"fp16": "float16", "bf16": "bfloat16"}.get(settings.precision, settings.precision)
+    precision = DTYPE_OF_PRECISION.get(settings.precision, settings.precision)
     return StageResult(out, precision, companions, details)
 
 
 class _Work:
     """One graph on its way from float to quantized."""
 
-    def __init__(self, model: ir.Model, settings: QuantizeSettings, form: Form, where: str) -> None:
+    def __init__(self, model: ir.Model, settings: QuantizeSettings, scheme: QdqScheme, where: str) -> None:
         self.model = model
         self._settings = settings
-        self._form = form
-        self._sites = choose_sites(model, where=where)
-        if ensure_biases(model, self._sites):
-            self._sites = choose_sites(model, where=where)
+        self._scheme = scheme
+        self._layers = choose_layers(model, where=where)
+        if ensure_biases(model, self._layers):
+            self._layers = choose_layers(model, where=where)
         self._attention = attention_tensors(model) if settings.attention == "int8" else {}
         if settings.attention == "int8" and not self._attention:
             raise QuantizeError(
@@ -120,15 +121,15 @@ class _Work:
             )
 
     def statistics(
-        self, feeds: ImageFeeds, kept: Kept, path: Path | None, key: str, report: Progress
+        self, feeds: ImageFeeds, config: StatisticsConfig, path: Path | None, key: str, report: Progress
     ) -> dict[str, TensorStatistics]:
         """Read statistics that fit, or run every image and save them."""
-        wanted = dict.fromkeys((name for tensors in self._attention.values() for name in tensors), EXTREMES)
-        wanted |= dict.fromkeys(sites_by_input(self._sites), kept)
+        wanted = dict.fromkeys((name for tensors in self._attention.values() for name in tensors), EXTREMES_ONLY)
+        wanted |= dict.fromkeys(layers_by_input(self._layers), config)
         if path is not None and path.is_file():
-            found = load_statistics(path, key, list(wanted))
-            if found is not None:
-                return found
+            stored = load_statistics(path, key, list(wanted))
+            if stored is not None:
+                return stored
         collected = collect_statistics(
             self.model,
             wanted,
@@ -148,76 +149,80 @@ class _Work:
         report("ranges", 0.0)
         if not self._attention:
             zero_key_biases(self.model)
-        fits = self._fit_attention(collected, feeds, class_token) if self._attention else {}
-        statistics = {**collected, **self._centred(collected, fits)}
-        plans = plan_tensors(self.model, self._sites, statistics, self._settings, self._form, class_token)
-        attention = self._plan_attention(plans, collected, fits)
+        scales = self._fit_attention_scales(collected, feeds, class_token) if self._attention else {}
+        statistics = {**collected, **self._centred(collected, scales)}
+        plans = plan_tensors(self.model, self._layers, statistics, self._settings, self._scheme, class_token)
+        attention = self._plan_attention(plans, collected, scales)
         report("weights", 0.0)
-        layers = plan_layers(plans, self._settings, self._form)
+        layer_plans = plan_layers(plans, self._settings, self._scheme)
 
         def build(keep_float: Collection[str]) -> ir.Model:
-            return build_quantized(self.model, plans, layers, attention, keep_float)
+            return build_quantized(self.model, plans, layer_plans, attention, keep_float)
 
         mixed = None
         if self._settings.budget is not None:
             report("mixed precision", 0.0)
-            groups = dict.fromkeys([*(site.group for site in self._sites), *(plan.group for plan in attention)])
+            groups = dict.fromkeys([*(layer.group for layer in self._layers), *(plan.group for plan in attention)])
             mixed = search_mixed(self.model, build, list(groups), feeds, self._settings.budget)
         kept = () if mixed is None else mixed.kept_float
         result = build(kept)
-        names = [site.name for site in self._sites if site.group not in kept]
-        symmetric = self._form.activation != "uint8"
-        check(
+        names = [layer.name for layer in self._layers if layer.group not in kept]
+        symmetric = self._scheme.activation != "uint8"
+        check_postconditions(
             result,
             layers=names,
             symmetric=symmetric,
             attention=[plan.name for plan in attention if plan.group not in kept],
         )
-        return result, explain(self._sites, plans, layers, attention, collected, mixed)
+        return result, explain(self._layers, plans, layer_plans, attention, collected, mixed)
 
-    def _outputs(self) -> dict[str, Site]:
+    def _outputs(self) -> dict[str, QuantizedLayer]:
         """Return the layer that reads each attention's output, by attention name."""
-        readers = {site.layer.block: site for site in self._sites if site.layer.role == "proj"}
-        return {one.name: readers[one.block] for one in find_attention(self.model) if one.block in readers}
+        consumers = {layer.linear.block: layer for layer in self._layers if layer.linear.role == "proj"}
+        return {one.name: consumers[one.block] for one in find_attention(self.model) if one.block in consumers}
 
-    def _fit_attention(
+    def _fit_attention_scales(
         self, collected: Mapping[str, TensorStatistics], feeds: ImageFeeds, class_token: bool
-    ) -> dict[str, Fit]:
-        importance = {name: np.square(site.weight()).sum(axis=1) for name, site in self._outputs().items()}
-        return fit_attention(self.model, self._attention, collected, importance, feeds, self._form, class_token)
+    ) -> dict[str, AttentionScales]:
+        importance = {name: np.square(layer.weight()).sum(axis=1) for name, layer in self._outputs().items()}
+        return fit_attention_scales(
+            self.model, self._attention, collected, importance, feeds, self._scheme, class_token
+        )
 
     def _centred(
-        self, collected: Mapping[str, TensorStatistics], fits: Mapping[str, Fit]
+        self, collected: Mapping[str, TensorStatistics], scales: Mapping[str, AttentionScales]
     ) -> dict[str, TensorStatistics]:
-        names = {name: site.input_name for name, site in self._outputs().items() if name in fits}
+        names = {name: layer.input_name for name, layer in self._outputs().items() if name in scales}
         return {
-            tensor: centred(collected[tensor], fits[name].centre)
+            tensor: centred(collected[tensor], scales[name].centre)
             for name, tensor in names.items()
-            if collected[tensor].channels == len(fits[name].centre)
+            if collected[tensor].channels == len(scales[name].centre)
         }
 
     def _plan_attention(
-        self, plans: Sequence[TensorPlan], collected: Mapping[str, TensorStatistics], fits: Mapping[str, Fit]
+        self,
+        plans: Sequence[TensorPlan],
+        collected: Mapping[str, TensorStatistics],
+        scales: Mapping[str, AttentionScales],
     ) -> tuple[AttentionPlan, ...]:
-        after = {plan.sites[0].layer.block: plan.choice for plan in plans if plan.kind == "value"}
+        after = {plan.layers[0].linear.block: plan.choice for plan in plans if plan.kind == "value"}
         blocks = {one.name: one.block for one in find_attention(self.model)}
         chosen = {tensors[2]: after.get(blocks[name]) for name, tensors in self._attention.items()}
-        values = {name: (choice.scale, choice.shift) for name, choice in chosen.items() if choice is not None}
-        return plan_attention(self.model, self._attention, collected, values, fits, self._form)
+        values = {name: (choice.channel_scale, choice.shift) for name, choice in chosen.items() if choice is not None}
+        return plan_attention(self.model, self._attention, collected, values, scales, self._scheme)
 
 
-def _kept(settings: QuantizeSettings, *, stored: bool) -> Kept:
+def _statistics_config(settings: QuantizeSettings, *, stored: bool) -> StatisticsConfig:
     """Return what calibration has to keep: what these settings read, and in a file also what other methods would."""
     fast = settings.preset == "fast"
     histogram = settings.method not in ("auto", "max") or (stored and not fast)
-    return Kept(covariance_rows=0, histogram=histogram) if fast else Kept(histogram=histogram)
+    return StatisticsConfig(covariance_rows=0, histogram=histogram) if fast else StatisticsConfig(histogram=histogram)
 
 
-def _convert(result: ir.Model, floating: ir.Model, form: Form, feeds: ImageFeeds) -> HalfReport:
+def _convert(result: ir.Model, floating: ir.Model, scheme: QdqScheme, feeds: ImageFeeds) -> Body16Report:
     """Give ``result`` a 16-bit body; ranges come from the float graph it was made from."""
-    count = min(feeds.count, _RANGE_IMAGES)
-    ranges = float_ranges(floating, feeds, [index * feeds.count // count for index in range(count)])
-    return to_half(result, form.body, ranges)
+    ranges = float_ranges(floating, feeds, evenly_spread(feeds.count, _RANGE_IMAGES))
+    return to_body16(result, scheme.body, ranges)
 
 
 def _read(path: Path) -> ir.Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from vitexport.host.sources.wrapping import ImageModel, Named, pixel_values_spec
 from vitexport.recipe.settings import ModelSettings, Task
 from vitexport.source import ModelSource
 
-__all__ = ["load"]
+__all__ = ["class_names_of", "load", "make_call"]
 
 # Two-tower checkpoints: the class of the tower that sees images.
 _TOWERS = {
@@ -46,8 +46,7 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
     config = _config(folder, identity)
     model, task = _model(folder, identity, config, settings)
     preprocess = resolve_preprocess(folder, image_size)
-    keywords = _resolution_keywords(model, preprocess.image_size)
-    module = ImageModel(model, _Call(task, keywords))
+    module = ImageModel(model, make_call(model, task, preprocess.image_size))
     spec = ModelSpec(
         source="huggingface",
         id=identity,
@@ -57,7 +56,7 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
         inputs=(pixel_values_spec(preprocess.image_size),),
         outputs=bake_positions(module, preprocess.image_size, where=identity),
     )
-    return LoadedModel(module, ModelMetadata(spec, preprocess, _class_names(config) if task == "classify" else ()))
+    return LoadedModel(module, ModelMetadata(spec, preprocess, class_names_of(config) if task == "classify" else ()))
 
 
 def _locate(source: ModelSource, settings: ModelSettings) -> tuple[Path, str, str | None]:
@@ -181,6 +180,11 @@ def _resolution_keywords(model: Any, image_size: tuple[int, int]) -> dict[str, b
     return {"interpolate_pos_encoding": True} if accepts and native != image_size else {}
 
 
+def make_call(model: Any, task: Task, image_size: tuple[int, int]) -> Callable[[Any, torch.Tensor], Named]:
+    """Return what runs a Hugging Face model for a task and names its outputs."""
+    return _Call(task, _resolution_keywords(model, image_size))
+
+
 class _Call:
     """Runs a Hugging Face model and names its outputs."""
 
@@ -193,7 +197,7 @@ class _Call:
         return {name: outputs[name] for name in self._names if outputs.get(name) is not None}
 
 
-def _class_names(config: Any) -> tuple[str, ...]:
+def class_names_of(config: Any) -> tuple[str, ...]:
     """Return the class names, or nothing when the config holds only placeholders."""
     labels = tuple(str(config.id2label[index]) for index in range(len(config.id2label)))
     return () if all(label == f"LABEL_{index}" for index, label in enumerate(labels)) else labels

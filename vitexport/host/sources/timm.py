@@ -6,7 +6,7 @@ import difflib
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from vitexport.host.sources.wrapping import ImageModel, Named, describe_outputs,
 from vitexport.recipe.settings import ModelSettings, Task
 from vitexport.source import ModelSource
 
-__all__ = ["load"]
+__all__ = ["class_names_of", "load", "make_call"]
 
 _LOAD_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, OSError, AssertionError, SafetensorError)
 
@@ -40,7 +40,7 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
     model, identity, revision = _create(source, settings, image_size)
     task = _task(model, identity, settings)
     preprocess = resolve_preprocess(model.pretrained_cfg, image_size)
-    module = ImageModel(model, _classify if task == "classify" else _features)
+    module = ImageModel(model, make_call(task))
     architecture = str(model.pretrained_cfg.get("architecture") or identity)
     spec = ModelSpec(
         source="timm",
@@ -51,7 +51,7 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
         inputs=(pixel_values_spec(preprocess.image_size),),
         outputs=describe_outputs(module, preprocess.image_size, where=identity),
     )
-    return LoadedModel(module, ModelMetadata(spec, preprocess, _class_names(model) if task == "classify" else ()))
+    return LoadedModel(module, ModelMetadata(spec, preprocess, class_names_of(model) if task == "classify" else ()))
 
 
 def _create(source: ModelSource, settings: ModelSettings, image_size: tuple[int, int] | None) -> tuple[Any, str, str]:
@@ -156,6 +156,11 @@ def _task(model: Any, identity: str, settings: ModelSettings) -> Task:
     return "classify" if model.num_classes > 0 else "features"
 
 
+def make_call(task: Task) -> Callable[[Any, torch.Tensor], Named]:
+    """Return what runs a timm model for a task and names its outputs."""
+    return _classify if task == "classify" else _features
+
+
 def _classify(model: Any, pixel_values: torch.Tensor) -> Named:
     return {"logits": model(pixel_values)}
 
@@ -165,7 +170,7 @@ def _features(model: Any, pixel_values: torch.Tensor) -> Named:
     return {"last_hidden_state": hidden, "pooler_output": model.forward_head(hidden, pre_logits=True)}
 
 
-def _class_names(model: Any) -> tuple[str, ...]:
+def class_names_of(model: Any) -> tuple[str, ...]:
     """Return the class names in the checkpoint, or timm's own for the ImageNet subset it names."""
     names = model.pretrained_cfg.get("label_names")
     if names:

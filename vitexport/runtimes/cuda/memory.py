@@ -1,6 +1,7 @@
 """The one seam through which device memory, copies, streams and CUDA graphs go.
 
-Two providers stand behind it: pycuda, the usual choice on JetPack, and NVIDIA's cuda-python.
+Two CUDA bindings stand behind it, each in a module of its own: pycuda, the usual choice on JetPack, and NVIDIA's
+cuda-python.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from vitexport.tensors import Array
 __all__ = ["CudaMemory", "open_memory"]
 
 # name -> (module that must be importable, our module:class, package, extra)
-_PROVIDERS: dict[str, tuple[str, str, str, str]] = {
+_BINDINGS: dict[str, tuple[str, str, str, str]] = {
     "cuda-python": (
         "cuda.bindings.runtime",
         "vitexport.runtimes.cuda.cuda_python:CudaPythonMemory",
@@ -82,27 +83,27 @@ class _Opens(Protocol):
     def open(self, device: int) -> CudaMemory: ...
 
 
-def open_memory(device: int = 0, provider: str | None = None) -> CudaMemory:
+def open_memory(device: int = 0, binding: str | None = None) -> CudaMemory:
     """Open the memory of a GPU; the caller has made sure that there is one.
 
     Args:
         device: CUDA ordinal.
-        provider: ``cuda-python`` or ``pycuda``; None takes the first that is installed.
+        binding: ``cuda-python`` or ``pycuda``; None takes the first that is installed.
 
     Raises:
-        RuntimeBackendError: No such provider, or CUDA refuses the device.
-        MissingDependencyError: The provider (or, without a choice, any provider) is not installed.
+        RuntimeBackendError: No such CUDA binding, or CUDA refuses the device.
+        MissingDependencyError: The CUDA binding (or, without a choice, any) is not installed.
     """
-    if provider is not None and provider not in _PROVIDERS:
+    if binding is not None and binding not in _BINDINGS:
         raise RuntimeBackendError(
-            f"Expected a CUDA memory provider of {', '.join(_PROVIDERS)}, found '{provider}'.", "Choose one of those."
+            f"Expected a CUDA binding of {', '.join(_BINDINGS)}, found '{binding}'.", "Choose one of those."
         )
-    for vendor, ours, _, _ in [_PROVIDERS[provider]] if provider else _PROVIDERS.values():
+    for vendor, ours, _, _ in [_BINDINGS[binding]] if binding else _BINDINGS.values():
         try:
             importlib.import_module(vendor)
         except ImportError:
             continue
         module, _, attribute = ours.partition(":")
         return cast(_Opens, getattr(importlib.import_module(module), attribute)).open(device)
-    _, _, package, extra = _PROVIDERS[provider or "cuda-python"]
+    _, _, package, extra = _BINDINGS[binding or "cuda-python"]
     raise MissingDependencyError(package, extra, "Device memory")

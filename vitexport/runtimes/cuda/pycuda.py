@@ -97,7 +97,7 @@ class PyCudaMemory:
         """pycuda has no stable interface for CUDA graphs."""
         raise InferenceError(
             "CUDA graphs need cuda-python; this runtime was opened with pycuda.",
-            "Install cuda-python and open the engine with the memory provider 'cuda-python'.",
+            "Install cuda-python and open the engine with the CUDA binding 'cuda-python'.",
         )
 
     def end_capture(self) -> Any:

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from vitexport.errors import MissingDependencyError, RuntimeBackendError
 
-__all__ = ["PROVIDERS", "ProviderName", "TensorRTApi", "load_api"]
+__all__ = ["PRODUCTS", "ProductName", "TensorRTApi", "load_api"]
 
-ProviderName = Literal["tensorrt", "tensorrt-rtx"]
+ProductName = Literal["tensorrt", "tensorrt-rtx"]
 
 # What TensorRT-RTX logs beside every real message on a machine without a GPU; it says nothing about the model.
 _NO_GPU = re.compile(r"catchCudaError.*cudaError 35", re.DOTALL)
@@ -29,36 +29,36 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Provider:
+class _Product:
     module: str
     package: str
     extra: str
 
 
-PROVIDERS: dict[str, _Provider] = {
-    "tensorrt": _Provider("tensorrt", "tensorrt", "tensorrt"),
-    "tensorrt-rtx": _Provider("tensorrt_rtx", "tensorrt-rtx-cu13", "tensorrt-rtx"),
+PRODUCTS: dict[str, _Product] = {
+    "tensorrt": _Product("tensorrt", "tensorrt", "tensorrt"),
+    "tensorrt-rtx": _Product("tensorrt_rtx", "tensorrt-rtx-cu13", "tensorrt-rtx"),
 }
 
 
 @dataclass(frozen=True)
 class TensorRTApi:
-    """One loaded provider.
+    """One loaded product.
 
     Attributes:
-        provider: ``tensorrt`` or ``tensorrt-rtx``.
+        product: ``tensorrt`` or ``tensorrt-rtx``.
         module: The Python module, ``tensorrt`` or ``tensorrt_rtx``.
         logger: The one logger of this process; TensorRT keeps the first logger it is given, so there is only one.
     """
 
-    provider: ProviderName
+    product: ProductName
     module: Any
     logger: Any
     _records: _Records = field(repr=False)
 
     @property
     def version(self) -> str:
-        """Version of the provider, e.g. ``10.3.0``."""
+        """Version of the product, e.g. ``10.3.0``."""
         return str(self.module.__version__)
 
     @property
@@ -104,31 +104,31 @@ class _Records:
 
 
 @functools.cache
-def load_api(provider: ProviderName) -> TensorRTApi:
-    """Import a provider.
+def load_api(product: ProductName) -> TensorRTApi:
+    """Import a product.
 
     Raises:
         MissingDependencyError: Its package is not installed.
         RuntimeBackendError: Its package is there but its libraries do not load.
     """
-    known = PROVIDERS[provider]
+    known = PRODUCTS[product]
     try:
         module = importlib.import_module(known.module)
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(known.package, known.extra, f"The runtime '{provider}'") from error
+        raise MissingDependencyError(known.package, known.extra, f"The runtime '{product}'") from error
     except (ImportError, OSError) as error:
         raise RuntimeBackendError(
             f"The Python module '{known.module}' is installed, but its libraries do not load: {error}",
             "On Jetson install TensorRT with JetPack (apt install tensorrt python3-libnvinfer); elsewhere reinstall "
             f"{known.package}. `vitexport doctor` shows what was found.",
         ) from error
-    return wrap_module(provider, module)
+    return wrap_module(product, module)
 
 
-def wrap_module(provider: ProviderName, module: Any) -> TensorRTApi:
+def wrap_module(product: ProductName, module: Any) -> TensorRTApi:
     """Wrap an imported module, with a logger that keeps what TensorRT says."""
     records = _Records()
-    return TensorRTApi(provider, module, _make_logger(module, records), records)
+    return TensorRTApi(product, module, _make_logger(module, records), records)
 
 
 def _make_logger(module: Any, records: _Records) -> Any:

@@ -1,4 +1,8 @@
-"""One execution context with the buffers it reads and writes."""
+"""Execution contexts: one run of an engine, with the buffers it reads and writes and the CUDA graph it replays.
+
+Only what happens per execution context, and the inputs and outputs an engine declares; which context a call gets is
+decided in :mod:`vitexport.runtimes.tensorrt.runtime`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from vitexport.runtimes.tensorrt.api import TensorRTApi
 from vitexport.runtimes.tensorrt.sidecar import EngineSidecar
 from vitexport.tensors import Array, TensorSpec
 
-__all__ = ["Lane", "io_specs"]
+__all__ = ["ExecutionContext", "io_specs"]
 
 # TensorRT's DataType names and what NumPy calls them. NumPy has no bfloat16 or fp8.
 _DTYPES = {
@@ -66,16 +70,17 @@ class _Buffer:
                 self._memory.free_pinned(pinned)
 
 
-class Lane:
-    """An execution context on one optimisation profile.
+class ExecutionContext:
+    """An execution context on one optimisation profile, with its buffers.
 
     Args:
-        engine: The engine; it must outlive the lane.
+        engine: The engine; it must outlive the execution context.
         memory: The seam to CUDA.
         profile: Index of the optimisation profile.
         inputs: Engine inputs.
         outputs: Engine outputs.
-        use_graph: Record the first run as a CUDA graph and replay it. The caller keeps one lane per shape then.
+        use_graph: Record the first run as a CUDA graph and replay it. The caller then keeps one execution
+            context per shape.
 
     Raises:
         InferenceError: TensorRT gives no context, usually because device memory is short.

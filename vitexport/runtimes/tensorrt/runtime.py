@@ -15,25 +15,40 @@ from typing import Any
 from typing_extensions import Self
 
 from vitexport.errors import FeedMismatchError, InferenceError, RuntimeBackendError
-from vitexport.runtimes.base import Adapter, RuntimeOptions
+from vitexport.runtimes.base import Adapter, RuntimeOptions, RuntimePackage
 from vitexport.runtimes.cuda import CudaMemory, GpuInfo, open_memory, require_gpu
-from vitexport.runtimes.tensorrt.api import ProviderName, TensorRTApi, load_api
-from vitexport.runtimes.tensorrt.context import Lane, io_specs
-from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, mismatches, read_sidecar
+from vitexport.runtimes.tensorrt.api import PRODUCTS, ProductName, TensorRTApi, load_api
+from vitexport.runtimes.tensorrt.context import ExecutionContext, io_specs
+from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, mismatches, product_of, read_sidecar
 from vitexport.tensors import Array
 
-__all__ = ["TensorRTRtxRuntime", "TensorRTRuntime", "deserialize"]
+__all__ = ["TensorRTRtxRuntime", "TensorRTRuntime", "deserialize", "require_compatible"]
 
 Shapes = dict[str, tuple[int, ...]]
 
 _MAX_GRAPHS = 16
 
 
+def _package(product: ProductName, purpose: str, without_gpu: str = "") -> RuntimePackage:
+    known = PRODUCTS[product]
+    return RuntimePackage(
+        name=known.package,
+        module=known.module,
+        extra=known.extra,
+        purpose=purpose,
+        program=f"import {known.module} as m; assert m.Runtime(m.Logger(m.Logger.ERROR)); print(m.__version__)",
+        needs_gpu=True,
+        without_gpu=without_gpu,
+    )
+
+
 class TensorRTRuntime(Adapter):
     """One engine on one GPU. Calls from several threads are run one after the other, because buffers are reused."""
 
     name = "tensorrt"
-    _provider: ProviderName = "tensorrt"
+    package = _package("tensorrt", "engines for NVIDIA servers and Jetson")
+    without_a_file = "Build one with `vitexport build-engine`; `vitexport verify BUNDLE --engine ENGINE` checks it."
+    _product: ProductName = "tensorrt"
 
     def __init__(
         self,
@@ -53,8 +68,13 @@ class TensorRTRuntime(Adapter):
         self._engine: Any = engine
         self._memory: CudaMemory | None = memory
         self._cuda_graph = cuda_graph
-        self._lanes: dict[object, Lane] = {}
+        self._contexts: dict[object, ExecutionContext] = {}
         self._lock = threading.Lock()
+
+    @classmethod
+    def claims(cls, model: Path) -> bool:
+        """Return whether the engine is for this product: both use the same suffixes, and the sidecar tells."""
+        return product_of(model) == cls._product
 
     @classmethod
     def open(cls, model: Path, options: RuntimeOptions) -> Self:
@@ -62,19 +82,19 @@ class TensorRTRuntime(Adapter):
 
         Args:
             model: The plan; its sidecar is checked first where there is one.
-            options: ``device`` names the GPU (``cuda:N``), ``provider`` the memory provider (``cuda-python`` or
-                ``pycuda``), ``cuda_graph`` replays each shape as a recorded graph.
+            options: ``device`` names the GPU (``cuda:N``), ``cuda_binding`` the package device memory goes through
+                (``cuda-python`` or ``pycuda``), ``cuda_graph`` replays each shape as a recorded graph.
 
         Raises:
-            MissingDependencyError: The provider or a memory provider is not installed.
+            MissingDependencyError: The product, or the CUDA binding, is not installed.
             RuntimeBackendError: There is no GPU, or the engine was made for another product, version or GPU.
         """
         # The plan is hashed only once there is a GPU for it: without one the answer comes at once.
         sidecar = read_sidecar(model, check_hash=False)
-        if sidecar is not None and sidecar.provider != cls._provider:
+        if sidecar is not None and sidecar.product != cls._product:
             raise RuntimeBackendError(
-                f"'{model}' was built for {sidecar.provider}, and this is {cls._provider}.",
-                f"Open it with the runtime '{sidecar.provider}'.",
+                f"'{model}' was built for {sidecar.product}, and this is {cls._product}.",
+                f"Open it with the runtime '{sidecar.product}'.",
             )
         number = options.device.partition(":")[2] or "0"
         if not number.isdigit():
@@ -82,11 +102,11 @@ class TensorRTRuntime(Adapter):
                 f"Expected a device such as 'cuda:0', found '{options.device}'.", "Give the number of a GPU."
             )
         index = int(number)
-        gpu = require_gpu(f"Running '{model.name}' with {cls._provider}", index)
-        api = load_api(cls._provider)
-        check_engine(model, sidecar, api, gpu)
+        gpu = require_gpu(f"Running '{model.name}' with {cls._product}", index)
+        api = load_api(cls._product)
+        require_compatible(model, sidecar, api, gpu)
         read_sidecar(model)
-        memory = open_memory(index, options.provider)
+        memory = open_memory(index, options.cuda_binding)
         with ExitStack() as undo:
             # Whatever goes wrong from here on, the stream is released.
             undo.callback(memory.close)
@@ -102,7 +122,7 @@ class TensorRTRuntime(Adapter):
         """Return what the engine's own inspector says of its kernels; see :mod:`vitexport.runtimes.tensorrt.audit`."""
         from vitexport.runtimes.tensorrt.audit import audit_engine
 
-        return None if self._model is None else audit_engine(self._model).weighted_share
+        return None if self._model is None else audit_engine(self._model).weighted_fraction
 
     def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         shapes: Shapes = {name: array.shape for name, array in feeds.items()}
@@ -112,18 +132,20 @@ class TensorRTRuntime(Adapter):
                 raise InferenceError("This runtime is closed.", "Open the engine again with open_runtime().")
             with memory.active(), self._api.messages() as messages:
                 profile = self._profile_for(shapes)
-                return self._lane(memory, profile, shapes).run(feeds, messages)
+                return self._context_for(memory, profile, shapes).run(feeds, messages)
 
-    def _lane(self, memory: CudaMemory, profile: int, shapes: Shapes) -> Lane:
+    def _context_for(self, memory: CudaMemory, profile: int, shapes: Shapes) -> ExecutionContext:
         """Return the execution context for a profile; with CUDA graphs there is one per shape, as a graph is."""
         key = (profile, tuple(sorted(shapes.items()))) if self._cuda_graph else profile
-        lane = self._lanes.get(key)
-        if lane is None:
-            if self._cuda_graph and len(self._lanes) >= _MAX_GRAPHS:
-                self._lanes.pop(next(iter(self._lanes))).close()
-            lane = Lane(self._engine, memory, profile, self.inputs, self.outputs, use_graph=self._cuda_graph)
-            self._lanes[key] = lane
-        return lane
+        context = self._contexts.get(key)
+        if context is None:
+            if self._cuda_graph and len(self._contexts) >= _MAX_GRAPHS:
+                self._contexts.pop(next(iter(self._contexts))).close()
+            context = ExecutionContext(
+                self._engine, memory, profile, self.inputs, self.outputs, use_graph=self._cuda_graph
+            )
+            self._contexts[key] = context
+        return context
 
     def _profile_for(self, shapes: Shapes) -> int:
         """Return the profile that takes these shapes, the one tuned closest to them if there are several."""
@@ -151,14 +173,14 @@ class TensorRTRuntime(Adapter):
             memory, self._memory = self._memory, None
             if memory is None:
                 return
-            lanes, self._lanes = tuple(self._lanes.values()), {}
+            contexts, self._contexts = tuple(self._contexts.values()), {}
             # Run last to first, every one of them, also after one has failed.
             with ExitStack() as steps:
                 steps.callback(memory.close)
                 steps.enter_context(memory.active())
                 steps.callback(self._drop_engine)
-                for lane in lanes:
-                    steps.callback(lane.close)
+                for context in contexts:
+                    steps.callback(context.close)
 
     def _drop_engine(self) -> None:
         self._engine = None
@@ -168,10 +190,11 @@ class TensorRTRtxRuntime(TensorRTRuntime):
     """The same for TensorRT-RTX."""
 
     name = "tensorrt-rtx"
-    _provider: ProviderName = "tensorrt-rtx"
+    package = _package("tensorrt-rtx", "engines for RTX, built without a GPU", "builds engines without one")
+    _product: ProductName = "tensorrt-rtx"
 
 
-def check_engine(model: Path, sidecar: EngineSidecar | None, api: TensorRTApi, gpu: GpuInfo) -> None:
+def require_compatible(model: Path, sidecar: EngineSidecar | None, api: TensorRTApi, gpu: GpuInfo) -> None:
     """Refuse an engine that cannot run here.
 
     Raises:
@@ -179,7 +202,7 @@ def check_engine(model: Path, sidecar: EngineSidecar | None, api: TensorRTApi, g
     """
     if sidecar is None:
         return
-    reasons = mismatches(sidecar, provider=api.provider, version=api.version, gpu=gpu)
+    reasons = mismatches(sidecar, product=api.product, version=api.version, gpu=gpu)
     if sidecar.needs_refit:
         reasons.append("its weights were left out and have not been put back (`vitexport refit`)")
     if reasons:
@@ -196,14 +219,14 @@ def deserialize(api: TensorRTApi, plan: Path) -> Any:
         runtime = api.module.Runtime(api.logger)
         if runtime is None:
             raise RuntimeBackendError(
-                f"{api.provider} {api.version} cannot start: {'; '.join(messages)}", "Run `vitexport doctor`."
+                f"{api.product} {api.version} cannot start: {'; '.join(messages)}", "Run `vitexport doctor`."
             )
         # Version-compatible engines carry a lean runtime, which is host code; TensorRT wants that said.
         runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(plan.read_bytes())
     if engine is None:
         raise RuntimeBackendError(
-            f"{api.provider} {api.version} cannot load '{plan}': {'; '.join(messages) or 'no reason given'}",
+            f"{api.product} {api.version} cannot load '{plan}': {'; '.join(messages) or 'no reason given'}",
             "An engine runs on the GPU model and version it was built for: build it again on this machine with "
             "`vitexport build-engine`.",
         )

@@ -2,7 +2,9 @@
 
 A plan is opaque, and loading one made for another GPU, version or product fails late and badly. ``model.engine.json``
 says what the engine is for, so that the refusal is immediate and names the reason. It also carries what the ONNX file
-asked for, for the audit, and the model's metadata, so that an engine predicts like any other file.
+requested, for the audit, and the model's metadata, so that an engine predicts like any other file.
+
+The file's fields, how it is read and checked against its plan, and the rules where an engine runs.
 """
 
 from __future__ import annotations
@@ -12,27 +14,32 @@ import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vitexport.errors import RuntimeBackendError
 from vitexport.files import sha256_file
 from vitexport.runtimes.cuda.probe import GpuInfo
+from vitexport.runtimes.tensorrt.api import ProductName
 from vitexport.tensors import TensorSpec
 
 __all__ = [
+    "SCHEMA",
     "EngineSidecar",
     "ProfileShapes",
     "RequestedGemm",
     "TensorRecord",
     "describe",
     "mismatches",
-    "provider_of",
+    "product_of",
     "read_sidecar",
     "sidecar_path",
     "this_platform",
 ]
+
+SCHEMA: Final = 2
+"""Version of the file's fields. 2 calls ``product`` what 1 called ``provider``."""
 
 Precision = Literal["float32", "float16", "bfloat16", "int8", "fp8", "int4", "fp4", "other"]
 
@@ -63,7 +70,7 @@ class ProfileShapes(_Record):
 
 
 class RequestedGemm(_Record):
-    """A matrix product or convolution as the ONNX graph asked for it.
+    """A GEMM or convolution as the ONNX graph requests it.
 
     Attributes:
         name: ONNX node name.
@@ -82,11 +89,11 @@ class EngineSidecar(_Record):
     """Facts about an engine file.
 
     Attributes:
-        provider: ``tensorrt`` or ``tensorrt-rtx``.
+        product: ``tensorrt`` or ``tensorrt-rtx``.
         version: Version that built it.
         platform: Operating system and processor, e.g. ``linux-aarch64``; engines do not move between them.
         gpu: GPU it was built on; empty when built without one.
-        compute_capabilities: Compute capabilities it runs on; empty means the provider's default set.
+        compute_capabilities: Compute capabilities it runs on; empty means the product's default set.
         hardware_compatibility: ``none``, ``ampere_plus`` or ``same_compute_capability``.
         version_compatible: Whether later releases can run it.
         needs_refit: Whether its weights were left out.
@@ -98,14 +105,14 @@ class EngineSidecar(_Record):
         inputs: Inputs.
         outputs: Outputs.
         profiles: Input name -> shapes, one mapping per optimisation profile.
-        precision: What most of the weighted matrix products were asked to compute in.
-        requested: Every matrix product the ONNX graph asked for.
+        precision: What most of the work of the weighted GEMMs was requested to compute in.
+        requested: Every GEMM the ONNX graph requests.
         settings: Settings of the build.
         metadata: Metadata of the ONNX file; see :class:`vitexport.bundle.metadata.ModelMetadata`.
     """
 
-    schema_: Literal[1] = 1
-    provider: Literal["tensorrt", "tensorrt-rtx"]
+    schema_: Literal[2] = SCHEMA
+    product: ProductName
     version: str
     platform: str
     gpu: str
@@ -140,13 +147,13 @@ def sidecar_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def provider_of(engine: Path) -> str:
-    """Return which runtime opens an engine: what its sidecar says, or ``tensorrt`` without a readable one."""
+def product_of(engine: Path) -> ProductName:
+    """Return which product opens an engine: what its sidecar says, or ``tensorrt`` without a readable one."""
     try:
         data = json.loads(sidecar_path(engine).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "tensorrt"
-    return "tensorrt-rtx" if isinstance(data, dict) and data.get("provider") == "tensorrt-rtx" else "tensorrt"
+    return "tensorrt-rtx" if isinstance(data, dict) and data.get("product") == "tensorrt-rtx" else "tensorrt"
 
 
 def this_platform() -> str:
@@ -162,14 +169,16 @@ def read_sidecar(engine: Path, *, check_hash: bool = True) -> EngineSidecar | No
         check_hash: Compare the plan's SHA-256 as well as its size.
 
     Raises:
-        RuntimeBackendError: The sidecar cannot be read, or it belongs to another plan.
+        RuntimeBackendError: The sidecar cannot be read, has another schema, or belongs to another plan.
     """
     path = sidecar_path(engine)
     try:
-        sidecar = EngineSidecar.model_validate_json(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        _check_schema(path, data)
+        sidecar = EngineSidecar.model_validate_json(json.dumps(data))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         where = "".join(f"{part}: " for part in first["loc"]) if first else ""
         raise RuntimeBackendError(
@@ -186,7 +195,17 @@ def read_sidecar(engine: Path, *, check_hash: bool = True) -> EngineSidecar | No
     return sidecar
 
 
-def mismatches(sidecar: EngineSidecar, *, provider: str, version: str, gpu: GpuInfo | None) -> list[str]:
+def _check_schema(path: Path, data: Any) -> None:
+    """Refuse a sidecar of another schema as that; its fields would only fail one by one."""
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if isinstance(schema, int) and schema != SCHEMA:
+        raise RuntimeBackendError(
+            f"Expected engine sidecar schema {SCHEMA} in '{path}', found {schema}.",
+            "Build the engine again with `vitexport build-engine`.",
+        )
+
+
+def mismatches(sidecar: EngineSidecar, *, product: str, version: str, gpu: GpuInfo | None) -> list[str]:
     """Return why an engine cannot run here, one sentence each; empty when nothing speaks against it.
 
     Rules (vendor's "Engine Compatibility" pages): a TensorRT engine runs on exactly the version that built it, or, when
@@ -195,32 +214,32 @@ def mismatches(sidecar: EngineSidecar, *, provider: str, version: str, gpu: GpuI
 
     Args:
         sidecar: The engine.
-        provider: Provider that would run it.
-        version: Version of that provider.
+        product: Product that would run it.
+        version: Version of that product.
         gpu: GPU that would run it; None skips that check.
     """
-    found: list[str] = []
-    if sidecar.provider != provider:
-        return [f"it was built for {sidecar.provider}, and this is {provider}"]
+    if sidecar.product != product:
+        return [f"it was built for {sidecar.product}, and this is {product}"]
+    reasons: list[str] = []
     if sidecar.platform != this_platform():
-        found.append(f"it was built on {sidecar.platform}, and this is {this_platform()}")
+        reasons.append(f"it was built on {sidecar.platform}, and this is {this_platform()}")
     if sidecar.version != version:
         later = _numbers(version) >= _numbers(sidecar.version)
-        if not (sidecar.version_compatible and later and provider == "tensorrt"):
+        if not (sidecar.version_compatible and later and product == "tensorrt"):
             form = "a version-compatible engine of" if sidecar.version_compatible else "an engine of"
-            found.append(f"it is {form} version {sidecar.version}, and this is version {version}")
+            reasons.append(f"it is {form} version {sidecar.version}, and this is version {version}")
     if gpu is not None and not _runs_on(sidecar, gpu):
         targets = ", ".join(sidecar.compute_capabilities) or "8.0 and later"
-        found.append(
+        reasons.append(
             f"it was built for compute capability {targets}{f' ({sidecar.gpu})' if sidecar.gpu else ''}, and "
             f"{gpu.name} has {gpu.compute_capability}"
         )
-    return found
+    return reasons
 
 
 def _runs_on(sidecar: EngineSidecar, gpu: GpuInfo) -> bool:
     targets = sidecar.compute_capabilities
-    if not targets and sidecar.provider == "tensorrt-rtx":
+    if not targets and sidecar.product == "tensorrt-rtx":
         # "By default, an engine can be run on compute capability 8.0, 8.6, 8.9, 12.0, and later" (CPU-Only AOT page).
         return _numbers(gpu.compute_capability) >= (8, 0)
     if not targets or gpu.compute_capability in targets:
@@ -236,13 +255,13 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def describe(sidecar: EngineSidecar) -> Mapping[str, str]:
     """Return the facts a person asks for first, as label -> text."""
-    targets = ", ".join(sidecar.compute_capabilities) or "8.0 and later (the provider's default)"
+    targets = ", ".join(sidecar.compute_capabilities) or "8.0 and later (the product's default)"
     shapes = "; ".join(
         ", ".join(f"{name} {'x'.join(map(str, s.min))}..{'x'.join(map(str, s.max))}" for name, s in profile.items())
         for profile in sidecar.profiles
     )
     return {
-        "provider": f"{sidecar.provider} {sidecar.version}",
+        "product": f"{sidecar.product} {sidecar.version}",
         "platform": sidecar.platform,
         "built on": sidecar.gpu or "no GPU",
         "compute capability": targets,

@@ -10,14 +10,14 @@ from PIL import Image
 from vitexport.errors import CalibrationError
 from vitexport.host.quantize.calibration import calibrate
 from vitexport.host.quantize.calibration.covariance import StreamingCovariance, unpack_covariance
-from vitexport.host.quantize.calibration.statistics import BINS, EXTREME_ROWS, Kept, StreamingStatistics
+from vitexport.host.quantize.calibration.statistics import BINS, EXTREME_ROWS, StatisticsConfig, StreamingStatistics
 from vitexport.inputs.images import batches, content_hashes
 from vitexport.inputs.preprocess import PreprocessSpec, Resize
 from vitexport.tensors import TensorSpec
 
 
 def stream(images, **kept):
-    statistics = StreamingStatistics("x", images=len(images), kept=Kept(**kept))
+    statistics = StreamingStatistics("x", images=len(images), config=StatisticsConfig(**kept))
     for image in images:
         statistics.update(image)
     return statistics.result()
@@ -104,7 +104,7 @@ def test_memory_does_not_grow_with_the_number_of_images():
     def peak(count):
         rng = np.random.default_rng(5)
         tracemalloc.start()
-        statistics = StreamingStatistics("x", images=count, kept=Kept())
+        statistics = StreamingStatistics("x", images=count, config=StatisticsConfig())
         for _ in range(count):
             statistics.update(rng.normal(size=(1, 65, 96)).astype(np.float32))
         statistics.result()
@@ -123,9 +123,9 @@ def test_fewer_rows_say_less_about_how_far_others_reach(rows):
     rng = np.random.default_rng(1)
     few = stream([rng.normal(size=(1, rows, 400)).astype(np.float32)])
     many = np.mean([rng.normal(size=16384).max() for _ in range(400)])
-    np.testing.assert_allclose(few.beyond, many / few.maximum.mean(), rtol=0.12)
-    assert few.beyond > 1.1
-    assert stream([np.ones((1, 20_000, 2), np.float32)]).beyond == 1
+    np.testing.assert_allclose(few.range_margin, many / few.maximum.mean(), rtol=0.12)
+    assert few.range_margin > 1.1
+    assert stream([np.ones((1, 20_000, 2), np.float32)]).range_margin == 1
 
 
 def test_nan_is_refused(images):

@@ -13,7 +13,7 @@ from vitexport.host.quantize.numerics.weights import quantize_weight, round_to_n
 def test_scales_survive_float16_and_the_error_stays_that_of_rounding(size: float, dtype: str) -> None:
     random = np.random.default_rng(0)
     weight = (random.normal(size=(32, 6)) * size).astype(np.float32)
-    found = quantize_weight(weight, dtype, energy=np.ones(32, np.float32))
+    found = quantize_weight(weight, dtype, variance=np.ones(32, np.float32))
     stored = found.scale.astype(np.float16)
     assert (stored > 0).all()
     tiny = found.scale < 2.0**-14

@@ -13,9 +13,9 @@ from tests.support.paths import CALIBRATION
 from vitexport.cli import main
 from vitexport.host.export import export_onnx
 from vitexport.host.quantize import quantize_onnx
-from vitexport.host.quantize.calibration.statistics import Kept, StreamingStatistics
+from vitexport.host.quantize.calibration.statistics import StatisticsConfig, StreamingStatistics
 from vitexport.host.quantize.explanation import outlier_channels
-from vitexport.host.quantize.planning.layers import choose_sites, sites_by_input
+from vitexport.host.quantize.planning.layers import choose_layers, layers_by_input
 from vitexport.host.quantize.planning.transforms import apply_to_source, find_absorber, fold_into_consumers
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import load_model
@@ -29,9 +29,9 @@ IMAGES = list_images(CALIBRATION, limit=64)
 def _plant(model: Path, out: Path) -> int:
     """Scale six channels of three inputs a hundredfold, undone in the next weights; returns the number of layers."""
     graph = ir.load(model)
-    sites = choose_sites(graph, where=str(model))
+    layers = choose_layers(graph, where=str(model))
     random = np.random.default_rng(0)
-    for group in sites_by_input(sites).values():
+    for group in layers_by_input(layers).values():
         if group[0].group in PLANTED:
             channels = group[0].shape[0]
             scale = np.ones(channels, dtype=np.float32)
@@ -41,7 +41,7 @@ def _plant(model: Path, out: Path) -> int:
             fold_into_consumers(graph.graph, group, scale, np.zeros_like(scale))
             apply_to_source(graph.graph, absorber, scale, np.zeros_like(scale))
     ir.save(graph, out)
-    return len(sites)
+    return len(layers)
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_the_command_says_what_a_budget_kept_in_float(model: Path, tmp_path: Pat
 def test_outlier_channels_are_found_in_the_statistics_furthest_first() -> None:
     values = np.random.default_rng(0).uniform(-1, 1, (4, 16, 32)).astype(np.float32)
     values[2, 3, 20], values[1, 5, 9] = -30, 12
-    stream = StreamingStatistics("x", images=4, kept=Kept())
+    stream = StreamingStatistics("x", images=4, config=StatisticsConfig())
     for image in values:
         stream.update(image)
     found = outlier_channels(stream.result())

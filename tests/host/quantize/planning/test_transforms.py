@@ -13,10 +13,10 @@ from vitexport.bundle.metadata import ModelMetadata
 from vitexport.host.graph.constants import array_of
 from vitexport.host.graph.file import read_onnx
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, collect_statistics
-from vitexport.host.quantize.calibration.statistics import Kept, TensorStatistics
+from vitexport.host.quantize.calibration.statistics import StatisticsConfig, TensorStatistics
 from vitexport.host.quantize.planning.attention import apply_gains, attention_tensors, plan_attention
-from vitexport.host.quantize.planning.attention_fit import Fit
-from vitexport.host.quantize.planning.layers import Site, choose_sites, sites_by_input
+from vitexport.host.quantize.planning.attention_scales import AttentionScales
+from vitexport.host.quantize.planning.layers import QuantizedLayer, choose_layers, layers_by_input
 from vitexport.host.quantize.planning.plan import plan_tensors
 from vitexport.host.quantize.planning.transforms import (
     apply_explicitly,
@@ -27,7 +27,7 @@ from vitexport.host.quantize.planning.transforms import (
     replace_constant,
     zero_key_biases,
 )
-from vitexport.host.quantize.targets import form_of
+from vitexport.host.quantize.scheme import scheme_of
 from vitexport.inputs.images import list_images
 from vitexport.recipe.settings import QuantizeSettings
 from vitexport.runtimes import open_runtime
@@ -71,11 +71,11 @@ def assert_unchanged(before: Array, graph: ir.Model, feeds: ImageFeeds, folder: 
 
 
 def statistics(graph: ir.Model, feeds: ImageFeeds, names: list[str]) -> dict[str, TensorStatistics]:
-    return collect_statistics(graph, dict.fromkeys(names, Kept(sample_rows=64)), feeds)
+    return collect_statistics(graph, dict.fromkeys(names, StatisticsConfig(sample_rows=64)), feeds)
 
 
-def shared_inputs(graph: ir.Model, kind: str) -> list[tuple[Site, ...]]:
-    groups = sites_by_input(choose_sites(graph, where="model")).values()
+def shared_inputs(graph: ir.Model, kind: str) -> list[tuple[QuantizedLayer, ...]]:
+    groups = layers_by_input(choose_layers(graph, where="model")).values()
     return [group for group in groups if find_absorber(group).kind == kind]
 
 
@@ -103,7 +103,7 @@ def test_a_shift_after_gelu_is_subtracted_in_one_node(graph: ir.Model, feeds: Im
     for group in groups:
         ones = np.ones(group[0].shape[0], dtype=np.float32)
         fold_into_consumers(graph.graph, group, ones, 0.7 * ones)
-        apply_explicitly(graph.graph, group[0].input, ones, 0.7 * ones, [site.layer.matmul for site in group])
+        apply_explicitly(graph.graph, group[0].input, ones, 0.7 * ones, [layer.linear.matmul for layer in group])
     assert len(graph.graph) == nodes + len(groups)
     assert_unchanged(before, graph, feeds, tmp_path)
 
@@ -117,11 +117,11 @@ def test_the_key_bias_cannot_be_seen(graph: ir.Model, feeds: ImageFeeds, tmp_pat
 def test_a_query_bias_can_be_seen(graph: ir.Model, feeds: ImageFeeds, tmp_path: Path) -> None:
     """The comparison above notices a transform that is wrong."""
     before = outputs(graph, feeds, tmp_path)
-    site = next(site for site in choose_sites(graph, where="model") if site.layer.role == "qkv")
-    add = site.layer.add
+    layer = next(layer for layer in choose_layers(graph, where="model") if layer.linear.role == "qkv")
+    add = layer.linear.add
     assert add is not None
-    index = next(index for index, value in enumerate(add.inputs) if value is site.bias_value)
-    replace_constant(graph.graph, add, index, np.zeros(site.shape[1], dtype=np.float32))
+    index = next(index for index, value in enumerate(add.inputs) if value is layer.bias_value)
+    replace_constant(graph.graph, add, index, np.zeros(layer.shape[1], dtype=np.float32))
     assert np.abs(outputs(graph, feeds, tmp_path) - before).max() > 10 * TOLERANCE * np.abs(before).max()
 
 
@@ -131,8 +131,8 @@ def test_queries_and_keys_are_balanced_and_keys_centred(graph: ir.Model, feeds: 
     assert tensors
     found = statistics(graph, feeds, [name for names in tensors.values() for name in names])
     means = {name: found[value].mean.astype(np.float32) for name, (_, _, value) in tensors.items()}
-    fits = {name: Fit(1.0, mean, np.ones_like(mean)) for name, mean in means.items()}
-    plan_attention(graph, tensors, found, {}, fits, form_of(QuantizeSettings(target="tensorrt")))
+    scales = {name: AttentionScales(1.0, mean, np.ones_like(mean)) for name, mean in means.items()}
+    plan_attention(graph, tensors, found, {}, scales, scheme_of(QuantizeSettings(target="tensorrt")))
     assert_unchanged(before, graph, feeds, tmp_path)
 
 
@@ -140,41 +140,45 @@ def test_gains_multiply_the_values_and_nothing_else(graph: ir.Model, feeds: Imag
     before = outputs(graph, feeds, tmp_path)
     tensors = attention_tensors(graph)
     found = statistics(graph, feeds, [name for names in tensors.values() for name in names])
-    fits = {
-        name: Fit(1.0, found[v].mean.astype(np.float32), 1 + found[v].maximum) for name, (_, _, v) in tensors.items()
+    scales = {
+        name: AttentionScales(1.0, found[v].mean.astype(np.float32), 1 + found[v].maximum)
+        for name, (_, _, v) in tensors.items()
     }
     untouched = (np.ones(1, np.float32), np.zeros(1, np.float32))
     values = {value: untouched for _, _, value in tensors.values()}
-    plans = plan_attention(graph, tensors, found, values, fits, form_of(QuantizeSettings(target="tensorrt")))
+    plans = plan_attention(graph, tensors, found, values, scales, scheme_of(QuantizeSettings(target="tensorrt")))
     factors = apply_gains(graph, plans)
     assert len(factors) == len(plans) > 0
     assert np.abs(outputs(graph, feeds, tmp_path) - before).max() > 0.1 * np.abs(before).max()
-    readers = {site.layer.block: site for site in choose_sites(graph, where="model") if site.layer.role == "proj"}
+    consumers = {
+        layer.linear.block: layer for layer in choose_layers(graph, where="model") if layer.linear.role == "proj"
+    }
     for plan in plans:
-        reader = readers[int(plan.group.split(".")[0])]
-        fold_into_consumers(graph.graph, [reader], 1 / plan.gain, np.zeros_like(plan.gain))
+        consumer = consumers[int(plan.group.split(".")[0])]
+        fold_into_consumers(graph.graph, [consumer], 1 / plan.gain, np.zeros_like(plan.gain))
     assert_unchanged(before, graph, feeds, tmp_path)
 
 
 def test_values_that_were_not_centred_get_no_gain(graph: ir.Model, feeds: ImageFeeds) -> None:
     tensors = attention_tensors(graph)
     found = statistics(graph, feeds, [name for names in tensors.values() for name in names])
-    fits = {
-        name: Fit(1.0, found[v].mean.astype(np.float32), 1 + found[v].maximum) for name, (_, _, v) in tensors.items()
+    scales = {
+        name: AttentionScales(1.0, found[v].mean.astype(np.float32), 1 + found[v].maximum)
+        for name, (_, _, v) in tensors.items()
     }
-    plans = plan_attention(graph, tensors, found, {}, fits, form_of(QuantizeSettings(target="tensorrt")))
+    plans = plan_attention(graph, tensors, found, {}, scales, scheme_of(QuantizeSettings(target="tensorrt")))
     assert all((plan.gain == 1).all() for plan in plans)
 
 
 def test_missing_biases_are_added_as_zeros(graph: ir.Model, feeds: ImageFeeds, tmp_path: Path) -> None:
-    for site in choose_sites(graph, where="model"):
-        if site.layer.add is not None:
-            site.layer.add.outputs[0].replace_all_uses_with(site.layer.matmul.outputs[0])
-            graph.graph.remove(site.layer.add, safe=True)
+    for layer in choose_layers(graph, where="model"):
+        if layer.linear.add is not None:
+            layer.linear.add.outputs[0].replace_all_uses_with(layer.linear.matmul.outputs[0])
+            graph.graph.remove(layer.linear.add, safe=True)
     before = outputs(graph, feeds, tmp_path)
-    sites = choose_sites(graph, where="model")
-    assert ensure_biases(graph, sites)
-    assert all(site.bias_value is not None for site in choose_sites(graph, where="model"))
+    layers = choose_layers(graph, where="model")
+    assert ensure_biases(graph, layers)
+    assert all(layer.bias_value is not None for layer in choose_layers(graph, where="model"))
     assert_unchanged(before, graph, feeds, tmp_path)
 
 
@@ -184,9 +188,9 @@ def test_everything_that_is_planned_together_changes_nothing(
 ) -> None:
     before = outputs(graph, feeds, tmp_path)
     settings = QuantizeSettings.model_validate({"target": target})
-    sites = choose_sites(graph, where="model")
-    found = statistics(graph, feeds, list(sites_by_input(sites)))
-    plans = plan_tensors(graph, sites, found, settings, form_of(settings), class_token=True)
+    layers = choose_layers(graph, where="model")
+    found = statistics(graph, feeds, list(layers_by_input(layers)))
+    plans = plan_tensors(graph, layers, found, settings, scheme_of(settings), class_token=True)
     assert {plan.kind for plan in plans} >= {"norm", "value", "gelu"}
     assert_unchanged(before, graph, feeds, tmp_path)
 
@@ -195,9 +199,9 @@ def test_the_bias_makes_up_for_the_shift_that_a_float16_body_subtracts(
     graph: ir.Model, feeds: ImageFeeds, tmp_path: Path
 ) -> None:
     settings = QuantizeSettings(target="tensorrt")
-    sites = choose_sites(graph, where="model")
-    found = statistics(graph, feeds, list(sites_by_input(sites)))
-    plans = plan_tensors(graph, sites, found, settings, form_of(settings), class_token=True)
+    layers = choose_layers(graph, where="model")
+    found = statistics(graph, feeds, list(layers_by_input(layers)))
+    plans = plan_tensors(graph, layers, found, settings, scheme_of(settings), class_token=True)
     shifts = np.array([plan.choice.shift[0] for plan in plans if plan.kind == "gelu"])
     assert shifts.all()
     np.testing.assert_array_equal(shifts, shifts.astype(np.float16))

@@ -12,11 +12,12 @@ import pytest
 from tests.support.paths import CALIBRATION
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.host.graph.file import read_onnx, write_onnx
+from vitexport.host.graph.intermediate import open_exposed
 from vitexport.host.quantize import quantize_onnx
-from vitexport.host.quantize.calibration.calibrate import ImageFeeds, exposed, run_images
-from vitexport.host.quantize.planning.layers import choose_sites, sites_by_input
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, run_images
+from vitexport.host.quantize.planning.layers import choose_layers, layers_by_input
 from vitexport.host.quantize.planning.transforms import apply_to_source, find_absorber, fold_into_consumers
-from vitexport.host.quantize.qdq.body16 import float_ranges, to_half
+from vitexport.host.quantize.qdq.body16 import float_ranges, to_body16
 from vitexport.inputs.images import batches, list_images
 from vitexport.recipe.settings import QuantizeSettings
 from vitexport.runtimes import open_runtime
@@ -35,7 +36,7 @@ def test_ranges_taken_inside_the_graph_are_those_of_the_tensors_themselves(model
     assert len(graph.graph) == nodes  # the graph itself stays as it was
     computed = {str(value.name) for node in graph.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT}
     assert set(found) == computed
-    with exposed(graph, list(found)) as runtime:
+    with open_exposed(graph, list(found)) as runtime:
         outputs = list(run_images(runtime, feeds, [0, 2, 5]))
     for name, largest in found.items():
         np.testing.assert_allclose(largest, max(np.abs(one[name]).max() for one in outputs), rtol=1e-4)
@@ -46,7 +47,7 @@ def test_ranges_taken_inside_the_graph_are_those_of_the_tensors_themselves(model
 def loud(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same function with values 30 000 times as large inside one attention, undone by the next layer."""
     graph = read_onnx(model)
-    groups = sites_by_input(choose_sites(graph, where=str(model))).values()
+    groups = layers_by_input(choose_layers(graph, where=str(model))).values()
     group = next(group for group in groups if group[0].group == "1.proj")
     scale = np.full(group[0].shape[0], 1 / 30_000, dtype=np.float32)
     absorber = find_absorber(group)
@@ -71,7 +72,7 @@ def _logits(path: Path) -> Array:
 def test_what_would_overflow_stays_float32_and_is_named(
     precision: Literal["fp16", "bf16"], keeps: bool, loud: Path, tmp_path: Path
 ) -> None:
-    result = quantize_onnx(loud, IMAGES, QuantizeSettings(precision=precision), tmp_path / "half.onnx")
+    result = quantize_onnx(loud, IMAGES, QuantizeSettings(precision=precision), tmp_path / "body16.onnx")
     kept = result.details["kept_float32"]
     assert bool(kept) == keeps
     assert all(peak > 65504 / 4 for peak in kept.values())
@@ -89,6 +90,6 @@ def test_a_quantized_layer_next_to_what_overflows_stays_whole(loud: Path, tmp_pa
 
 def test_without_ranges_the_same_graph_overflows(loud: Path, tmp_path: Path) -> None:
     graph = read_onnx(loud)
-    assert not to_half(graph, "float16", {}).kept
-    write_onnx(graph, tmp_path / "half.onnx")
-    assert not np.isfinite(_logits(tmp_path / "half.onnx")).all()
+    assert not to_body16(graph, "float16", {}).kept
+    write_onnx(graph, tmp_path / "body16.onnx")
+    assert not np.isfinite(_logits(tmp_path / "body16.onnx")).all()

@@ -38,24 +38,40 @@ class SplitQkv(ir.passes.InPlacePass):
 
     timm cuts a five-dimensional tensor by Slice and Squeeze, others order the channels head by head. Each view is
     identified by where its elements come from, so any layout is understood; channels are reordered in the weight where
-    needed. Requires shapes on values; ensures that a rewritten projection is consumed by one Split.
+    needed. Requires shapes on values; ensures that every joint projection that is understood is consumed by one Split.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every joint projection whose views are all understood."""
         changed = False
         for layer in find_linears(model):
-            if layer.role == "qkv" and layer.matmul.op_type == "MatMul":
-                parts = _parts(layer)
-                if parts is not None and not _is_canonical(layer):
-                    _rewrite(model.graph, layer, parts)
-                    changed = True
+            parts = _rewritable(layer)
+            if parts is not None:
+                _rewrite(model.graph, layer, parts)
+                changed = True
         return ir.passes.PassResult(model, modified=changed)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check that nothing rewritable is left."""
+        left = [layer.name for layer in find_linears(model) if _rewritable(layer) is not None]
+        if left:
+            raise ir.passes.PostconditionError(f"Expected joint projections to be cut by one Split, found {left[:3]}.")
+
+
+def _rewritable(layer: LinearLayer) -> tuple[_Part, ...] | None:
+    """Return the parts of a joint projection that something else than one Split cuts, or None."""
+    if layer.role != "qkv" or layer.matmul.op_type != "MatMul" or _is_canonical(layer):
+        return None
+    return _parts(layer)
 
 
 def _is_canonical(layer: LinearLayer) -> bool:
-    consumers = layer.output.consumers()
+    consumers = [node for node in layer.output.consumers() if _is_used(node)]
     return len(consumers) == 1 and consumers[0].op_type == "Split"
+
+
+def _is_used(node: ir.Node) -> bool:
+    return any(output.uses() or output.is_graph_output() for output in node.outputs)
 
 
 def _parts(layer: LinearLayer) -> tuple[_Part, ...] | None:
@@ -133,6 +149,16 @@ def _rewrite(graph: ir.Graph, layer: LinearLayer, parts: tuple[_Part, ...]) -> N
         views = head_views(graph, output, part.value, part.heads, part.width, part.swapped)
         new.extend(inherit_module(view, consumer) for view in views)
     graph.insert_after(after, new)
+    for part in parts:
+        _remove_unused(graph, part.value.producer())
+
+
+def _remove_unused(graph: ir.Graph, node: ir.Node | None) -> None:
+    """Remove a view that nothing uses any more, and those before it that only it used."""
+    while node is not None and not _is_used(node):
+        source = node.inputs[0]
+        graph.remove(node, safe=True)
+        node = None if source is None else source.producer()
 
 
 def head_views(

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from vitexport.errors import CalibrationError
-from vitexport.host.quantize.calibration.statistics import Kept, StreamingStatistics, TensorStatistics
+from vitexport.host.graph.intermediate import open_exposed
+from vitexport.host.quantize.calibration.statistics import StatisticsConfig, StreamingStatistics, TensorStatistics
 from vitexport.inputs.images import content_hash, load_image
 from vitexport.inputs.preprocess import PreprocessSpec, batch
 from vitexport.machine import usable_cores
-from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
+from vitexport.runtimes import Runtime
 from vitexport.tensors import Array, TensorSpec, batch_limit
 
-__all__ = ["IN_FLIGHT_BYTES", "ImageFeeds", "Progress", "collect_statistics", "exposed", "run_images"]
+__all__ = ["IN_FLIGHT_BYTES", "ImageFeeds", "Progress", "collect_statistics", "evenly_spread", "run_images"]
 
 IN_FLIGHT_BYTES = 1 << 28
 """What the outputs of images that run side by side may take together; two may always run."""
@@ -66,33 +65,10 @@ class ImageFeeds:
         return array[None]
 
 
-@contextmanager
-def exposed(model: ir.Model, names: Sequence[str], *, optimize: bool = True) -> Iterator[Runtime]:
-    """Open a runtime on ``model`` that also returns the inner tensors ``names``; the model itself is left as it was.
-
-    Args:
-        model: A model.
-        names: Tensors to return besides the model's outputs.
-        optimize: Let the runtime optimise the graph.
-    """
-    graph = model.graph
-    values = {value.name: value for node in graph for value in node.outputs}
-    already = {value.name for value in graph.outputs}
-    extra = [values[name] for name in dict.fromkeys(names) if name not in already]
-    with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
-        path = Path(folder) / "exposed.onnx"
-        before = len(graph.outputs)
-        graph.outputs.extend(extra)
-        try:
-            # Weights in a file of their own never are in memory twice: neither to write the graph nor to open it.
-            ir.save(model, path, external_data="exposed.data")
-        finally:
-            while len(graph.outputs) > before:
-                graph.outputs.pop()
-        # One thread each: images run side by side, and results do not depend on how many cores there are.
-        options = RuntimeOptions(optimize=optimize, threads=1, in_order=True)
-        with open_runtime(path, "onnxruntime", options) as runtime:
-            yield runtime
+def evenly_spread(count: int, wanted: int) -> list[int]:
+    """Return up to ``wanted`` of the indices below ``count``, evenly spread."""
+    wanted = min(count, wanted)
+    return [index * count // wanted for index in range(wanted)]
 
 
 def run_images(runtime: Runtime, feeds: ImageFeeds, indices: Sequence[int]) -> Iterator[dict[str, Array]]:
@@ -138,7 +114,7 @@ def _split(outputs: Mapping[str, Array], rows: int) -> deque[dict[str, Array]]:
 
 def collect_statistics(
     model: ir.Model,
-    wanted: Mapping[str, Kept],
+    wanted: Mapping[str, StatisticsConfig],
     feeds: ImageFeeds,
     *,
     class_token: bool = False,
@@ -159,10 +135,10 @@ def collect_statistics(
     if not feeds.count:
         raise CalibrationError("Expected calibration images, found none.", "Give a folder of real images.")
     streams = {
-        name: StreamingStatistics(name, images=feeds.count, kept=kept, class_token=class_token)
-        for name, kept in wanted.items()
+        name: StreamingStatistics(name, images=feeds.count, config=config, class_token=class_token)
+        for name, config in wanted.items()
     }
-    with exposed(model, list(wanted)) as runtime:
+    with open_exposed(model, list(wanted)) as runtime:
         for index, outputs in enumerate(run_images(runtime, feeds, range(feeds.count))):
             for name, stream in streams.items():
                 stream.update(outputs.pop(name))

@@ -81,9 +81,9 @@ def check_model(model: ir.Model, where: str) -> None:
     Raises:
         QuantizeError: It holds quantization operators.
     """
-    found = sorted({node.op_type for node in model.graph if node.op_type in _QUANTIZED})
-    if found:
+    operators = sorted({node.op_type for node in model.graph if node.op_type in _QUANTIZED})
+    if operators:
         raise QuantizeError(
-            f"Expected a float model in '{where}', found quantization operators: {', '.join(found)}.",
+            f"Expected a float model in '{where}', found quantization operators: {', '.join(operators)}.",
             "Quantize the exported or simplified float model instead.",
         )

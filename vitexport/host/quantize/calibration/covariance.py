@@ -58,9 +58,9 @@ class StreamingCovariance:
 
     def _flush(self) -> None:
         used = self._buffer[: self._filled]
-        products = used.T @ used
+        gram = used.T @ used
         for start, slab in self._slabs.items():
-            slab += products[start : start + len(slab), start:]
+            slab += gram[start : start + len(slab), start:]
         self._filled = 0
 
     def result(self) -> tuple[NDArray[np.float16], Floats]:

@@ -1,5 +1,5 @@
-"""Calibration statistics of fixed size: per tensor a histogram, the channels' extremes, sums and covariance, and a few
-sampled rows.
+"""Calibration statistics of fixed size, and what to keep in them: per tensor a histogram, the channels' extremes, sums
+and covariance, and a few sampled rows.
 
 Nothing here grows with the number of images or depends on how images were batched: every image is accumulated on
 its own, in order, with sums in float64.
@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from vitexport.errors import CalibrationError
 from vitexport.host.quantize.calibration.covariance import LARGEST, StreamingCovariance, unpack_covariance
 
-__all__ = ["BINS", "EXTREMES", "EXTREME_ROWS", "Kept", "StreamingStatistics", "TensorStatistics", "sample_positions"]
+__all__ = [
+    "BINS",
+    "EXTREMES_ONLY",
+    "EXTREME_ROWS",
+    "StatisticsConfig",
+    "StreamingStatistics",
+    "TensorStatistics",
+    "sample_positions",
+]
 
 BINS = 4096
 """Histogram bins over ``[-bound, bound)``; the bound is a power of two, doubled by merging pairs of bins."""
@@ -36,7 +44,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Kept:
+class StatisticsConfig:
     """How much calibration keeps of each tensor.
 
     Attributes:
@@ -50,7 +58,7 @@ class Kept:
     histogram: bool = True
 
 
-EXTREMES = Kept(sample_rows=0, covariance_rows=0, histogram=False)
+EXTREMES_ONLY = StatisticsConfig(sample_rows=0, covariance_rows=0, histogram=False)
 """For tensors of which only extremes and means are read."""
 
 
@@ -70,7 +78,7 @@ class TensorStatistics:
             and positions, the same for any batch size.
         sample_rows: int32 ``[R]`` position of each sampled row in its image.
         extremes: as ``sample``, ``[E, C]``; the rows that hold the largest magnitudes, which a sample would miss.
-        correlations: float16 ``[C (C - 1) / 2]`` above the diagonal, row by row; empty where none were kept.
+        correlations: float16 ``[C (C - 1) / 2]`` above the diagonal, row by row; empty where none were config.
         deviation: float32 ``[C]`` standard deviation of each channel, of the same rows; empty with them.
     """
 
@@ -103,8 +111,8 @@ class TensorStatistics:
         return float(max(-self.minimum.min(), self.maximum.max()))
 
     @property
-    def beyond(self) -> float:
-        """How many times as far as the extremes seen here those of many rows are expected to lie, at least 1.
+    def range_margin(self) -> float:
+        """Factor by which the extremes of many rows are expected to exceed those seen here, at least 1.
 
         The largest of n samples of a normal distribution grows like ``sqrt(2 ln n)`` (Fisher and Tippett, 1928). In a
         last block that computes the class token alone, calibration sees one row of each image.
@@ -114,7 +122,7 @@ class TensorStatistics:
     def rows_and_weights(self, *, class_token: bool) -> tuple[Floats, Floats]:
         """Return sample and extremes as one ``[R + E, C]`` array, and what each row counts for (they sum to 1).
 
-        A stratified sample: an extreme row stands for itself, a sampled one for its share of all others.
+        A stratified sample: an extreme row stands for itself, a sampled one for its fraction of all others.
 
         Args:
             class_token: Row 0 of each image is what the head reads; it counts :data:`CLASS_TOKEN_IMPORTANCE` times.
@@ -130,12 +138,12 @@ class TensorStatistics:
         return rows, (weights / weights.sum()).astype(np.float32)
 
     def covariance(self) -> Floats | None:
-        """Return the covariance of the channels, float32 ``[C, C]``, or None where it was not kept."""
+        """Return the covariance of the channels, float32 ``[C, C]``, or None where it was not config."""
         return unpack_covariance(self.correlations, self.deviation) if self.deviation.size else None
 
 
 def _fits_float16(rows: Floats) -> bool:
-    """Return whether rows can be kept in half the space: the error of float16 is a hundredth of what 8 bits lose."""
+    """Return whether rows can be kept in 16 bits: the error of float16 is a hundredth of what 8 bits lose."""
     return bool(np.abs(rows).max(initial=0) < 6e4)
 
 
@@ -153,8 +161,8 @@ def sample_positions(image: int, rows: int, wanted: int) -> NDArray[np.intp]:
         positions.flags.writeable = False
         return positions
     # Multiples of the golden ratio modulo 1 fill the unit interval evenly for any count (Weyl sequence).
-    steps = (np.arange(wanted) + image * wanted) * 0.6180339887498949 % 1.0
-    positions = np.unique((steps * rows).astype(np.intp))
+    fractions = (np.arange(wanted) + image * wanted) * 0.6180339887498949 % 1.0
+    positions = np.unique((fractions * rows).astype(np.intp))
     positions[0] = 0
     positions.flags.writeable = False  # shared by every tensor of that many rows
     return positions
@@ -166,18 +174,18 @@ class StreamingStatistics:
     Args:
         name: Tensor name, for messages and the result.
         images: How many images will come; fixes how many rows of each are sampled.
-        kept: What to keep.
+        config: What to keep.
         class_token: Row 0 of each image counts :data:`CLASS_TOKEN_IMPORTANCE` times in the covariance.
     """
 
-    def __init__(self, name: str, *, images: int, kept: Kept, class_token: bool = False) -> None:
+    def __init__(self, name: str, *, images: int, config: StatisticsConfig, class_token: bool = False) -> None:
         self._name = name
-        self._kept = kept
+        self._config = config
         self._class_token = class_token
-        self._per_image = max(1, kept.sample_rows // max(images, 1))
-        self._covariance_per_image = -(-kept.covariance_rows // max(images, 1))
+        self._per_image = max(1, config.sample_rows // max(images, 1))
+        self._covariance_per_image = -(-config.covariance_rows // max(images, 1))
         self._covariance: StreamingCovariance | None = None
-        self._sample_rows = kept.sample_rows
+        self._sample_rows = config.sample_rows
         self._images = 0
         self._rows = 0
         self._bound = 0.0
@@ -186,7 +194,7 @@ class StreamingStatistics:
         self._maximum: Floats | None = None
         self._total: NDArray[np.float64] = np.zeros(0)
         self._sample: NDArray[np.floating[Any]] | None = None
-        self._positions = np.zeros(kept.sample_rows, dtype=np.int32)
+        self._positions = np.zeros(config.sample_rows, dtype=np.int32)
         self._filled = 0
         self._extremes: Floats = np.zeros((0, 0), dtype=np.float32)
         self._peaks: Floats = np.zeros(0, dtype=np.float32)
@@ -210,13 +218,13 @@ class StreamingStatistics:
             self._total = np.zeros(rows.shape[1])
             self._sample = np.zeros((self._sample_rows, rows.shape[1]), dtype=np.float16)
             self._extremes = np.empty((0, rows.shape[1]), dtype=np.float32)
-            if self._kept.covariance_rows and rows.shape[1] <= LARGEST:
+            if self._config.covariance_rows and rows.shape[1] <= LARGEST:
                 self._covariance = StreamingCovariance(rows.shape[1])
         else:
             np.minimum(self._minimum, low, out=self._minimum)
             np.maximum(self._maximum, high, out=self._maximum)
         self._total += np.ones(len(rows), dtype=np.float32) @ rows
-        if self._kept.histogram:
+        if self._config.histogram:
             self._count(rows, amax)
         if self._covariance is not None:
             self._correlate(rows, self._covariance)

@@ -14,7 +14,7 @@ import numpy as np
 
 from vitexport.errors import CalibrationError
 from vitexport.files import atomic_path, sha256_file
-from vitexport.host.quantize.calibration.statistics import Kept, TensorStatistics
+from vitexport.host.quantize.calibration.statistics import StatisticsConfig, TensorStatistics
 
 __all__ = ["load_statistics", "save_statistics", "statistics_key"]
 
@@ -22,9 +22,9 @@ _VERSION = 2
 _ARRAYS = tuple(field.name for field in fields(TensorStatistics) if field.name not in ("name", "rows", "bound"))
 
 
-def statistics_key(model: Path, image_hashes: Sequence[str], kept: Kept) -> str:
+def statistics_key(model: Path, image_hashes: Sequence[str], config: StatisticsConfig) -> str:
     """Return a digest of what statistics depend on: the model file, the images' pixels, and what is kept of them."""
-    parts = [str(_VERSION), sha256_file(model), repr(kept), *image_hashes]
+    parts = [str(_VERSION), sha256_file(model), repr(config), *image_hashes]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -51,7 +51,7 @@ def load_statistics(path: Path, key: str, names: Sequence[str]) -> dict[str, Ten
             header = json.loads(bytes(archive["header"]))
             if header.get("version") != _VERSION or header.get("key") != key:
                 return None
-            found = {
+            statistics = {
                 entry["name"]: TensorStatistics(
                     name=entry["name"],
                     rows=entry["rows"],
@@ -65,4 +65,4 @@ def load_statistics(path: Path, key: str, names: Sequence[str]) -> dict[str, Ten
         raise CalibrationError(
             f"Expected calibration statistics in '{path}': {error}", "Delete the file; it will be made again."
         ) from error
-    return found if set(names) <= set(found) else None
+    return statistics if set(names) <= set(statistics) else None

@@ -1,4 +1,4 @@
-"""The grids that tensors are rounded to, and what rounding does to them."""
+"""Quantization parameters: scale, zero point and dtype of a tensor, and what rounding to them does."""
 
 from __future__ import annotations
 
@@ -8,65 +8,79 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["E4M3_MAX", "Grid", "QuantizedWeight", "between", "symmetric"]
+__all__ = [
+    "BFLOAT16_MAX",
+    "E4M3_MAX",
+    "FLOAT16_MAX",
+    "QuantParams",
+    "QuantizedWeight",
+    "asymmetric_qparams",
+    "symmetric_qparams",
+]
 
 E4M3_MAX = 448.0
 """Largest finite float8 E4M3 (OCP 8-bit floating point specification)."""
+
+FLOAT16_MAX = 65504.0
+"""Largest finite float16 (IEEE 754-2008 binary16)."""
+
+BFLOAT16_MAX = 3.3895e38
+"""Largest finite bfloat16, rounded down."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Grid:
-    """How an activation tensor is quantized, per tensor: ``q = clip(round(x / step) + zero_point)``.
+class QuantParams:
+    """How an activation tensor is quantized, per tensor: ``q = clip(round(x / scale) + zero_point)``.
 
     Attributes:
-        step: Distance of two integers (for float8: what 1.0 stands for), rounded to the precision scales are stored in.
-        zero_point: Integer that stands for 0.0; 0 for symmetric grids.
+        scale: What one integer (for float8: 1.0) stands for, rounded to the precision scales are stored in.
+        zero_point: Integer that stands for 0.0; 0 for symmetric quantization.
         dtype: ``int8``, ``uint8`` or ``float8_e4m3fn``.
     """
 
-    step: float
+    scale: float
     zero_point: int = 0
     dtype: str = "int8"
 
-    def apply(self, x: Floats) -> Floats:
+    def fake_quantize(self, x: Floats) -> Floats:
         """Return ``x`` after quantizing and dequantizing, float32 of the same shape."""
-        step = np.float32(self.step)
-        scaled: Floats = x / step
+        scale = np.float32(self.scale)
+        scaled: Floats = x / scale
         if self.dtype == "float8_e4m3fn":
             np.clip(scaled, -E4M3_MAX, E4M3_MAX, out=scaled)
             scaled = scaled.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
-            scaled *= step
+            scaled *= scale
             return scaled
         low = -128 if self.dtype == "int8" else 0
         np.rint(scaled, out=scaled)
         np.clip(scaled, low - self.zero_point, low + 255 - self.zero_point, out=scaled)
-        scaled *= step
+        scaled *= scale
         return scaled
 
 
-def symmetric(amax: float, dtype: str, *, half: bool = False) -> Grid:
-    """Return the symmetric grid that reaches ``amax``.
+def symmetric_qparams(amax: float, dtype: str, *, float16_scale: bool = False) -> QuantParams:
+    """Return symmetric parameters under which nothing up to ``amax`` is clipped.
 
     Args:
         amax: Largest magnitude that is not clipped.
         dtype: ``int8`` or ``float8_e4m3fn``; ``uint8`` puts zero at 128.
-        half: Round the step to float16, where the runtime stores scales so.
+        float16_scale: Round the scale to float16, where the runtime stores scales so.
     """
-    step = max(amax, 1e-6) / (E4M3_MAX if dtype == "float8_e4m3fn" else 127.0)
-    return Grid(_stored(step, half), 128 if dtype == "uint8" else 0, dtype)
+    scale = max(amax, 1e-6) / (E4M3_MAX if dtype == "float8_e4m3fn" else 127.0)
+    return QuantParams(_stored(scale, float16_scale), 128 if dtype == "uint8" else 0, dtype)
 
 
-def between(low: float, high: float, *, half: bool = False) -> Grid:
-    """Return the uint8 grid over ``[low, high]`` (widened to hold 0) with 0.0 exactly on it."""
+def asymmetric_qparams(low: float, high: float, *, float16_scale: bool = False) -> QuantParams:
+    """Return uint8 parameters over ``[low, high]`` (widened to hold 0) that represent 0.0 exactly."""
     low, high = min(low, 0.0), max(high, 0.0)
-    step = _stored(max(high - low, 1e-6) / 255, half)
-    return Grid(step, int(np.clip(np.rint(-low / step), 0, 255)), "uint8")
+    scale = _stored(max(high - low, 1e-6) / 255, float16_scale)
+    return QuantParams(scale, int(np.clip(np.rint(-low / scale), 0, 255)), "uint8")
 
 
-def _stored(step: float, half: bool) -> float:
-    return float(np.float16(max(step, 2.0**-14)) if half else np.float32(step))
+def _stored(scale: float, float16_scale: bool) -> float:
+    return float(np.float16(max(scale, 2.0**-14)) if float16_scale else np.float32(scale))
 
 
 @dataclass(frozen=True)

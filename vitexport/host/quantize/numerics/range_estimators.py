@@ -1,4 +1,4 @@
-"""Ranges from a histogram: max, percentile, KL divergence or squared error."""
+"""Range estimators: the clipping threshold of a histogram by max, percentile, KL divergence or squared error."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PERCENTILE", "Method", "magnitude_range", "magnitudes"]
+__all__ = ["PERCENTILE", "Method", "clipping_threshold", "magnitudes"]
 
 Method = Literal["max", "percentile", "entropy", "mse"]
 
 PERCENTILE = 99.999
-"""Share of magnitudes, in percent, that the ``percentile`` method keeps inside the range."""
+"""Fraction of magnitudes, in percent, that the ``percentile`` method keeps inside the range."""
 
 _LEVELS = 128
 _CANDIDATES = 64
@@ -24,7 +24,7 @@ def magnitudes(histogram: NDArray[np.int64]) -> NDArray[np.int64]:
     return histogram[middle:] + histogram[:middle][::-1]
 
 
-def magnitude_range(counts: NDArray[np.generic], bound: float, amax: float, method: Method) -> float:
+def clipping_threshold(counts: NDArray[np.generic], bound: float, amax: float, method: Method) -> float:
     """Return the largest magnitude that is represented without clipping.
 
     Args:
@@ -40,8 +40,8 @@ def magnitude_range(counts: NDArray[np.generic], bound: float, amax: float, meth
     if method == "max" or amax <= 0 or not density.any():
         return amax
     if method == "percentile":
-        reached = np.cumsum(density) / density.sum() >= PERCENTILE / 100
-        return min(amax, float((np.argmax(reached) + 1) * width))
+        enough = np.cumsum(density) / density.sum() >= PERCENTILE / 100
+        return min(amax, float((np.argmax(enough) + 1) * width))
     last = max(int(np.ceil(amax / width)), _LEVELS)
     ends = np.unique(np.linspace(min(_LEVELS, last), last, _CANDIDATES).round().astype(int))
     cost = _divergence if method == "entropy" else _squared_error
@@ -65,8 +65,8 @@ def _divergence(counts: NDArray[np.float64], end: int) -> float:
 
 
 def _squared_error(counts: NDArray[np.float64], end: int) -> float:
-    """Return the expected squared error, in bins, of clipping at ``end`` and rounding to steps of ``end / 127``."""
+    """Return the expected squared error, in bins, of clipping at ``end`` and rounding at a scale of ``end / 127``."""
     centres = np.arange(len(counts)) + 0.5
     clipped = np.maximum(centres - end, 0.0)
-    step = end / (_LEVELS - 1)
-    return float(counts @ (clipped**2)) + float(counts[:end].sum()) * step**2 / 12
+    scale = end / (_LEVELS - 1)
+    return float(counts @ (clipped**2)) + float(counts[:end].sum()) * scale**2 / 12

@@ -1,4 +1,4 @@
-"""Rounding weights to 8 bits, a scale per output channel: clipping search, learned rounding, kernels that saturate."""
+"""Rounding weights to 8 bits, a scale per output channel: clipping search, GPTQ, kernels that saturate."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def quantize_weight(
     weight: Floats,
     dtype: str,
     *,
-    energy: Floats | None = None,
-    gram: NDArray[np.float64] | None = None,
+    variance: Floats | None = None,
+    covariance: NDArray[np.float64] | None = None,
     ceilings: NDArray[np.integer[Any]] | None = None,
 ) -> QuantizedWeight:
     """Quantize ``[K, N]`` per output channel.
@@ -45,22 +45,22 @@ def quantize_weight(
     Args:
         weight: float32 ``[K, N]``.
         dtype: ``int8`` or ``float8_e4m3fn``.
-        energy: Variance of each input channel, ``[K]``; given, every channel's range is chosen by its output error.
-        gram: Covariance of the inputs, ``[K, K]``; given, rounding errors are compensated by later weights (GPTQ).
-        ceilings: Largest uint8 that each input channel reaches, ``[K]``; given, no two neighbouring products
+        variance: Of each input channel, ``[K]``; given, every channel's range is chosen by its output error.
+        covariance: Of the inputs, ``[K, K]``; given, rounding errors are compensated by later weights (GPTQ).
+        ceilings: Largest uint8 of each input channel, ``[K]``; given, no two neighbouring products
             overflow 16 bits below them.
     """
     if dtype == "float8_e4m3fn":
         scale = _storable(_full_scale(weight) * np.float32(127 / E4M3_MAX))
         return QuantizedWeight((weight / scale).astype(ml_dtypes.float8_e4m3fn), scale)
     scale = _full_scale(weight)
-    if energy is not None:
-        scale = scale * _best_clips(weight, scale, energy)
+    if variance is not None:
+        scale = scale * _best_clips(weight, scale, variance)
     if ceilings is not None:
         scale = np.maximum(scale, _pair_scale(np.clip(weight, -127 * scale, 127 * scale), ceilings))
     scale = _storable(scale)
-    if gram is not None:
-        return QuantizedWeight(round_learned(weight, scale, gram, ceilings=ceilings), scale)
+    if covariance is not None:
+        return QuantizedWeight(round_learned(weight, scale, covariance, ceilings=ceilings), scale)
     return QuantizedWeight(_round(weight, scale, ceilings), scale)
 
 
@@ -71,12 +71,12 @@ def _full_scale(weight: Floats) -> Floats:
 
 
 def _storable(scale: Floats) -> Floats:
-    """Put scales that float16 holds only as subnormals, or as zero, on its grid of 2^-24, before weights are rounded.
+    """Put scales that float16 holds only as subnormals, or as zero, on multiples of 2^-24, before weights are rounded.
 
     A folded LayerScale leaves channels of tiny weights, whose scale became zero in float16: TensorRT refuses that.
     """
-    grid: Floats = np.maximum(np.ceil(scale * 2.0**24), 1.0).astype(np.float32) * np.float32(2.0**-24)
-    stored: Floats = np.where(scale < 2.0**-14, grid, scale)
+    multiples: Floats = np.maximum(np.ceil(scale * 2.0**24), 1.0).astype(np.float32) * np.float32(2.0**-24)
+    stored: Floats = np.where(scale < 2.0**-14, multiples, scale)
     return stored
 
 
@@ -88,20 +88,20 @@ def _round(weight: Floats, scale: Floats, ceilings: NDArray[np.integer[Any]] | N
         one, other = (ceilings[part:even:2].astype(np.float32)[:, None] for part in (0, 1))
         same = np.sign(first) == np.sign(second)
         excess = np.where(same, np.abs(first) * one + np.abs(second) * other - _INT16, 0)
-        share = np.maximum(excess, 0) / np.square([one, other]).sum(axis=0)
+        multiplier = np.maximum(excess, 0) / np.square([one, other]).sum(axis=0)
         # Both move towards zero along the constraint's normal: the least squared error that meets it.
-        first -= np.sign(first) * np.ceil(share * one)
-        second -= np.sign(second) * np.ceil(share * other)
+        first -= np.sign(first) * np.ceil(multiplier * one)
+        second -= np.sign(second) * np.ceil(multiplier * other)
     rounded: NDArray[np.int8] = values.astype(np.int8)
     return rounded
 
 
-def _best_clips(weight: Floats, scale: Floats, energy: Floats) -> Floats:
+def _best_clips(weight: Floats, scale: Floats, variance: Floats) -> Floats:
     """Return the ratio per output channel with the least weighted squared error."""
     errors = []
     for ratio in _CLIPS:
         tried = scale * np.float32(ratio)
-        errors.append(energy @ np.square(_round(weight, tried, None) * tried - weight))
+        errors.append(variance @ np.square(_round(weight, tried, None) * tried - weight))
     chosen: Floats = np.asarray(_CLIPS, dtype=np.float32)[np.argmin(errors, axis=0)]
     return chosen
 
@@ -109,7 +109,7 @@ def _best_clips(weight: Floats, scale: Floats, energy: Floats) -> Floats:
 def _pair_scale(weight: Floats, ceilings: NDArray[np.integer[Any]]) -> Floats:
     """Return the smallest scale per output channel at which no pair of neighbouring products overflows 16 bits.
 
-    A coarser step for the whole channel loses far less than moving the few weights that overflow: on DeiT-Tiny 1.5
+    A larger scale for the whole channel loses far less than moving the few weights that overflow: on DeiT-Tiny 1.5
     times the error of unlimited weights, where moving them, within 5 % of this scale, loses 6 times.
     """
     even = len(weight) // 2 * 2
@@ -124,7 +124,7 @@ def _pair_scale(weight: Floats, ceilings: NDArray[np.integer[Any]]) -> Floats:
 def round_learned(
     weight: Floats,
     scale: Floats,
-    gram: NDArray[np.float64],
+    covariance: NDArray[np.float64],
     *,
     ceilings: NDArray[np.integer[Any]] | None = None,
     damping: float = 0.02,
@@ -134,8 +134,8 @@ def round_learned(
     Args:
         weight: float32 ``[K, N]``.
         scale: float32 ``[N]``.
-        gram: Covariance of the quantized inputs, ``[K, K]``.
-        ceilings: Largest uint8 that each input channel reaches, ``[K]``; given, no two neighbouring products
+        covariance: Covariance of the quantized inputs, ``[K, K]``.
+        ceilings: Largest uint8 of each input channel, ``[K]``; given, no two neighbouring products
             overflow 16 bits below them.
         damping: Added to the diagonal, as a fraction of its mean; more where the matrix is not positive definite.
 
@@ -143,9 +143,9 @@ def round_learned(
         int8 ``[K, N]``.
     """
     rows = len(weight)
-    diagonal = np.diagonal(gram)
+    diagonal = np.diagonal(covariance)
     order = np.argsort(-diagonal, kind="stable") if ceilings is None else _paired_order(diagonal)
-    factor = _spread(gram[np.ix_(order, order)], damping)
+    factor = _inverse_factor(covariance[np.ix_(order, order)], damping)
     left = (weight[order] / scale).astype(np.float32)
     values = np.empty_like(left)
     block = 64
@@ -168,15 +168,15 @@ def round_learned(
     return result.astype(np.int8)
 
 
-def _spread(gram: NDArray[np.float64], damping: float) -> Floats:
+def _inverse_factor(covariance: NDArray[np.float64], damping: float) -> Floats:
     """Return the upper Cholesky factor of the inverse: row i holds how an error in row i spreads to the later rows.
 
     Correlations of fewer rows than channels, kept in 16 bits, may not be positive definite: damping grows until they
     are.
     """
-    diagonal = np.diagonal(gram)
+    diagonal = np.diagonal(covariance)
     while True:
-        damped = gram + np.diag(damping * (diagonal + max(float(diagonal.mean()), 1e-12)))
+        damped = covariance + np.diag(damping * (diagonal + max(float(diagonal.mean()), 1e-12)))
         try:
             inverse = np.linalg.inv(np.linalg.cholesky(damped))
             factor: Floats = np.linalg.cholesky(inverse.T @ inverse).T.astype(np.float32)
@@ -187,7 +187,7 @@ def _spread(gram: NDArray[np.float64], damping: float) -> Floats:
 
 
 def _paired_order(diagonal: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return rows by falling energy, neighbours (2i, 2i + 1) together and in order; a row without one comes last."""
+    """Return rows by falling variance, neighbours (2i, 2i + 1) together and in order; a row without one comes last."""
     even = len(diagonal) // 2 * 2
     first = np.argsort(-(diagonal[0:even:2] + diagonal[1:even:2]), kind="stable") * 2
     order: NDArray[np.intp] = np.stack([first, first + 1], axis=1).reshape(-1)
@@ -199,7 +199,7 @@ def saturating_pairs(values: NDArray[np.int8], ceilings: NDArray[np.integer[Any]
 
     Args:
         values: int8 weight ``[K, N]``.
-        ceilings: Largest uint8 that each input channel reaches, ``[K]``, or one for all.
+        ceilings: Largest uint8 of each input channel, ``[K]``, or one for all.
     """
     even = len(values) // 2 * 2
     products = values.astype(np.int64) * np.broadcast_to(ceilings, len(values))[:, None]

@@ -1,4 +1,4 @@
-"""Quantizing the two matrix products of attention: query, key, probabilities and value, all or nothing per block."""
+"""Quantizing the two GEMMs of attention: query, key, probabilities and value, all or nothing per block."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from vitexport.host.graph.constants import array_of
 from vitexport.host.graph.layers import LinearLayer, find_attention
 from vitexport.host.quantize.calibration.statistics import TensorStatistics
-from vitexport.host.quantize.numerics.qparams import Grid, symmetric
-from vitexport.host.quantize.planning.attention_fit import Fit, probability_grid
+from vitexport.host.quantize.numerics.qparams import QuantParams, symmetric_qparams
+from vitexport.host.quantize.planning.attention_scales import AttentionScales, probability_qparams
 from vitexport.host.quantize.planning.transforms import projection_columns, scale_projection
 from vitexport.host.quantize.qdq.emit import emit_activation
-from vitexport.host.quantize.targets import Form
+from vitexport.host.quantize.scheme import QdqScheme
 
 __all__ = [
     "AttentionPlan",
@@ -33,24 +33,24 @@ _VIEWS = frozenset({"Reshape", "Transpose"})
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Grids of one attention.
+    """Quantization parameters of one attention.
 
     Attributes:
         name: Module name of the attention.
         group: What a budget demotes together: e.g. ``3.attention``.
-        query: Grid of the query.
-        key: Grid of the key.
-        probabilities: Grid of the softmax output.
-        value: Grid of the value.
+        query: Of the query.
+        key: Of the key.
+        probabilities: Of the softmax output.
+        value: Of the value.
         gain: What the value's channels are multiplied by while this attention is quantized, ``[C]``.
     """
 
     name: str
     group: str
-    query: Grid
-    key: Grid
-    probabilities: Grid
-    value: Grid
+    query: QuantParams
+    key: QuantParams
+    probabilities: QuantParams
+    value: QuantParams
     gain: Floats
 
 
@@ -59,13 +59,13 @@ def attention_tensors(model: ir.Model) -> dict[str, tuple[str, str, str]]:
 
     Attentions whose inputs pass anything but views (rotary embeddings, norms) are left out: they stay float.
     """
-    found = {}
+    tensors = {}
     for one in find_attention(model):
         sources = [_source(v) for v in (*one.scores.inputs[:2], one.context.inputs[1])]
         if all(source is not None for source in sources):
             query, key, value = (str(source.name) for source in sources if source is not None)
-            found[one.name] = (query, key, value)
-    return found
+            tensors[one.name] = (query, key, value)
+    return tensors
 
 
 def _source(value: ir.Value | None) -> ir.Value | None:
@@ -82,10 +82,10 @@ def plan_attention(
     tensors: Mapping[str, tuple[str, str, str]],
     statistics: Mapping[str, TensorStatistics],
     values: Mapping[str, tuple[Floats, Floats]],
-    fits: Mapping[str, Fit],
-    form: Form,
+    scales: Mapping[str, AttentionScales],
+    scheme: QdqScheme,
 ) -> tuple[AttentionPlan, ...]:
-    """Make query and key easier to quantize, exactly, and choose the grids of every attention.
+    """Make query and key easier to quantize, exactly, and choose the quantization parameters of every attention.
 
     ``(q * s) . ((k - c) / s)`` differs from ``q . k`` by ``q . c``, the same for every key, which softmax ignores. So
     each channel can have the same range in query and key, and keys can be centred.
@@ -95,43 +95,43 @@ def plan_attention(
         tensors: From :func:`attention_tensors`.
         statistics: Of those tensors, before any transform.
         values: Scale and shift that were already applied to a value tensor, by its name.
-        fits: How far probabilities reach, by attention name.
-        form: What the target computes.
+        scales: What was fitted, by attention name.
+        scheme: What the target computes.
     """
     sources = {value.name: value for node in model.graph for value in node.outputs}
     blocks = {one.name: one.block for one in find_attention(model)}
 
-    def grid(amax: float) -> Grid:
-        return symmetric(amax, form.activation, half=form.half_scales)
+    def qparams(amax: float) -> QuantParams:
+        return symmetric_qparams(amax, scheme.activation, float16_scale=scheme.float16_scales)
 
     plans = []
     for name, (query, key, value) in tensors.items():
         q, k, v = (statistics[tensor] for tensor in (query, key, value))
         centre = ((k.maximum + k.minimum) / 2).astype(np.float32)
-        reach_k = np.maximum((k.maximum - k.minimum) / 2, 1e-6)
-        reach_q = np.maximum(np.maximum(q.maximum, -q.minimum), 1e-6)
-        found = [projection_columns(sources[tensor]) for tensor in (query, key)]
-        if found[0] is not None and found[1] is not None:
-            scale = np.sqrt(reach_k / reach_q).astype(np.float32)
-            scale_projection(model.graph, *found[0], scale, np.zeros_like(scale))
+        key_amax = np.maximum((k.maximum - k.minimum) / 2, 1e-6)
+        query_amax = np.maximum(np.maximum(q.maximum, -q.minimum), 1e-6)
+        projections = [projection_columns(sources[tensor]) for tensor in (query, key)]
+        if projections[0] is not None and projections[1] is not None:
+            scale = np.sqrt(key_amax / query_amax).astype(np.float32)
+            scale_projection(model.graph, *projections[0], scale, np.zeros_like(scale))
             scale_projection(
-                model.graph, *found[1], (1 / scale).astype(np.float32), (-centre / scale).astype(np.float32)
+                model.graph, *projections[1], (1 / scale).astype(np.float32), (-centre / scale).astype(np.float32)
             )
-            reach_q, reach_k = reach_q * scale, reach_k / scale
+            query_amax, key_amax = query_amax * scale, key_amax / scale
         else:
-            reach_k = np.maximum(k.maximum, -k.minimum)
+            key_amax = np.maximum(k.maximum, -k.minimum)
         v_scale, v_shift = values.get(value, (np.ones_like(v.maximum), np.zeros_like(v.maximum)))
         # The gain is one around the centre: it holds only for values that were centred.
-        gain = fits[name].gain if value in values else np.ones_like(v.maximum)
-        reach_v = np.maximum((v.maximum - v_shift) / v_scale, (v_shift - v.minimum) / v_scale)
+        gain = scales[name].gain if value in values else np.ones_like(v.maximum)
+        value_amax = np.maximum((v.maximum - v_shift) / v_scale, (v_shift - v.minimum) / v_scale)
         plans.append(
             AttentionPlan(
                 name,
                 name if blocks[name] is None else f"{blocks[name]}.attention",
-                grid(float(reach_q.max())),
-                grid(float(reach_k.max())),
-                probability_grid(form, fits[name].reach),
-                grid(float((reach_v * gain).max())),
+                qparams(float(query_amax.max())),
+                qparams(float(key_amax.max())),
+                probability_qparams(scheme, scales[name].clipping_threshold),
+                qparams(float((value_amax * gain).max())),
                 gain,
             )
         )
@@ -148,10 +148,10 @@ def apply_gains(model: ir.Model, plans: Sequence[AttentionPlan]) -> dict[str, Fl
     factors: dict[str, Floats] = {}
     for one in find_attention(model):
         plan = by_name.get(one.name)
-        found = None if plan is None else projection_columns(one.context.inputs[1])
-        if plan is None or found is None:
+        projection = None if plan is None else projection_columns(one.context.inputs[1])
+        if plan is None or projection is None:
             continue
-        layer, columns = found
+        layer, columns = projection
         scale_projection(model.graph, layer, columns, plan.gain, np.zeros_like(plan.gain))
         factor = factors.setdefault(layer.name, np.ones(_columns(layer), dtype=np.float32))
         factor[columns] = plan.gain
@@ -165,13 +165,13 @@ def _columns(layer: LinearLayer) -> int:
 
 
 def emit_attention(model: ir.Model, plans: Sequence[AttentionPlan]) -> None:
-    """Write Q/DQ before both matrix products of the planned attentions."""
+    """Write Q/DQ before both GEMMs of the planned attentions."""
     by_name = {plan.name: plan for plan in plans}
     for one in find_attention(model):
         plan = by_name.get(one.name)
         if plan is None:
             continue
-        for node, index, grid in (
+        for node, index, qparams in (
             (one.scores, 0, plan.query),
             (one.scores, 1, plan.key),
             (one.context, 0, plan.probabilities),
@@ -179,4 +179,4 @@ def emit_attention(model: ir.Model, plans: Sequence[AttentionPlan]) -> None:
         ):
             value = node.inputs[index]
             assert value is not None
-            emit_activation(model.graph, value, grid, [node])
+            emit_activation(model.graph, value, qparams, [node])

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.host.graph.constants import array_of
-from vitexport.host.quantize.planning.layers import Site
+from vitexport.host.quantize.planning.layers import QuantizedLayer
 
 __all__ = ["column_importance", "reads_class_token"]
 
@@ -16,19 +16,19 @@ _PASSING = frozenset(
 )
 
 
-def column_importance(site: Site) -> NDArray[np.float32]:
+def column_importance(layer: QuantizedLayer) -> NDArray[np.float32]:
     """Return the weight of each output column's squared error, ``[N]``.
 
     Query, key and value come out of one projection at different scales (the attention scale is folded into the query),
     so each part counts relative to its own weights' energy.
     """
-    columns = site.shape[1]
+    columns = layer.shape[1]
     importance = np.ones(columns, dtype=np.float32)
-    for node in site.layer.output.consumers():
+    for node in layer.linear.output.consumers():
         sizes = array_of(node.inputs[1]) if node.op_type == "Split" and len(node.inputs) > 1 else None
         if sizes is None or int(sizes.sum()) != columns:
             continue
-        energy = np.square(site.weight()).sum(axis=0)
+        energy = np.square(layer.weight()).sum(axis=0)
         start = 0
         for size in sizes.reshape(-1):
             part = slice(start, start + int(size))

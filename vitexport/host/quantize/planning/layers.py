@@ -1,6 +1,7 @@
 """Where quantization happens: the linear layers worth it, and which of them share an input.
 
-Structure is found by :mod:`vitexport.host.graph.layers`; everything else in the quantizer works on :class:`Site`.
+Structure is found by :mod:`vitexport.host.graph.layers`; everything else in the quantizer works on
+:class:`QuantizedLayer`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from vitexport.errors import QuantizeError
 from vitexport.host.graph.constants import array_of, is_constant
 from vitexport.host.graph.layers import LinearLayer, find_linears
 
-__all__ = ["SMALLEST", "Site", "choose_sites", "is_transposed", "sites_by_input"]
+__all__ = ["SMALLEST", "QuantizedLayer", "choose_layers", "is_transposed", "layers_by_input"]
 
 SMALLEST = 16
 """K or N below this is not worth quantizing: vendors' int8 kernels want multiples of 16."""
@@ -25,31 +26,31 @@ _FLOAT_ROLES = frozenset({"patch", "head"})
 
 
 @dataclass(frozen=True)
-class Site:
+class QuantizedLayer:
     """A linear layer to quantize.
 
     Attributes:
-        layer: Its nodes in the graph.
+        linear: Its nodes in the graph.
         transposed: The stored weight is ``[N, K]`` (Gemm with transB).
     """
 
-    layer: LinearLayer
+    linear: LinearLayer
     transposed: bool
 
     @property
     def name(self) -> str:
         """Dotted path of its PyTorch module."""
-        return self.layer.name
+        return self.linear.name
 
     @property
     def group(self) -> str:
         """What is demoted together: e.g. ``3.fc1``; the layer's name outside of blocks."""
-        return self.name if self.layer.block is None else f"{self.layer.block}.{self.layer.role}"
+        return self.name if self.linear.block is None else f"{self.linear.block}.{self.linear.role}"
 
     @property
     def input(self) -> ir.Value:
         """Activation input."""
-        value = self.layer.matmul.inputs[0]
+        value = self.linear.matmul.inputs[0]
         assert value is not None
         return value
 
@@ -61,16 +62,16 @@ class Site:
     @property
     def shape(self) -> tuple[int, int]:
         """(K, N): input and output channels."""
-        first, second = _matrix(self.layer).shape
+        first, second = _matrix(self.linear).shape
         return (second, first) if self.transposed else (first, second)
 
     @property
     def bias_value(self) -> ir.Value | None:
         """Bias input of the Add or Gemm, or None."""
-        if self.layer.add is not None:
-            return next((v for v in self.layer.add.inputs if is_constant(v)), None)
-        inputs = self.layer.matmul.inputs
-        return inputs[2] if self.layer.matmul.op_type == "Gemm" and len(inputs) > 2 else None
+        if self.linear.add is not None:
+            return next((v for v in self.linear.add.inputs if is_constant(v)), None)
+        inputs = self.linear.matmul.inputs
+        return inputs[2] if self.linear.matmul.op_type == "Gemm" and len(inputs) > 2 else None
 
     def bias(self) -> NDArray[np.float32]:
         """Return a float32 ``[N]`` copy of the bias, zeros where there is none."""
@@ -80,12 +81,12 @@ class Site:
 
     def weight(self) -> NDArray[np.float32]:
         """Return a float32 ``[K, N]`` copy of the weight."""
-        matrix = _matrix(self.layer)
+        matrix = _matrix(self.linear)
         return np.array(matrix.T if self.transposed else matrix, dtype=np.float32, order="C")
 
 
-def _matrix(layer: LinearLayer) -> NDArray[np.generic]:
-    array = array_of(layer.matmul.inputs[1])
+def _matrix(linear: LinearLayer) -> NDArray[np.generic]:
+    array = array_of(linear.matmul.inputs[1])
     assert array is not None
     return array
 
@@ -103,31 +104,31 @@ def _is_plain(node: ir.Node) -> bool:
     return node.op_type == "MatMul" or (node.op_type == "Gemm" and not transposes and all(f == 1.0 for f in factors))
 
 
-def choose_sites(model: ir.Model, *, where: str) -> tuple[Site, ...]:
+def choose_layers(model: ir.Model, *, where: str) -> tuple[QuantizedLayer, ...]:
     """Return the layers to quantize: not the head, the patch embedding, nor any with under 16 input or output channels,
     fc1 only together with fc2 of its block.
 
     Raises:
         QuantizeError: Nothing is left.
     """
-    layers = find_linears(model)
-    plain = [layer for layer in layers if layer.role not in _FLOAT_ROLES and _is_plain(layer.matmul)]
-    sites = [Site(layer, is_transposed(layer.matmul)) for layer in plain if array_of(layer.weight) is not None]
-    kept = [site for site in sites if min(site.shape) >= SMALLEST]
-    whole = {site.layer.block for site in kept if site.layer.role == "fc2"}
-    kept = [site for site in kept if site.layer.role != "fc1" or site.layer.block in whole]
+    linears = find_linears(model)
+    plain = [linear for linear in linears if linear.role not in _FLOAT_ROLES and _is_plain(linear.matmul)]
+    layers = [QuantizedLayer(one, is_transposed(one.matmul)) for one in plain if array_of(one.weight) is not None]
+    kept = [layer for layer in layers if min(layer.shape) >= SMALLEST]
+    whole = {layer.linear.block for layer in kept if layer.linear.role == "fc2"}
+    kept = [layer for layer in kept if layer.linear.role != "fc1" or layer.linear.block in whole]
     if not kept:
         raise QuantizeError(
-            f"Expected weighted MatMuls to quantize in '{where}', found {len(layers)} linear layers, none that "
+            f"Expected weighted MatMuls to quantize in '{where}', found {len(linears)} linear layers, none that "
             "qualifies.",
             "Give a transformer exported by `vitexport export`; its head and patch embedding always stay float.",
         )
     return tuple(kept)
 
 
-def sites_by_input(sites: Sequence[Site]) -> dict[str, tuple[Site, ...]]:
-    """Return the sites grouped by the tensor they read, in order: each group shares one Q."""
-    groups: dict[str, tuple[Site, ...]] = {}
-    for site in sites:
-        groups[site.input_name] = (*groups.get(site.input_name, ()), site)
+def layers_by_input(layers: Sequence[QuantizedLayer]) -> dict[str, tuple[QuantizedLayer, ...]]:
+    """Return the layers grouped by the tensor they read, in order: each group shares one Q."""
+    groups: dict[str, tuple[QuantizedLayer, ...]] = {}
+    for layer in layers:
+        groups[layer.input_name] = (*groups.get(layer.input_name, ()), layer)
     return groups

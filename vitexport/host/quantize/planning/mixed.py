@@ -10,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.errors import QuantizeError
-from vitexport.host.quantize.calibration.calibrate import ImageFeeds, exposed, run_images
+from vitexport.host.graph.intermediate import open_exposed
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, evenly_spread, run_images
 from vitexport.recipe.settings import Budget
 
 __all__ = ["MixedReport", "Quality", "search_mixed"]
@@ -27,7 +28,7 @@ class Quality:
 
     Attributes:
         sqnr_db: Signal-to-quantization-noise ratio over all images, in dB.
-        agreement: Share of images with the same largest element, 0 to 1.
+        agreement: Fraction of images with the same largest element, 0 to 1.
     """
 
     sqnr_db: float
@@ -82,8 +83,8 @@ def search_mixed(
     Raises:
         QuantizeError: The budget does not hold even with every group in float.
     """
-    many = _spread(feeds.count, _CHECK_IMAGES)
-    positions = _spread(len(many), _RANKING_IMAGES)
+    many = evenly_spread(feeds.count, _CHECK_IMAGES)
+    positions = evenly_spread(len(many), _RANKING_IMAGES)
     few = [many[position] for position in positions]
     reference = _logits(model, feeds, many)
     before = _quality(reference, _logits(build(()), feeds, many))
@@ -93,8 +94,8 @@ def search_mixed(
     noise = {}
     for group in groups:
         others = [other for other in groups if other != group]
-        found = _logits(build(others), feeds, few)
-        noise[group] = float(np.square(found - reference[positions]).sum())
+        alone = _logits(build(others), feeds, few)
+        noise[group] = float(np.square(alone - reference[positions]).sum())
     ranking = sorted(noise, key=lambda group: -noise[group])
     cost = {group: 10 * float(np.log10(signal / max(noise[group], 1e-30))) for group in ranking}
     kept: list[str] = []
@@ -134,20 +135,14 @@ def _predicted(before: Quality, budget: Budget, ranked: Sequence[float], total: 
     return max(1, int(enough[0]) if enough.size else 1)
 
 
-def _spread(count: int, wanted: int) -> list[int]:
-    """Return up to ``wanted`` indices, evenly spread."""
-    wanted = min(count, wanted)
-    return [index * count // wanted for index in range(wanted)]
-
-
 def _logits(model: ir.Model, feeds: ImageFeeds, indices: Sequence[int]) -> NDArray[np.float64]:
     name = str(model.graph.outputs[0].name)
-    with exposed(model, ()) as runtime:
+    with open_exposed(model, ()) as runtime:
         rows = [outputs[name].astype(np.float64).reshape(-1) for outputs in run_images(runtime, feeds, indices)]
     return np.stack(rows)
 
 
-def _quality(reference: NDArray[np.float64], found: NDArray[np.float64]) -> Quality:
-    noise = float(np.square(found - reference).sum())
+def _quality(reference: NDArray[np.float64], logits: NDArray[np.float64]) -> Quality:
+    noise = float(np.square(logits - reference).sum())
     sqnr = 10 * float(np.log10(float(np.square(reference).sum()) / max(noise, 1e-30)))
-    return Quality(sqnr, float((reference.argmax(axis=1) == found.argmax(axis=1)).mean()))
+    return Quality(sqnr, float((reference.argmax(axis=1) == logits.argmax(axis=1)).mean()))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vitexport.host.quantize.numerics.qparams import Grid
+from vitexport.host.quantize.numerics.qparams import QuantParams
 from vitexport.host.quantize.numerics.weights import round_to_nearest
 
-__all__ = ["InputPlan", "OutputError", "Reader", "balance", "search_absorbed", "search_fixed"]
+__all__ = ["Consumer", "InputPlan", "OutputError", "balance", "search_absorbed", "search_fixed"]
 
 Floats = NDArray[np.float32]
 
@@ -27,13 +27,13 @@ FAST = {"norm": (0.8, 0.9), "value": (0.7, 1.0)}
 """(strength, range) where nothing is searched."""
 
 ONE_SIDED_RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Ranges tried after an activation function, where few channels of few tokens reach far."""
+"""Ranges tried after an activation function, where few channels of few tokens are large."""
 
 _WIDER, _NARROWEST = 1.1, 0.15
 
 
 @dataclass(frozen=True)
-class Reader:
+class Consumer:
     """A linear layer that reads the tensor.
 
     Attributes:
@@ -50,57 +50,58 @@ class InputPlan:
     """What was chosen for one tensor.
 
     Attributes:
-        scale: ``[K]`` divisor of each channel, absorbed by the tensor's producer.
+        channel_scale: ``[K]`` divisor of each channel, absorbed by the tensor's producer.
         shift: ``[K]`` subtracted before that.
-        grid: Grid of the transformed tensor.
+        qparams: Of the transformed tensor.
         error: Weighted squared error of the layer outputs on the sample, over their weighted variance.
         strength: SmoothQuant strength chosen, or None for no scaling.
         ratio: Range chosen, as a fraction of the largest magnitude seen.
     """
 
-    scale: Floats
+    channel_scale: Floats
     shift: Floats
-    grid: Grid
+    qparams: QuantParams
     error: float
     strength: float | None = None
     ratio: float = 1.0
 
     def transform(self, rows: Floats) -> Floats:
         """Return the transformed rows."""
-        out: Floats = (rows - self.shift) / self.scale
+        out: Floats = (rows - self.shift) / self.channel_scale
         return out
 
 
-def balance(half: Floats, readers: Sequence[Reader], strength: float) -> Floats:
+def balance(half_range: Floats, consumers: Sequence[Consumer], strength: float) -> Floats:
     """Return SmoothQuant's channel scales (arXiv:2211.10438, equation 4) with a geometric mean of 1.
 
     Args:
-        half: Half the range of each channel, ``[K]``, positive.
-        readers: The layers whose weights take the scales.
+        half_range: Half the range of each channel, ``[K]``, positive.
+        consumers: The layers whose weights take the scales.
         strength: 0 leaves the activations, 1 makes every channel's range equal.
     """
-    rows = np.max([np.abs(reader.weight).max(axis=1) for reader in readers], axis=0)
+    rows = np.max([np.abs(consumer.weight).max(axis=1) for consumer in consumers], axis=0)
     rows = np.maximum(rows, 1e-5 * max(float(rows.max()), 1e-6))
-    logs = strength * np.log(np.maximum(half, 1e-8)) - (1 - strength) * np.log(rows)
+    logs = strength * np.log(np.maximum(half_range, 1e-8)) - (1 - strength) * np.log(rows)
     scales: Floats = np.exp(logs - logs.mean()).astype(np.float32)
     return scales
 
 
 class OutputError:
-    """Measures what quantizing an input loses in the outputs of its readers.
+    """Measures what quantizing an input loses in the outputs of its consumers.
 
     Args:
         rows: Sampled float rows, ``[R, K]``, before any transform.
         counts: What each row counts for, ``[R]``; they sum to 1.
-        readers: The layers that read the tensor.
+        consumers: The layers that read the tensor.
     """
 
-    def __init__(self, rows: Floats, counts: Floats, readers: Sequence[Reader]) -> None:
+    def __init__(self, rows: Floats, counts: Floats, consumers: Sequence[Consumer]) -> None:
         self._counts = counts
-        self._readers = readers
-        self._exact = [rows @ reader.weight for reader in readers]
+        self._consumers = consumers
+        self._exact = [rows @ consumer.weight for consumer in consumers]
         energies = (
-            _variance(exact, counts) @ reader.importance for exact, reader in zip(self._exact, readers, strict=True)
+            _variance(exact, counts) @ consumer.importance
+            for exact, consumer in zip(self._exact, consumers, strict=True)
         )
         self._energy = max(float(sum(energies)), 1e-30)
 
@@ -112,9 +113,9 @@ class OutputError:
             scale: ``[K]`` factor of the weights' rows that undoes the transform.
         """
         error = 0.0
-        for reader, exact in zip(self._readers, self._exact, strict=True):
-            weight = round_to_nearest(reader.weight * scale[:, None]).dequantized()
-            error += float(_variance(rounded @ weight - exact, self._counts) @ reader.importance)
+        for consumer, exact in zip(self._consumers, self._exact, strict=True):
+            weight = round_to_nearest(consumer.weight * scale[:, None]).dequantized()
+            error += float(_variance(rounded @ weight - exact, self._counts) @ consumer.importance)
         return error / self._energy
 
 
@@ -129,13 +130,13 @@ def search_absorbed(
     counts: Floats,
     minimum: Floats,
     maximum: Floats,
-    readers: Sequence[Reader],
-    make_grid: Callable[[float], Grid],
+    consumers: Sequence[Consumer],
+    make_qparams: Callable[[float], QuantParams],
     *,
     strengths: Sequence[float],
     ratios: Sequence[float],
-    beyond: float = 1.0,
-    limit: Callable[[Floats], float] | None = None,
+    range_margin: float = 1.0,
+    threshold: Callable[[Floats], float] | None = None,
     try_plain: bool = True,
 ) -> InputPlan:
     """Choose scale, shift and range of a tensor whose producer absorbs any channel scale and shift.
@@ -145,29 +146,29 @@ def search_absorbed(
         counts: What each row counts for, ``[R]``.
         minimum: Smallest value per channel over all images.
         maximum: Largest value per channel over all images.
-        readers: The layers that read the tensor.
-        make_grid: From the largest magnitude to the grid.
+        consumers: The layers that read the tensor.
+        make_qparams: From the largest magnitude to quantization parameters.
         strengths: SmoothQuant strengths to try.
         ratios: Ranges to try at the best strength.
-        beyond: How many times as far channels are expected to reach on other images.
-        limit: From transformed rows to the range that ratio 1 stands for; the largest magnitude otherwise.
+        range_margin: Factor by which channels are expected to exceed these extremes on other images.
+        threshold: From transformed rows to the clipping threshold that ratio 1 stands for; else the largest magnitude.
         try_plain: Also try no scaling at all.
     """
     middle = ((maximum + minimum) / 2).astype(np.float32)
     # A channel's extremes on other images lie further out, most of all where calibration saw next to nothing in it.
-    half = np.maximum((maximum - minimum) / 2 * _WIDER * beyond, _NARROWEST * (maximum - minimum).max() / 2)
-    measure = OutputError(rows, counts, readers)
+    half_range = np.maximum((maximum - minimum) / 2 * _WIDER * range_margin, _NARROWEST * (maximum - minimum).max() / 2)
+    output_error = OutputError(rows, counts, consumers)
     best: InputPlan | None = None
 
     def consider(strength: float | None, ratio: float) -> None:
         nonlocal best
-        scale = np.ones_like(middle) if strength is None else balance(half, readers, strength)
+        scale = np.ones_like(middle) if strength is None else balance(half_range, consumers, strength)
         moved = (rows - middle) / scale
-        amax = float((half / scale).max()) if limit is None else limit(moved)
-        grid = make_grid(amax * ratio)
-        error = measure.of(grid.apply(moved), scale)
+        amax = float((half_range / scale).max()) if threshold is None else threshold(moved)
+        qparams = make_qparams(amax * ratio)
+        error = output_error.of(qparams.fake_quantize(moved), scale)
         if best is None or error < best.error:
-            best = InputPlan(scale, middle, grid, error, strength, ratio)
+            best = InputPlan(scale, middle, qparams, error, strength, ratio)
 
     first = ratios[len(ratios) // 2]
     for strength in (None, *strengths) if try_plain else strengths:
@@ -181,22 +182,22 @@ def search_absorbed(
 
 
 def search_fixed(
-    rows: Floats, counts: Floats, readers: Sequence[Reader], candidates: Sequence[tuple[float, float, Grid]]
+    rows: Floats, counts: Floats, consumers: Sequence[Consumer], candidates: Sequence[tuple[float, float, QuantParams]]
 ) -> InputPlan:
     """Choose the range of a tensor that can only be shifted as a whole.
 
     Args:
         rows: Sampled rows, ``[R, K]``.
         counts: What each row counts for, ``[R]``.
-        readers: The layers that read the tensor.
-        candidates: (ratio, shift, grid) to try; the shift is a multiple of the step, so that zero stays on the grid.
+        consumers: The layers that read the tensor.
+        candidates: (ratio, shift, qparams) to try; the shift is a multiple of the scale, so that zero stays exact.
     """
     ones = np.ones(rows.shape[1], dtype=np.float32)
-    measure = OutputError(rows, counts, readers)
+    output_error = OutputError(rows, counts, consumers)
     best: InputPlan | None = None
-    for ratio, shift, grid in candidates:
-        error = measure.of(grid.apply(rows - np.float32(shift)), ones)
+    for ratio, shift, qparams in candidates:
+        error = output_error.of(qparams.fake_quantize(rows - np.float32(shift)), ones)
         if best is None or error < best.error:
-            best = InputPlan(ones, np.full_like(ones, shift), grid, error, None, ratio)
+            best = InputPlan(ones, np.full_like(ones, shift), qparams, error, None, ratio)
     assert best is not None
     return best

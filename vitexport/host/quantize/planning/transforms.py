@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vitexport.host.graph.constants import add_initializer, array_of, is_constant
 from vitexport.host.graph.layers import LinearLayer, find_attention, origins_of
 from vitexport.host.graph.scopes import inherit_module
-from vitexport.host.quantize.planning.layers import Site
+from vitexport.host.quantize.planning.layers import QuantizedLayer
 
 __all__ = [
     "Absorber",
@@ -51,16 +51,16 @@ class Absorber:
     columns: slice = field(default_factory=lambda: slice(0))
 
 
-def find_absorber(sites: Sequence[Site]) -> Absorber:
-    """Return what can absorb a transform of the tensor that ``sites`` share.
+def find_absorber(layers: Sequence[QuantizedLayer]) -> Absorber:
+    """Return what can absorb a transform of the tensor that ``layers`` share.
 
     Args:
-        sites: All sites that read one tensor.
+        layers: All layers that read one tensor.
     """
-    value = sites[0].input
+    value = layers[0].input
     producer = value.producer()
-    readers = {site.layer.matmul for site in sites}
-    if producer is None or value.is_graph_output() or set(value.consumers()) != readers:
+    consumers = {layer.linear.matmul for layer in layers}
+    if producer is None or value.is_graph_output() or set(value.consumers()) != consumers:
         return Absorber("none")
     if producer.op_type == "Gelu":
         return Absorber("gelu", producer)
@@ -68,7 +68,7 @@ def find_absorber(sites: Sequence[Site]) -> Absorber:
         constants = len(producer.inputs) > 2 and all(is_constant(v) for v in producer.inputs[1:3])
         last = "axis" not in producer.attributes or producer.attributes["axis"].as_int() == -1
         return Absorber("norm", producer) if constants and last else Absorber("none")
-    return _value_projection(value, sites[0].shape[0]) or Absorber("none")
+    return _value_projection(value, layers[0].shape[0]) or Absorber("none")
 
 
 def _value_projection(value: ir.Value, channels: int) -> Absorber | None:
@@ -79,10 +79,10 @@ def _value_projection(value: ir.Value, channels: int) -> Absorber | None:
     probabilities = context.inputs[0].producer() if context.inputs[0] is not None else None
     if probabilities is None or probabilities.op_type != "Softmax":
         return None
-    found = projection_columns(context.inputs[1])
-    if found is None or _back(context.inputs[1], ("Transpose", "Reshape")) is None:
+    projection = projection_columns(context.inputs[1])
+    if projection is None or _back(context.inputs[1], ("Transpose", "Reshape")) is None:
         return None
-    layer, columns = found
+    layer, columns = projection
     width = len(range(*columns.indices(_float64(layer.bias).size)))
     return Absorber("value", layer.matmul, columns) if width == channels else None
 
@@ -123,19 +123,19 @@ def apply_to_source(graph: ir.Graph, absorber: Absorber, scale: Floats, shift: F
     )
 
 
-def fold_into_consumers(graph: ir.Graph, sites: Sequence[Site], scale: Floats, shift: Floats) -> None:
+def fold_into_consumers(graph: ir.Graph, layers: Sequence[QuantizedLayer], scale: Floats, shift: Floats) -> None:
     """Give the layers that read ``(x - shift) / scale`` the weights and biases that make up for it."""
-    for site in sites:
-        weight = site.weight().astype(np.float64)
-        set_weight(graph, site, (weight * scale[:, None]).astype(np.float32))
+    for layer in layers:
+        weight = layer.weight().astype(np.float64)
+        set_weight(graph, layer, (weight * scale[:, None]).astype(np.float32))
         if shift.any():
-            set_bias(graph, site, (site.bias() + shift.astype(np.float64) @ weight).astype(np.float32))
+            set_bias(graph, layer, (layer.bias() + shift.astype(np.float64) @ weight).astype(np.float32))
 
 
 def apply_explicitly(
-    graph: ir.Graph, value: ir.Value, scale: Floats, shift: Floats, readers: Sequence[ir.Node]
+    graph: ir.Graph, value: ir.Value, scale: Floats, shift: Floats, consumers: Sequence[ir.Node]
 ) -> ir.Value:
-    """Insert ``value * (1 / scale) - shift / scale`` for ``readers`` in as few nodes as it takes; return the result."""
+    """Insert ``value * (1 / scale) - shift / scale`` for ``consumers`` in as few nodes as possible; return it."""
     last = value.producer()
     result = value
     steps = [("Mul", 1 / scale, "scaled"), ("Sub", shift / scale, "shifted")]
@@ -149,22 +149,21 @@ def apply_explicitly(
         graph.insert_after(last, node)
         last, result = node, node.outputs[0]
         result.name, result.shape, result.type = f"{value.name}.{suffix}", value.shape, value.type
-    for reader in readers:
-        for index, used in enumerate(reader.inputs):
+    for consumer in consumers:
+        for index, used in enumerate(consumer.inputs):
             if used is value:
-                reader.replace_input_with(index, result)
+                consumer.replace_input_with(index, result)
     return result
 
 
-def ensure_biases(model: ir.Model, sites: Sequence[Site]) -> bool:
-    """Add a bias of zeros to every site that has none; returns whether anything changed (sites are then stale)."""
+def ensure_biases(model: ir.Model, layers: Sequence[QuantizedLayer]) -> bool:
+    """Add a bias of zeros to every layer that has none; returns whether anything changed (layers are then stale)."""
     changed = False
-    for site in sites:
-        layer = site.layer
-        if layer.bias is not None:
+    for layer in layers:
+        if layer.linear.bias is not None:
             continue
-        node, columns = layer.matmul, site.shape[1]
-        zeros = add_initializer(model.graph, f"{site.name}.bias", np.zeros(columns, dtype=np.float32))
+        node, columns = layer.linear.matmul, layer.shape[1]
+        zeros = add_initializer(model.graph, f"{layer.name}.bias", np.zeros(columns, dtype=np.float32))
         changed = True
         if node.op_type == "Gemm":
             node.resize_inputs(3)
@@ -188,10 +187,10 @@ def zero_key_biases(model: ir.Model) -> int:
     changed = 0
     for attention in find_attention(model):
         key = attention.scores.inputs[1]
-        found = projection_columns(key)
-        if found is None:
+        projection = projection_columns(key)
+        if projection is None:
             continue
-        layer, columns = found
+        layer, columns = projection
         row = _float64(layer.bias)[columns]
         if row.any():
             scale_projection(model.graph, layer, columns, np.ones_like(row, dtype=np.float32), -row.astype(np.float32))
@@ -233,16 +232,16 @@ def scale_projection(graph: ir.Graph, layer: LinearLayer, columns: slice, factor
     replace_constant(graph, layer.add, _index_of(layer.add, bias), row.astype(np.float32))
 
 
-def set_weight(graph: ir.Graph, site: Site, weight: Floats) -> None:
-    """Replace a site's weight by ``[K, N]`` values."""
-    stored = np.ascontiguousarray(weight.T) if site.transposed else weight
-    replace_constant(graph, site.layer.matmul, 1, stored)
+def set_weight(graph: ir.Graph, layer: QuantizedLayer, weight: Floats) -> None:
+    """Replace a layer's weight by ``[K, N]`` values."""
+    stored = np.ascontiguousarray(weight.T) if layer.transposed else weight
+    replace_constant(graph, layer.linear.matmul, 1, stored)
 
 
-def set_bias(graph: ir.Graph, site: Site, bias: Floats) -> None:
-    """Replace a site's bias by ``[N]`` values; the site must have one."""
-    node = site.layer.add or site.layer.matmul
-    value = site.bias_value
+def set_bias(graph: ir.Graph, layer: QuantizedLayer, bias: Floats) -> None:
+    """Replace a layer's bias by ``[N]`` values; the layer must have one."""
+    node = layer.linear.add or layer.linear.matmul
+    value = layer.bias_value
     assert value is not None
     replace_constant(graph, node, _index_of(node, value), bias)
 

@@ -11,24 +11,29 @@ import onnx_ir as ir
 
 from vitexport.errors import QuantizeError
 from vitexport.host.graph.constants import add_initializer, array_of, is_constant
+from vitexport.host.graph.intermediate import open_exposed
 from vitexport.host.graph.scopes import inherit_module
-from vitexport.host.quantize.calibration.calibrate import ImageFeeds, exposed, run_images
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, run_images
+from vitexport.host.quantize.numerics.qparams import BFLOAT16_MAX, FLOAT16_MAX
 
-__all__ = ["HalfReport", "float_ranges", "to_half"]
+__all__ = ["Body16Report", "float_ranges", "to_body16"]
 
-_LIMITS = {"float16": 65504.0, "bfloat16": 3.3895e38}
+_LIMITS = {"float16": FLOAT16_MAX, "bfloat16": BFLOAT16_MAX}
 _TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 _NUMPY = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 _HEADROOM = 4.0
-"""How far beyond what calibration saw a tensor must still fit: other images reach further."""
+"""Factor over what calibration saw at which a tensor must still fit: other images have larger values."""
+
+_SUFFIX = "half"
+"""Ends the name of a value that was cast to 16 bits; part of what is written into files."""
 
 # Inputs that the operator's definition fixes to float32.
 _FLOAT_INPUTS = {"Resize": (1, 2), "Range": (0, 1, 2)}
 
 
 @dataclass(frozen=True)
-class HalfReport:
+class Body16Report:
     """What a 16-bit conversion kept in float32, and why.
 
     Attributes:
@@ -52,7 +57,7 @@ def float_ranges(model: ir.Model, feeds: ImageFeeds, images: Sequence[int]) -> d
             if value.dtype == ir.DataType.FLOAT and not (value.shape is not None and len(value.shape) == 0):
                 peaks[_take_peak(probe.graph, value)] = str(value.name)
     ranges = dict.fromkeys(peaks.values(), 0.0)
-    with exposed(probe, list(peaks)) as runtime:
+    with open_exposed(probe, list(peaks)) as runtime:
         for outputs in run_images(runtime, feeds, images):
             for peak, name in peaks.items():
                 # Of a full batch the first row holds the maximum of all.
@@ -73,7 +78,7 @@ def _take_peak(graph: ir.Graph, value: ir.Value) -> str:
     return str(largest.outputs[0].name)
 
 
-def to_half(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> HalfReport:
+def to_body16(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> Body16Report:
     """Convert a float32 graph in place; inputs and outputs of the model keep their types.
 
     A node is kept in float32, between casts, where calibration saw a value of it above a quarter of the largest finite
@@ -99,23 +104,23 @@ def to_half(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> HalfRep
         name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()
     ]:
         del graph.initializers[name]
-    return HalfReport(dtype, {str(node.name): peak for node, peak in kept.items()})
+    return Body16Report(dtype, {str(node.name): peak for node, peak in kept.items()})
 
 
 def _dequantized_ranges(graph: ir.Graph, ranges: Mapping[str, float]) -> dict[str, float]:
     """Return the largest magnitude of what each DequantizeLinear puts out: what was quantized, or its stored weight."""
-    found = {}
+    ranges_after = {}
     for node in graph:
         if node.op_type != "DequantizeLinear":
             continue
         integers, scale = array_of(node.inputs[0]), array_of(node.inputs[1])
         quantize = None if node.inputs[0] is None else node.inputs[0].producer()
         if integers is not None and scale is not None:
-            reach = np.abs(scale.astype(np.float64)).max() * np.abs(integers.astype(np.float64)).max()
-            found[str(node.outputs[0].name)] = float(reach)
+            largest = np.abs(scale.astype(np.float64)).max() * np.abs(integers.astype(np.float64)).max()
+            ranges_after[str(node.outputs[0].name)] = float(largest)
         elif quantize is not None and quantize.inputs[0] is not None:
-            found[str(node.outputs[0].name)] = ranges.get(str(quantize.inputs[0].name), 0.0)
-    return found
+            ranges_after[str(node.outputs[0].name)] = ranges.get(str(quantize.inputs[0].name), 0.0)
+    return ranges_after
 
 
 def _peak(node: ir.Node, ranges: Mapping[str, float]) -> float:
@@ -139,22 +144,22 @@ class _Conversion:
         self._numpy = _NUMPY[dtype]
         self._limit = _LIMITS[dtype]
         self._kept = kept
-        self._half: dict[ir.Value, ir.Value] = {}
-        self._full: dict[ir.Value, ir.Value] = {}
+        self._narrow: dict[ir.Value, ir.Value] = {}
+        self._wide: dict[ir.Value, ir.Value] = {}
 
     def convert(self, node: ir.Node) -> None:
         """Make a node compute in 16 bits, or cast around it where it must not."""
         fixed = _FLOAT_INPUTS.get(node.op_type, ())
-        full = node in self._kept or node.op_type == "Range"
+        wide = node in self._kept or node.op_type == "Range"
         for index, value in enumerate(node.inputs):
             if value is None or value.dtype is None:
                 continue
-            if full or index in fixed:
+            if wide or index in fixed:
                 if value.dtype == self._type:
-                    node.replace_input_with(index, self._as_full(value))
+                    node.replace_input_with(index, self._as_float32(value))
             elif value.dtype == ir.DataType.FLOAT:
-                node.replace_input_with(index, self._as_half(value))
-        if full:
+                node.replace_input_with(index, self._as_16_bit(value))
+        if wide:
             return
         for name in ("to", "dtype"):
             if name in node.attributes and node.attributes[name].as_int() == ir.DataType.FLOAT:
@@ -177,10 +182,10 @@ class _Conversion:
         for index, value in enumerate(self._graph.outputs):
             if value.dtype == self._type:
                 name = value.name
-                value.name = f"{name}.half"
-                full = self._as_full(value)
-                full.name, full.shape = name, value.shape
-                self._graph.outputs[index] = full
+                value.name = f"{name}.{_SUFFIX}"
+                wide = self._as_float32(value)
+                wide.name, wide.shape = name, value.shape
+                self._graph.outputs[index] = wide
 
     def _rounded(
         self, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
@@ -188,21 +193,21 @@ class _Conversion:
         limited = np.clip(array.astype(np.float32), -self._limit, self._limit)
         return np.where(np.isinf(array), array, limited).astype(self._numpy)
 
-    def _as_half(self, value: ir.Value) -> ir.Value:
-        if value not in self._half:
+    def _as_16_bit(self, value: ir.Value) -> ir.Value:
+        if value not in self._narrow:
             array = array_of(value) if is_constant(value) else None
             if array is not None:
-                self._half[value] = add_initializer(
+                self._narrow[value] = add_initializer(
                     self._graph, f"{value.name}.{self._numpy.name}", self._rounded(array)
                 )
             else:
-                self._half[value] = self._cast(value, self._type, "half")
-        return self._half[value]
+                self._narrow[value] = self._cast(value, self._type, _SUFFIX)
+        return self._narrow[value]
 
-    def _as_full(self, value: ir.Value) -> ir.Value:
-        if value not in self._full:
-            self._full[value] = self._cast(value, ir.DataType.FLOAT, "float32")
-        return self._full[value]
+    def _as_float32(self, value: ir.Value) -> ir.Value:
+        if value not in self._wide:
+            self._wide[value] = self._cast(value, ir.DataType.FLOAT, "float32")
+        return self._wide[value]
 
     def _cast(self, value: ir.Value, dtype: ir.DataType, suffix: str) -> ir.Value:
         node = ir.node("Cast", [value], attributes={"to": int(dtype)}, name=f"{value.name}.to_{suffix}")

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from vitexport.host.graph.layers import find_linears
 from vitexport.host.quantize.planning.attention import AttentionPlan, apply_gains, emit_attention
-from vitexport.host.quantize.planning.layers import Site, is_transposed
+from vitexport.host.quantize.planning.layers import QuantizedLayer, is_transposed
 from vitexport.host.quantize.planning.plan import LayerPlan, TensorPlan
 from vitexport.host.quantize.planning.transforms import set_bias
 from vitexport.host.quantize.qdq.emit import emit_activation, emit_weight
@@ -20,7 +20,7 @@ __all__ = ["build_quantized"]
 def build_quantized(
     model: ir.Model,
     plans: Sequence[TensorPlan],
-    layers: Mapping[str, LayerPlan],
+    layer_plans: Mapping[str, LayerPlan],
     attention: Sequence[AttentionPlan] = (),
     keep_float: Collection[str] = (),
 ) -> ir.Model:
@@ -29,24 +29,26 @@ def build_quantized(
     Args:
         model: The transformed float graph.
         plans: Tensor plans.
-        layers: Layer plans by name.
+        layer_plans: Layer plans by name.
         attention: Plans of attentions to quantize.
-        keep_float: Groups (of sites and attentions) left in float.
+        keep_float: Groups (of layers and attentions) left in float.
     """
     copy = model.clone()
     graph = copy.graph
     quantized = [plan for plan in attention if plan.group not in keep_float]
     gains = apply_gains(copy, quantized)
     values = {value.name: value for node in graph for value in node.outputs} | {v.name: v for v in graph.inputs}
-    sites = {layer.name: Site(layer, is_transposed(layer.matmul)) for layer in find_linears(copy)}
+    layers = {layer.name: QuantizedLayer(layer, is_transposed(layer.matmul)) for layer in find_linears(copy)}
     for plan in plans:
-        names = [site.name for site in plan.sites if site.group not in keep_float]
+        names = [layer.name for layer in plan.layers if layer.group not in keep_float]
         if not names:
             continue
-        emit_activation(graph, values[plan.value.name], plan.choice.grid, [sites[name].layer.matmul for name in names])
+        emit_activation(
+            graph, values[plan.value.name], plan.choice.qparams, [layers[name].linear.matmul for name in names]
+        )
         for name in names:
             gain = gains.get(name, np.float32(1))
-            set_bias(graph, sites[name], sites[name].bias() + layers[name].correction * gain)
-            emit_weight(graph, sites[name], layers[name].weight.scaled(gain))
+            set_bias(graph, layers[name], layers[name].bias() + layer_plans[name].correction * gain)
+            emit_weight(graph, layers[name], layer_plans[name].weight.scaled(gain))
     emit_attention(copy, quantized)
     return copy

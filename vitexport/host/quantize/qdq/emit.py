@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from vitexport.host.graph.constants import add_initializer
 from vitexport.host.graph.scopes import inherit_module
-from vitexport.host.quantize.numerics.qparams import Grid, QuantizedWeight
-from vitexport.host.quantize.planning.layers import Site
+from vitexport.host.quantize.numerics.qparams import QuantizedWeight, QuantParams
+from vitexport.host.quantize.planning.layers import QuantizedLayer
 
 __all__ = ["emit_activation", "emit_weight", "zero_point_array"]
 
@@ -25,18 +25,18 @@ def zero_point_array(dtype: str, values: NDArray[np.int64]) -> NDArray[np.generi
     return values.astype(dtype)
 
 
-def emit_activation(graph: ir.Graph, value: ir.Value, grid: Grid, readers: Sequence[ir.Node]) -> ir.Value:
-    """Put one Q and one DQ on ``value`` for ``readers`` and return the dequantized value.
+def emit_activation(graph: ir.Graph, value: ir.Value, qparams: QuantParams, consumers: Sequence[ir.Node]) -> ir.Value:
+    """Put one Q and one DQ on ``value`` for ``consumers`` and return the dequantized value.
 
     Args:
         graph: The graph.
         value: Activation to quantize.
-        grid: Its grid.
-        readers: Nodes that read it; other consumers keep the float value.
+        qparams: Its quantization parameters.
+        consumers: Nodes that read it; other consumers keep the float value.
     """
     name = str(value.name)
-    scale = add_initializer(graph, f"{name}.scale", np.asarray(grid.step, dtype=np.float32))
-    zero = add_initializer(graph, f"{name}.zero_point", zero_point_array(grid.dtype, np.asarray(grid.zero_point)))
+    scale = add_initializer(graph, f"{name}.scale", np.asarray(qparams.scale, dtype=np.float32))
+    zero = add_initializer(graph, f"{name}.zero_point", zero_point_array(qparams.dtype, np.asarray(qparams.zero_point)))
     quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}.quantize")
     dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero], name=f"{name}.dequantize")
     integers = quantize.outputs[0]
@@ -48,24 +48,24 @@ def emit_activation(graph: ir.Graph, value: ir.Value, grid: Grid, readers: Seque
         graph.insert_before(graph[0], [quantize, dequantize])
     else:
         graph.insert_after(producer, [inherit_module(quantize, producer), inherit_module(dequantize, producer)])
-    for node in readers:
+    for node in consumers:
         for index, used in enumerate(node.inputs):
             if used is value:
                 node.replace_input_with(index, result)
     return result
 
 
-def emit_weight(graph: ir.Graph, site: Site, weight: QuantizedWeight) -> None:
-    """Store a site's weight quantized, as an initializer behind a DQ along the output-channel axis."""
-    name = f"{site.name}.weight"
-    node = site.layer.matmul
-    values = np.ascontiguousarray(weight.values.T) if site.transposed else weight.values
+def emit_weight(graph: ir.Graph, layer: QuantizedLayer, weight: QuantizedWeight) -> None:
+    """Store a layer's weight quantized, as an initializer behind a DQ along the output-channel axis."""
+    name = f"{layer.name}.weight"
+    node = layer.linear.matmul
+    values = np.ascontiguousarray(weight.values.T) if layer.transposed else weight.values
     dtype = values.dtype.name
     stored = add_initializer(graph, f"{name}.quantized", values)
     scale = add_initializer(graph, f"{name}.scale", weight.scale.astype(np.float32))
     zeros = zero_point_array(dtype, np.full(weight.scale.shape, weight.zero_point))
     zero = add_initializer(graph, f"{name}.zero_point", zeros)
-    axis = 0 if site.transposed else 1
+    axis = 0 if layer.transposed else 1
     dequantize = ir.node(
         "DequantizeLinear", [stored, scale, zero], attributes={"axis": axis}, name=f"{name}.dequantize"
     )

@@ -12,7 +12,7 @@ from vitexport.errors import QuantizeError
 from vitexport.host.graph.constants import array_of
 from vitexport.host.graph.layers import LinearLayer, find_attention, find_linears
 
-__all__ = ["Breach", "breaches", "check"]
+__all__ = ["Breach", "breaches", "check_postconditions"]
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 _STORED = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.FLOAT8E4M3FN})
@@ -33,23 +33,25 @@ class Breach:
     message: str
 
 
-def check(model: ir.Model, *, layers: Collection[str], symmetric: bool, attention: Collection[str] = ()) -> None:
+def check_postconditions(
+    model: ir.Model, *, layers: Collection[str], symmetric: bool, attention: Collection[str] = ()
+) -> None:
     """Check every postcondition.
 
     Args:
         model: The quantized graph.
         layers: Names of the layers that must be quantized; all others must not be.
         symmetric: Activations must have zero points of 0, as TensorRT demands.
-        attention: Names of the attentions whose matrix products must be quantized.
+        attention: Names of the attentions whose GEMMs must be quantized.
 
     Raises:
         QuantizeError: Lists what does not hold.
     """
-    found = list(breaches(model, layers=layers, symmetric=symmetric, attention=attention))
-    if found:
-        lines = "\n".join(f"  {breach.rule}: {breach.where}: {breach.message}" for breach in found[:8])
+    broken = list(breaches(model, layers=layers, symmetric=symmetric, attention=attention))
+    if broken:
+        lines = "\n".join(f"  {breach.rule}: {breach.where}: {breach.message}" for breach in broken[:8])
         raise QuantizeError(
-            f"The quantized graph breaks {len(found)} of its postconditions:\n{lines}",
+            f"The quantized graph breaks {len(broken)} of its postconditions:\n{lines}",
             "This is a defect of the quantizer or of the graph it was given; report it with the model.",
         )
 
@@ -57,7 +59,7 @@ def check(model: ir.Model, *, layers: Collection[str], symmetric: bool, attentio
 def breaches(
     model: ir.Model, *, layers: Collection[str], symmetric: bool, attention: Collection[str] = ()
 ) -> Iterator[Breach]:
-    """Yield everything that :func:`check` would report."""
+    """Yield everything that :func:`check_postconditions` would report."""
     linears = find_linears(model)
     yield from _pairs(model, symmetric)
     yield from _layers(linears, frozenset(layers))
@@ -68,9 +70,9 @@ def breaches(
             allowed |= {one.scores, one.context}
     for node in model.graph:
         if node.op_type == _DQ:
-            readers = set(node.outputs[0].consumers())
-            if not readers or node.outputs[0].is_graph_output() or readers - allowed:
-                found = ", ".join(str(reader.name) for reader in readers - allowed) or "nothing"
+            consumers = set(node.outputs[0].consumers())
+            if not consumers or node.outputs[0].is_graph_output() or consumers - allowed:
+                found = ", ".join(str(consumer.name) for consumer in consumers - allowed) or "nothing"
                 yield Breach("dangling", str(node.name), f"expected only quantized layers to read it, found {found}")
 
 
@@ -87,8 +89,8 @@ def _pairs(model: ir.Model, symmetric: bool) -> Iterator[Breach]:
             if value in sources:
                 yield Breach("shared", name, f"expected one Q on '{value.name}', found two")
             sources[value] = node
-            readers = node.outputs[0].consumers()
-            if not readers or any(reader.op_type != _DQ for reader in readers):
+            consumers = node.outputs[0].consumers()
+            if not consumers or any(consumer.op_type != _DQ for consumer in consumers):
                 yield Breach("dangling", name, "expected only DequantizeLinear to read it")
             continue
         producer = node.inputs[0].producer() if node.inputs[0] is not None else None

@@ -1,4 +1,4 @@
-"""Attention's probabilities: how far their grid reaches, and where values are centred for what it loses."""
+"""Scales of a quantized attention: where probabilities are clipped, and how values make up for what that loses."""
 
 from __future__ import annotations
 
@@ -9,52 +9,53 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from vitexport.host.graph.intermediate import open_exposed
 from vitexport.host.graph.layers import find_attention
-from vitexport.host.quantize.calibration.calibrate import ImageFeeds, exposed, run_images
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, evenly_spread, run_images
 from vitexport.host.quantize.calibration.statistics import CLASS_TOKEN_IMPORTANCE, TensorStatistics, sample_positions
-from vitexport.host.quantize.numerics.qparams import Grid, between, symmetric
-from vitexport.host.quantize.targets import Form
+from vitexport.host.quantize.numerics.qparams import QuantParams, asymmetric_qparams, symmetric_qparams
+from vitexport.host.quantize.scheme import QdqScheme
 
-__all__ = ["Fit", "Moments", "centred", "fit_attention", "probability_grid"]
+__all__ = ["AttentionScales", "Moments", "centred", "fit_attention_scales", "probability_qparams"]
 
 Floats = NDArray[np.float32]
 
-_REACHES = (1.0, 0.85, 0.72, 0.6, 0.5, 0.42, 0.35, 0.29, 0.24, 0.2, 0.16, 0.12)
+_THRESHOLDS = (1.0, 0.85, 0.72, 0.6, 0.5, 0.42, 0.35, 0.29, 0.24, 0.2, 0.16, 0.12)
 _FITTED_IMAGES = 128
 _FITTED_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Fit:
+class AttentionScales:
     """How one attention's probabilities and values go together.
 
     Attributes:
-        reach: The largest probability that the grid holds.
+        clipping_threshold: The largest probability that is not clipped.
         centre: What each channel of the value is shifted by, ``[C]``.
         gain: What each channel of the shifted value is multiplied by once attention is quantized, ``[C]``; within a few
             percent of 1.
     """
 
-    reach: float
+    clipping_threshold: float
     centre: Floats
     gain: Floats
 
 
-def fit_attention(
+def fit_attention_scales(
     model: ir.Model,
     tensors: Mapping[str, tuple[str, str, str]],
     statistics: Mapping[str, TensorStatistics],
     importance: Mapping[str, Floats],
     feeds: ImageFeeds,
-    form: Form,
+    scheme: QdqScheme,
     class_token: bool,
-) -> dict[str, Fit]:
-    """Choose how far the grid of probabilities reaches and where values are centred, by the error of what they make.
+) -> dict[str, AttentionScales]:
+    """Choose the clipping threshold of probabilities and where values are centred, by the error of what they make.
 
     Rounding changes a probability by ``e`` and attention's output by ``sum(e * v)``. Shifting every value by ``c``,
     which the next bias makes up for, changes that to ``sum(e * v) - c * sum(e)``: least squares over rows gives the
     ``c`` that leaves least. It takes away what small probabilities lose together by being rounded to zero, and what a
-    few tokens that every row attends to lose by being clipped, so that the grid can be finer for the others. The gain
+    few tokens that every row attends to lose by being clipped, so that the scale can be finer for the others. The gain
     is the slope, head by head, of the exact output over the one that is left.
 
     Args:
@@ -63,22 +64,20 @@ def fit_attention(
         statistics: Of those tensors.
         importance: What the squared error of each channel of attention's output counts for, ``[C]``, by attention name.
         feeds: Calibration images.
-        form: What the target computes.
+        scheme: What the target computes.
         class_token: Whether the error in row 0 counts for more.
     """
     means = {name: statistics[value].mean.astype(np.float32) for name, (_, _, value) in tensors.items()}
-    fits = {name: Fit(1.0, mean, np.ones_like(mean)) for name, mean in means.items()}
-    if form.activation == "float8_e4m3fn":
-        return fits  # a floating-point grid holds small probabilities as well as large ones
-    found = {one.name: one for one in find_attention(model) if one.name in tensors}
-    names = {name: [str(value.name) for value in one.context.inputs if value] for name, one in found.items()}
-    moments = {name: [Moments() for _ in _REACHES] for name in found}
-    grids = [probability_grid(form, reach) for reach in _REACHES]
-    count = min(feeds.count, _FITTED_IMAGES)
-    with exposed(model, [name for pair in names.values() for name in pair]) as runtime:
-        for image, outputs in enumerate(
-            run_images(runtime, feeds, [index * feeds.count // count for index in range(count)])
-        ):
+    scales = {name: AttentionScales(1.0, mean, np.ones_like(mean)) for name, mean in means.items()}
+    if scheme.activation == "float8_e4m3fn":
+        return scales  # floating point holds small probabilities as well as large ones
+    attentions = {one.name: one for one in find_attention(model) if one.name in tensors}
+    names = {name: [str(value.name) for value in one.context.inputs if value] for name, one in attentions.items()}
+    moments = {name: [Moments() for _ in _THRESHOLDS] for name in attentions}
+    candidates = [probability_qparams(scheme, clipping_threshold) for clipping_threshold in _THRESHOLDS]
+    images = evenly_spread(feeds.count, _FITTED_IMAGES)
+    with open_exposed(model, [name for pair in names.values() for name in pair]) as runtime:
+        for image, outputs in enumerate(run_images(runtime, feeds, images)):
             for name, (probabilities, value) in names.items():
                 p, v = outputs[probabilities][0].astype(np.float32), outputs[value][0].astype(np.float32)
                 rows = sample_positions(image, p.shape[1], _FITTED_ROWS)
@@ -86,13 +85,13 @@ def fit_attention(
                 weights[0] = CLASS_TOKEN_IMPORTANCE if class_token else 1.0
                 exact = p[:, rows]
                 output = exact @ v
-                for sums, grid in zip(moments[name], grids, strict=True):
-                    sums.add(grid.apply(exact) - exact, output, v, weights)
+                for sums, qparams in zip(moments[name], candidates, strict=True):
+                    sums.add(qparams.fake_quantize(exact) - exact, output, v, weights)
     for name, tried in moments.items():
-        best = int(np.argmin([sums.left(importance.get(name)) for sums in tried]))
+        best = int(np.argmin([sums.residual_error(importance.get(name)) for sums in tried]))
         centre = tried[best].centre(means[name])
-        fits[name] = Fit(_REACHES[best], centre, tried[best].gain(centre, importance.get(name)))
-    return fits
+        scales[name] = AttentionScales(_THRESHOLDS[best], centre, tried[best].gain(centre, importance.get(name)))
+    return scales
 
 
 class Moments:
@@ -126,7 +125,7 @@ class Moments:
         sums[..., 2, 2] = np.einsum("hrd,hrd->hd", output, output)
         self._sums = self._sums + sums if self._sums.size else sums
 
-    def left(self, importance: Floats | None = None) -> float:
+    def residual_error(self, importance: Floats | None = None) -> float:
         """Return the squared error of the output that the best centre leaves."""
         square, cross, lost = self._sums[..., 3, 3], self._sums[..., 1, 3], self._sums[..., 1, 1]
         error = square - np.square(cross) / np.maximum(lost, 1e-30)
@@ -144,8 +143,8 @@ class Moments:
         one, zero = np.ones_like(c), np.zeros_like(c)
         exact = np.stack([-c, zero, one, zero], axis=2)
         rounded = np.stack([-c, -c, one, one], axis=2)
-        products = [np.einsum("hdi,hdij,hdj->hd", vector, self._sums, rounded) for vector in (exact, rounded)]
-        above, below = ((product * _by_head(importance, c)).sum(axis=1) for product in products)
+        forms = [np.einsum("hdi,hdij,hdj->hd", vector, self._sums, rounded) for vector in (exact, rounded)]
+        above, below = ((form * _by_head(importance, c)).sum(axis=1) for form in forms)
         slope = np.where(below > 0, above / np.maximum(below, 1e-30), 1.0)
         return np.repeat(slope, self._sums.shape[1]).astype(np.float32)
 
@@ -156,12 +155,12 @@ def _by_head(importance: Floats | None, like: NDArray[np.float64]) -> NDArray[np
 
 def centred(statistics: TensorStatistics, centre: Floats) -> TensorStatistics:
     """Return statistics of attention's output whose extremes are equally far from ``centre``, channel by channel."""
-    half = np.maximum(statistics.maximum - centre, centre - statistics.minimum)
-    return replace(statistics, minimum=centre - half, maximum=centre + half)
+    half_range = np.maximum(statistics.maximum - centre, centre - statistics.minimum)
+    return replace(statistics, minimum=centre - half_range, maximum=centre + half_range)
 
 
-def probability_grid(form: Form, reach: float) -> Grid:
-    """Return the grid from 0 to ``reach``; TensorRT's own is that to 1: 1/127 for int8, 1/448 for fp8."""
-    if form.activation == "uint8":
-        return between(0.0, reach, half=form.half_scales)
-    return symmetric(reach, form.activation, half=form.half_scales)
+def probability_qparams(scheme: QdqScheme, clipping_threshold: float) -> QuantParams:
+    """Return parameters up to ``clipping_threshold``; TensorRT's own end at 1 (scale 1/127 in int8, 1/448 in fp8)."""
+    if scheme.activation == "uint8":
+        return asymmetric_qparams(0.0, clipping_threshold, float16_scale=scheme.float16_scales)
+    return symmetric_qparams(clipping_threshold, scheme.activation, float16_scale=scheme.float16_scales)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vitexport.host.quantize.planning.attention_fit import Moments, probability_grid
-from vitexport.host.quantize.targets import Form
+from vitexport.host.quantize.planning.attention_scales import Moments, probability_qparams
+from vitexport.host.quantize.scheme import QdqScheme
 
 HEADS, TOKENS, CHANNELS = 2, 50, 3
 
@@ -16,16 +16,16 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(3)
 
 
-def rounded(probabilities: np.ndarray, reach: float) -> np.ndarray:
-    return probability_grid(Form(), reach).apply(probabilities)
+def rounded(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    return probability_qparams(QdqScheme(), threshold).fake_quantize(probabilities)
 
 
 def with_a_sink(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of which every row spends half or more on token 0, whose value is always the same."""
     p = rng.dirichlet(np.ones(TOKENS), size=(HEADS, TOKENS))
-    share = rng.uniform(0.5, 0.9, size=(HEADS, TOKENS, 1))
-    p *= 1 - share
-    p[..., 0] += share[..., 0]
+    attended = rng.uniform(0.5, 0.9, size=(HEADS, TOKENS, 1))
+    p *= 1 - attended
+    p[..., 0] += attended[..., 0]
     v = rng.normal(size=(HEADS, TOKENS, CHANNELS))
     v[:, 0] = [3.0, -2.0, 5.0]
     return p.astype(np.float32), v.astype(np.float32)
@@ -50,20 +50,20 @@ def test_the_centre_is_the_one_of_least_squares(rng: np.random.Generator) -> Non
             centre = error.centre(np.zeros(HEADS * CHANNELS, np.float32)).reshape(HEADS, CHANNELS)
             np.testing.assert_allclose(centre[head, channel], solution[0], rtol=1e-4)
             left += float(residual[0])
-    np.testing.assert_allclose(error.left(np.ones(HEADS * CHANNELS, np.float32)), left, rtol=2e-3)
+    np.testing.assert_allclose(error.residual_error(np.ones(HEADS * CHANNELS, np.float32)), left, rtol=2e-3)
 
 
 def test_a_token_that_all_rows_attend_to_may_be_clipped(rng: np.random.Generator) -> None:
-    """A grid that does not reach the sink is finer for the rest, and the centre makes up for what it cuts off."""
+    """A threshold below the sink has a finer scale for the rest, and the centre makes up for what it cuts off."""
     ones = np.ones(HEADS * CHANNELS, np.float32)
     weights = np.ones(TOKENS)
-    errors = {reach: Moments() for reach in (1.0, 0.2)}
+    errors = {threshold: Moments() for threshold in (1.0, 0.2)}
     for _ in range(4):
         p, v = with_a_sink(rng)
-        for reach, error in errors.items():
-            error.add(rounded(p, reach) - p, p @ v, v, weights)
+        for threshold, error in errors.items():
+            error.add(rounded(p, threshold) - p, p @ v, v, weights)
     np.testing.assert_allclose(errors[0.2].centre(0 * ones)[:CHANNELS], [3.0, -2.0, 5.0], atol=0.1)
-    assert errors[0.2].left(ones) < 0.6 * errors[1.0].left(ones)
+    assert errors[0.2].residual_error(ones) < 0.6 * errors[1.0].residual_error(ones)
 
 
 def test_nothing_lost_leaves_the_mean() -> None:

@@ -1,0 +1,49 @@
+"""Q/DQ schemes, by target: the dtypes of Q/DQ, the precision of scales, and the body around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitexport.recipe.settings import QuantizeSettings
+from vitexport.tensors import DTYPE_OF_PRECISION
+
+__all__ = ["QdqScheme", "scheme_of"]
+
+
+@dataclass(frozen=True)
+class QdqScheme:
+    """How quantization is written into a graph for a target.
+
+    Attributes:
+        activation: ``int8``, ``uint8`` or ``float8_e4m3fn``.
+        weight: ``int8`` or ``float8_e4m3fn``.
+        float16_scales: Scales are stored in float16 and must be representable there.
+        body: What everything else computes in: ``float32``, ``float16`` or ``bfloat16``.
+        shift_after_gelu: Subtract a constant after GELU, because zero points must be 0.
+        pair_limit: Keep neighbouring weights small enough together for kernels that add two products in 16 bits.
+    """
+
+    activation: str = "int8"
+    weight: str = "int8"
+    float16_scales: bool = False
+    body: str = "float32"
+    shift_after_gelu: bool = True
+    pair_limit: bool = False
+
+
+def scheme_of(settings: QuantizeSettings) -> QdqScheme:
+    """Return the scheme for a target and precision.
+
+    Raises:
+        QuantizeError: The target cannot run that precision.
+    """
+    if settings.precision in DTYPE_OF_PRECISION:
+        return QdqScheme(body=DTYPE_OF_PRECISION[settings.precision])
+    if settings.precision == "fp8":
+        body = "float16" if settings.target == "tensorrt" else "float32"
+        return QdqScheme("float8_e4m3fn", "float8_e4m3fn", body == "float16", body, shift_after_gelu=False)
+    if settings.target == "tensorrt":
+        return QdqScheme(float16_scales=True, body="float16")
+    if settings.target in ("ort-x86", "ort-arm64"):
+        return QdqScheme(activation="uint8", shift_after_gelu=False, pair_limit=settings.target == "ort-x86")
+    return QdqScheme(pair_limit=True)  # such a file runs wherever ONNX Runtime does, CPUs without VNNI among them
