@@ -10,8 +10,8 @@ from tests.support.linear_model import model_metadata, write_bundle
 from vitexport.bundle.bundle import Bundle, Kind
 from vitexport.bundle.layout import recording_name
 from vitexport.errors import BundleError
-from vitexport.files import StageResult
-from vitexport.pipeline.step import Step, StepEvent
+from vitexport.files import StageResult, StepEvent
+from vitexport.pipeline.step import Step
 from vitexport.pipeline.workspace import StaleError, Workspace
 
 
