@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from vitexport.bench.compare import Measured, Model, Subject, compare, find_models, open_subject, tune
+from vitexport.bench.compare import Measured, Model, Subject, find_models, measure_subjects, open_subject, tune
 from vitexport.bench.latency import load_warning, pin
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import RuntimeBackendError
@@ -141,7 +141,7 @@ def _compare(
             subjects.append(open_subject(model, runtime, options, batch=max(batch), name=name))
         for size in batch:
             fitting = [subject for subject in subjects if _fits(subject, size)]
-            rows += compare(fitting, size, seconds=seconds, warmup=warmup) if fitting else ()
+            rows += measure_subjects(fitting, size, seconds=seconds, warmup=warmup) if fitting else ()
     finally:
         for subject in subjects:
             subject.runtime.close()
@@ -162,14 +162,14 @@ def _fits(subject: Subject, size: int) -> bool:
 
 
 def _as_json(row: Measured) -> dict[str, Any]:
-    found: dict[str, Any] = {"model": row.subject, "runtime": row.runtime, **asdict(row.latency)}
-    found |= {"speedup": row.speedup, "memory_bytes": row.memory_bytes}
+    entry: dict[str, Any] = {"model": row.subject, "runtime": row.runtime, **asdict(row.latency)}
+    entry |= {"speedup": row.speedup, "memory_bytes": row.memory_bytes}
     if row.threads is not None:
-        found["threads"] = row.threads
+        entry["threads"] = row.threads
     if row.power is not None:
         energy = row.power.joules_per_image(row.latency.images_per_second)
-        found["power"] = {**asdict(row.power), "joules_per_image": energy}
-    return found
+        entry["power"] = {**asdict(row.power), "joules_per_image": energy}
+    return entry
 
 
 def _table(rows: Sequence[Measured], *, tuned: bool) -> Table:
