@@ -105,8 +105,10 @@ def time_by_turns(
         seconds: Measured time per candidate, in seconds.
         warmup: Runs of each before anything is measured.
     """
+    if not candidates:
+        return {}
     times = interleave(candidates, seconds=seconds, warmup=warmup)
-    first = next(iter(times.values()), np.empty(0))
+    first = next(iter(times.values()))
     return {name: Timing(summarize(own, batch), float(np.median(first / own))) for name, own in times.items()}
 
 
