@@ -104,6 +104,11 @@ def test_the_best_number_of_threads_is_the_smallest_of_the_fastest() -> None:
     assert ranked([]) == ()
 
 
+def test_tuning_for_a_batch_the_model_was_not_made_for_is_refused(tmp_path: Path) -> None:
+    refused = bench(_model(tmp_path / "a.onnx", batch=1), "--tune", "--batch", "4")
+    assert refused.exit_code == 1 and "No model here takes a batch of 4" in refused.stderr
+
+
 def test_a_plot_is_an_svg_that_names_every_model(tmp_path: Path) -> None:
     plot = tmp_path / "bench.svg"
     result = bench(_model(tmp_path / "first.onnx"), _model(tmp_path / "second.onnx"), "--batch", "1,2", "--plot", plot)

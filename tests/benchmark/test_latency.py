@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from vitexport.benchmark.latency import interleave, load_warning, pin, resident_bytes, summarize
+from vitexport.benchmark.latency import interleave, load_warning, pin, resident_bytes, summarize, time_by_turns
 from vitexport.errors import RuntimeBackendError
 
 
@@ -78,3 +78,16 @@ def test_memory_that_is_held_is_seen() -> None:
         after = resident_bytes()
     assert before is not None and after is not None
     assert after - before > 0.9 * size
+
+
+def test_candidates_are_compared_with_the_first_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round in which the machine was busy slows both; a ratio of medians (here 2 to 3) would not see that."""
+    times = {"first": np.array([1.0, 2.0, 9.0]), "other": np.array([4.0, 1.0, 3.0])}
+    monkeypatch.setattr("vitexport.benchmark.latency.interleave", lambda *arguments, **options: times)
+    timings = time_by_turns({"first": print, "other": print}, 4, seconds=1, warmup=0)
+    assert {name: timing.speedup for name, timing in timings.items()} == {"first": 1.0, "other": 2.0}
+    assert timings["other"].latency == summarize(times["other"], 4)
+
+
+def test_nothing_to_time_gives_no_timings() -> None:
+    assert time_by_turns({}, 1, seconds=0.01, warmup=0) == {}

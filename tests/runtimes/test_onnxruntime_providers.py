@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +9,15 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from tests.runtimes.conftest import Opened
 from tests.support.onnx_graphs import floating, save
 from vitexport.errors import RuntimeBackendError
 from vitexport.runtimes import RuntimeOptions, open_runtime
-
-Session = Callable[..., Any]
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return save(floating(), tmp_path / "model.onnx")
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Pretend that the GPU build is installed; sessions really run on the CPU and note what was asked."""
-    asked: list[Any] = []
-    real: Session = ort.InferenceSession
-
-    class Pretending:
-        def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
-            asked.append(providers)
-            self._session = real(path, options, providers=["CPUExecutionProvider"])
-            self.works = True
-
-        def get_providers(self) -> list[str]:
-            return [asked[-1][0][0], "CPUExecutionProvider"] if self.works else ["CPUExecutionProvider"]
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._session, name)
-
-    monkeypatch.setattr(ort, "InferenceSession", Pretending)
-    everything = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(ort, "get_available_providers", lambda: everything)
-    return asked
 
 
 @pytest.mark.parametrize(
@@ -60,15 +34,15 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     ],
 )
 def test_execution_provider_and_gpu_are_chosen(
-    options: dict[str, Any], expected: tuple[str, dict[str, str]], installed: list[Any], model: Path
+    options: dict[str, Any], expected: tuple[str, dict[str, str]], gpu_build: list[Opened], model: Path
 ) -> None:
     with open_runtime(model, options=RuntimeOptions(**options)) as runtime:
         assert runtime.run({"x": np.zeros((2, 8, 64), np.float32)})["y"].shape == (2, 8, 32)
-    assert installed == [[expected]]
+    assert [opened.providers for opened in gpu_build] == [[expected]]
 
 
 def test_an_execution_provider_that_fell_back_to_the_cpu_is_an_error(
-    installed: list[Any], model: Path, monkeypatch: pytest.MonkeyPatch
+    gpu_build: list[Opened], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ort.InferenceSession, "get_providers", lambda self: ["CPUExecutionProvider"])
     with pytest.raises(RuntimeBackendError, match="cannot use CUDAExecutionProvider here; it fell back to CPU"):

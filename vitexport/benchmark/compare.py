@@ -1,4 +1,8 @@
-"""Several models, runtimes or thread counts timed against each other in one process, by turns."""
+"""Several models, runtimes or thread counts timed against each other in one process, by turns.
+
+What ``vitexport bench`` measures: subjects, what they are fed, their memory and power. The clock is
+:mod:`vitexport.benchmark.latency`'s.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vitexport.benchmark.latency import Latency, interleave, resident_bytes, summarize
+from vitexport.benchmark.latency import Latency, batch_run, resident_bytes, time_by_turns
 from vitexport.benchmark.power import Power, PowerMeter, tegrastats
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
@@ -19,14 +23,14 @@ from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.target import resolve_target
 from vitexport.machine import usable_cores
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
-from vitexport.tensors import Array, batch_limit, tile_rows
+from vitexport.tensors import Array, batch_limit
 
 __all__ = [
     "Measured",
     "Model",
     "Subject",
-    "compare",
     "find_models",
+    "measure_subjects",
     "open_subject",
     "thread_counts",
     "time_models",
@@ -70,8 +74,7 @@ class Subject:
 
     def call(self, size: int) -> Callable[[], object]:
         """Return a function that runs ``size`` images once."""
-        feeds = {self.runtime.inputs[0].name: tile_rows(self.feed, size)}
-        return lambda: self.runtime.run(feeds)
+        return batch_run(self.runtime, self.feed, size)
 
     def takes(self, size: int) -> bool:
         """Return whether the model accepts that batch size."""
@@ -147,7 +150,7 @@ def open_subject(model: Model, runtime: str | None, options: RuntimeOptions, *, 
     return replace(subject, memory_bytes=grown)
 
 
-def compare(subjects: Sequence[Subject], size: int, *, seconds: float, warmup: int) -> tuple[Measured, ...]:
+def measure_subjects(subjects: Sequence[Subject], size: int, *, seconds: float, warmup: int) -> tuple[Measured, ...]:
     """Time subjects by turns at one batch size; the first one is what the others are compared with.
 
     Where there is tegrastats, each one then runs alone for as long again, because power is sampled too slowly to be
@@ -160,21 +163,19 @@ def compare(subjects: Sequence[Subject], size: int, *, seconds: float, warmup: i
         warmup: Runs of each before anything is measured.
     """
     calls = {subject.name: subject.call(size) for subject in subjects}
-    times = interleave(calls, seconds=seconds, warmup=warmup)
+    timings = time_by_turns(calls, size, seconds=seconds, warmup=warmup)
     program = tegrastats()
     power = {name: _power_of(call, program, seconds) if program else None for name, call in calls.items()}
-    first = times[subjects[0].name] if subjects else None
     return tuple(
         Measured(
             subject.name,
             subject.runtime.name,
-            summarize(times[subject.name], size),
-            float(np.median(first / times[subject.name])),
+            timings[subject.name].latency,
+            timings[subject.name].speedup,
             subject.memory_bytes,
             power=power[subject.name],
         )
         for subject in subjects
-        if first is not None
     )
 
 
@@ -208,7 +209,7 @@ def tune(
         for name, count in counts.items()
     ]
     try:
-        measured = compare(
+        measured = measure_subjects(
             [subject for subject in subjects if subject.takes(size)], size, seconds=seconds, warmup=warmup
         )
     finally:
@@ -278,7 +279,7 @@ def time_models(
         for size in batch:
             fitting = [subject for subject in subjects if subject.takes(size)]
             skipped += [f"{s.name}: made for another batch than {size}" for s in subjects if s not in fitting]
-            rows += compare(fitting, size, seconds=seconds, warmup=warmup) if fitting else ()
+            rows += measure_subjects(fitting, size, seconds=seconds, warmup=warmup) if fitting else ()
     return rows, tuple(skipped)
 
 

@@ -1,4 +1,8 @@
-"""Latency: one clock for every runtime, candidates interleaved so that a noisy machine is noisy for all of them."""
+"""Latency: one clock for every runtime, candidates interleaved so that a noisy machine is noisy for all of them.
+
+The one measurement behind ``vitexport bench`` and the benchmark of a run, and what makes it trustworthy: pinning, and a
+warning of a busy machine. What is compared with what is decided by the callers.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,20 @@ from numpy.typing import NDArray
 
 from vitexport.errors import RuntimeBackendError
 from vitexport.machine import usable_cores
+from vitexport.runtimes import Runtime
+from vitexport.tensors import Array, tile_rows
 
-__all__ = ["Latency", "interleave", "load_warning", "pin", "resident_bytes", "summarize"]
+__all__ = [
+    "Latency",
+    "Timing",
+    "batch_run",
+    "interleave",
+    "load_warning",
+    "pin",
+    "resident_bytes",
+    "summarize",
+    "time_by_turns",
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,49 @@ SAMPLE = 240
 """Run times kept for a plot of their distribution."""
 
 
+@dataclass(frozen=True)
+class Timing:
+    """What one candidate took when timed by turns with others.
+
+    Attributes:
+        latency: Its latency.
+        speedup: Median over the rounds of the first candidate's time over its own.
+    """
+
+    latency: Latency
+    speedup: float
+
+
+def batch_run(runtime: Runtime, feed: Array, batch: int) -> Callable[[], object]:
+    """Return a function that runs one batch of a single-input model.
+
+    Args:
+        runtime: The opened model.
+        feed: At least one row of its input; the batch starts again from the first where there are fewer than it takes.
+        batch: Rows per run.
+    """
+    feeds = {runtime.inputs[0].name: tile_rows(feed, batch)}
+    return lambda: runtime.run(feeds)
+
+
+def time_by_turns(
+    candidates: Mapping[str, Callable[[], object]], batch: int, *, seconds: float, warmup: int
+) -> dict[str, Timing]:
+    """Time candidates by turns; the first one is what the others are compared with.
+
+    Args:
+        candidates: Name to a function that runs one batch, see :func:`batch_run`.
+        batch: Images per run.
+        seconds: Measured time per candidate, in seconds.
+        warmup: Runs of each before anything is measured.
+    """
+    if not candidates:
+        return {}
+    times = interleave(candidates, seconds=seconds, warmup=warmup)
+    first = next(iter(times.values()))
+    return {name: Timing(summarize(own, batch), float(np.median(first / own))) for name, own in times.items()}
+
+
 def interleave(
     candidates: Mapping[str, Callable[[], object]],
     *,
@@ -61,7 +120,7 @@ def interleave(
     minimum_runs: int = 10,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, NDArray[np.float64]]:
-    """Time candidates in turn (A B A B ...) until each had its share.
+    """Time candidates in turn (A B A B ...) until each had its time.
 
     Args:
         candidates: Name to a function that runs it once.

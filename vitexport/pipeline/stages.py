@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitexport.benchmark.latency import Latency, interleave, load_warning, summarize
+from vitexport.benchmark.latency import Latency, batch_run, load_warning, time_by_turns
 from vitexport.bundle.bundle import Artifact, Bundle
 from vitexport.bundle.layout import (
     DISAGREEMENTS,
@@ -34,7 +34,7 @@ from vitexport.machine import describe_machine
 from vitexport.recipe.settings import BenchmarkSettings, ModelSettings, VerifySettings
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import record
-from vitexport.tensors import batch_limit, tile_rows
+from vitexport.tensors import batch_limit
 from vitexport.verification.disagreement import worst_images
 from vitexport.verification.replay import executed_precisions
 
@@ -129,9 +129,13 @@ def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSett
             runtimes[artifact.name] = opened.enter_context(open_runtime(bundle.path(artifact), options=options))
         fixed = [size for size in (batch_limit(runtime.inputs[0]) for runtime in runtimes.values()) if size is not None]
         for size in fixed[:1] or settings.batch:
-            calls = {name: _call(runtime, bundle, inputs, size) for name, runtime in runtimes.items()}
-            for name, seconds in interleave(calls, seconds=settings.seconds, warmup=settings.warmup).items():
-                table.setdefault(name, []).append(summarize(seconds, size))
+            runs = {
+                name: batch_run(runtime, inputs.feed(runtime.inputs[0], bundle.preprocess, slice(0, size)), size)
+                for name, runtime in runtimes.items()
+            }
+            timings = time_by_turns(runs, size, seconds=settings.seconds, warmup=settings.warmup)
+            for name, timing in timings.items():
+                table.setdefault(name, []).append(timing.latency)
         executed = {
             artifact.name: executed_precisions(runtimes[artifact.name], bundle, inputs) for artifact in bundle.models
         }
@@ -193,9 +197,3 @@ def _pytorch(loaded: LoadedModel) -> Runtime:
     from vitexport.runtimes.pytorch import PyTorchRuntime
 
     return PyTorchRuntime.from_module(loaded.module, loaded.metadata.model.inputs, loaded.metadata.model.outputs)
-
-
-def _call(runtime: Runtime, bundle: Bundle, inputs: ReplayInputs, size: int) -> Callable[[], object]:
-    tensor = runtime.inputs[0]
-    feeds = {tensor.name: tile_rows(inputs.feed(tensor, bundle.preprocess, slice(0, size)), size)}
-    return lambda: runtime.run(feeds)

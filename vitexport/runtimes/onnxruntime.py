@@ -83,12 +83,18 @@ class OnnxRuntime(Adapter):
             raise InferenceError(f"ONNX Runtime failed: {error}", "Check the input values and free memory.") from error
         return dict(zip(self._output_names, values, strict=True))
 
-    def executed(self, feeds: Mapping[str, Array]) -> Mapping[str, float]:
-        """Run once more in a session like this one, under the profiler, and return what it executed."""
+    def executed(self, feeds: Mapping[str, Array]) -> Mapping[str, float] | None:
+        """Run once more in a session like this one, under the profiler, and return what it executed.
+
+        None where nothing with weights was executed, and on the TensorRT execution provider: it turns whole subgraphs
+        into one node each, and the profile does not see into them.
+        """
         from vitexport.runtimes.onnxruntime_profile import executed_layers, fraction_of_work
 
+        if self._options.execution_provider == "tensorrt":
+            return None
         layers = executed_layers(self._model, feeds, self._options)
-        return {kind: fraction_of_work(layers, kind) for kind in sorted({layer.precision for layer in layers})}
+        return {kind: fraction_of_work(layers, kind) for kind in sorted({layer.precision for layer in layers})} or None
 
     def close(self) -> None:
         """Drop the session."""
