@@ -53,13 +53,13 @@ def test_neighbouring_products_never_overflow_below_the_ceilings(rng, learned, c
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_room_for_pairs_costs_little(rng, learned):
-    """A few large weights among ordinary ones: the whole channel's step grows a little, no weight is moved far."""
+    """A few large weights among ordinary ones: the whole channel's scale grows a little, no weight is moved far."""
     inputs = correlated(rng, 2000, 192)
     weight = (rng.normal(size=(192, 48)) * 0.3).astype(np.float32)
     weight[rng.integers(0, 192, 48), np.arange(48)] += 1.0
-    kept = {"variance": inputs.var(axis=0), "covariance": np.cov(inputs.T) if learned else None}
-    free = quantize_weight(weight, "int8", **kept)
-    limited = quantize_weight(weight, "int8", **kept, ceilings=np.full(192, 245))
+    statistics = {"variance": inputs.var(axis=0), "covariance": np.cov(inputs.T) if learned else None}
+    free = quantize_weight(weight, "int8", **statistics)
+    limited = quantize_weight(weight, "int8", **statistics, ceilings=np.full(192, 245))
     assert saturating_pairs(free.values, 245) > 0
     assert saturating_pairs(limited.values, 245) == 0
     assert output_error(inputs, weight, limited) < 2.5 * output_error(inputs, weight, free)

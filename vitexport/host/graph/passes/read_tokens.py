@@ -58,7 +58,7 @@ class _Reads:
 
     tokens: int
     rows: tuple[int, ...]
-    readers: dict[ir.Node, list[int]]
+    consumers: dict[ir.Node, list[int]]
 
 
 @dataclass
@@ -66,7 +66,7 @@ class _Plan:
     """What becomes of the graph.
 
     Attributes:
-        value: The value in front of the readers.
+        value: The value in front of the consumers.
         reads: What is read of it.
         narrowed: Nodes that compute the read rows only, with the axis of their outputs.
         inputs: For each of them the (input, axis) pairs that carry the rows.
@@ -100,9 +100,9 @@ def _reads(value: ir.Value) -> _Reads | None:
     shape = value.shape
     if value.is_graph_output() or shape is None or len(shape) != 3 or not isinstance(shape[1], int):
         return None
-    readers = {node: _picked(node, value, shape[1]) for node in value.consumers()}
-    known = {node: rows for node, rows in readers.items() if rows is not None}
-    if not known or len(known) < len(readers):
+    consumers = {node: _picked(node, value, shape[1]) for node in value.consumers()}
+    known = {node: rows for node, rows in consumers.items() if rows is not None}
+    if not known or len(known) < len(consumers):
         return None
     rows = tuple(sorted({row for picked in known.values() for row in picked}))
     return _Reads(shape[1], rows, known) if 2 * len(rows) < shape[1] else None
@@ -239,7 +239,7 @@ def _apply(graph: ir.Graph, plan: _Plan) -> None:
                 node.replace_input_with(1, add_initializer(graph, "read_shape", new))
         for output in node.outputs:
             _narrow_shape(output, axis, len(rows))
-    for node, picked in plan.reads.readers.items():
+    for node, picked in plan.reads.consumers.items():
         _renumber(graph, node, [rows.index(row) for row in picked])
 
 
@@ -267,7 +267,7 @@ def _take(graph: ir.Graph, value: ir.Value, axis: int, rows: Sequence[int]) -> i
 
 
 def _renumber(graph: ir.Graph, node: ir.Node, positions: Sequence[int]) -> None:
-    """Let a reader pick its tokens among those that are left."""
+    """Let a consumer pick its tokens among those that are left."""
     if node.op_type == "Gather":
         index = array_of(node.inputs[1])
         assert index is not None

@@ -80,17 +80,17 @@ def _parts(layer: LinearLayer) -> tuple[_Part, ...] | None:
     if shape is None or len(shape) != 3:
         return None
     tokens, width = shape[1:]
-    found: list[_Part] = []
+    parts: list[_Part] = []
     start = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
-    if not _walk(layer.output, start, tokens, width, found) or len(found) != 3:
+    if not _walk(layer.output, start, tokens, width, parts) or len(parts) != 3:
         return None
-    if len({(part.heads, part.width, part.tokens) for part in found}) != 1:
+    if len({(part.heads, part.width, part.tokens) for part in parts}) != 1:
         return None
-    order = {id(value): index for index, value in enumerate(_attention_order(found))}
-    found.sort(key=lambda part: order.get(id(part.value), 3))
-    if sorted(c for part in found for c in part.channels) != list(range(width)):
+    order = {id(value): index for index, value in enumerate(_attention_order(parts))}
+    parts.sort(key=lambda part: order.get(id(part.value), 3))
+    if sorted(c for part in parts for c in part.channels) != list(range(width)):
         return None
-    return tuple(found)
+    return tuple(parts)
 
 
 def _attention_order(parts: list[_Part]) -> list[ir.Value]:
@@ -98,18 +98,18 @@ def _attention_order(parts: list[_Part]) -> list[ir.Value]:
     return [part.value for part in sorted(parts, key=lambda part: min(part.channels))]
 
 
-def _walk(value: ir.Value, source: IndexMap, tokens: int, width: int, found: list[_Part]) -> bool:
+def _walk(value: ir.Value, source: IndexMap, tokens: int, width: int, parts: list[_Part]) -> bool:
     """Follow views from ``value``; collect where they end as heads of q, k or v. False if one ends otherwise."""
     part = _as_part(value, source, tokens, width)
     consumers = value.consumers()
     if part is not None and not (len(consumers) == 1 and _swaps_last_axes(consumers[0])):
-        found.append(part)
+        parts.append(part)
         return True
     if not consumers or value.is_graph_output() or any(node.op_type not in _VIEWS for node in consumers):
         return False
     for node in dict.fromkeys(consumers):
         for output, view in zip(node.outputs, apply_view(node, source), strict=True):
-            if view is None or (output.uses() and not _walk(output, view, tokens, width, found)):
+            if view is None or (output.uses() and not _walk(output, view, tokens, width, parts)):
                 return False
     return True
 
