@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 from vitexport.benchmark.latency import summarize
 from vitexport.bundle.recording import Recording
 from vitexport.errors import QuantizeError
-from vitexport.pipeline import run as pipeline
+from vitexport.pipeline import recipe_run as pipeline
 from vitexport.pipeline.fallback import Candidate, candidates, settle
 from vitexport.recipe.load import load_recipe, parse_recipe
 from vitexport.recipe.settings import Budget, Gates, QuantizeSettings, Recipe, Tolerance

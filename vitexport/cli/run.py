@@ -12,7 +12,7 @@ from vitexport.api.stages import plan_run, read_recipe
 from vitexport.api.stages import run as run_recipe
 from vitexport.cli.screen import finish, suggest_bisect
 from vitexport.errors import RecipeError
-from vitexport.pipeline.run import STAGES
+from vitexport.pipeline.recipe_run import STAGES
 
 __all__ = ["run"]
 
@@ -30,7 +30,7 @@ __all__ = ["run"]
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting: quantize.preset=fast."
 )
-@click.option("--until", type=click.Choice(STAGES), help="Stop after this stage.")
+@click.option("--until", type=click.Choice(list(STAGES)), help="Stop after this stage.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 @click.option("--force", is_flag=True, help="Redo every stage.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
