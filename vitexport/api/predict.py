@@ -193,7 +193,7 @@ def predict_files(
             result: Predictions | JobResult = _rows(settings, paths, tell, opened)
         else:
             result = predict_to_file(settings, paths, out, overwrite=overwrite, on_open=opened, on_progress=tell)
-        show(StepEvent("predict", "done", f"{len(paths)} images"))
+        show(StepEvent("predict", "done", f"{len(paths)} image{'s' * (len(paths) != 1)}"))
     return result
 
 
