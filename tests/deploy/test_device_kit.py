@@ -7,56 +7,20 @@ import venv
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
-from tests.support.linear_model import PREPROCESS, random_pixels, save_image, write_bundle
-from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Provenance
-from vitexport.bundle.recording import Recording, ReplayInputs, input_hashes
+from tests.support.linear_model import save_image, write_recorded_bundle
+from vitexport.bundle.bundle import Bundle
 from vitexport.cli.kit import kit
 from vitexport.deploy.device_kit import build_wheel, write_kit
 from vitexport.device.profiles import device_profile
 from vitexport.errors import BundleError, EngineBuildError, RecipeError
-from vitexport.inputs.preprocess import normalize, pixels
-from vitexport.predict.predictor import Predictor
-
-RECIPE = """
-name: linear
-model: {source: nowhere}
-data: {verification: {images: nowhere}}
-gates: {max_top1_drop: 1.0}
-"""
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle with a reference recording, as the pipeline leaves one; the model itself stands in for PyTorch."""
-    root = write_bundle(tmp_path_factory.mktemp("kit") / "bundle")
-    stack = np.stack([pixels(Image.fromarray(random_pixels(seed)), PREPROCESS) for seed in range(4)])
-    names = tuple(f"{index}.png" for index in range(4))
-    feed = np.stack([normalize(row, PREPROCESS) for row in stack])
-    with Predictor.open(root) as predictor:
-        outputs = {"logits": predictor.infer(feed)}
-    (root / "recordings").mkdir()
-    ReplayInputs(names, stack, None).save(root / "recordings" / "inputs.npz")
-    Recording("pytorch", names, tuple(input_hashes(feed)), outputs).save(root / "recordings" / "pytorch.npz")
-    (root / "recipe.yaml").write_text(RECIPE)
-    provenance = Provenance(stage="verify", key="k", settings={}, parents=(), tools={}, seconds=0.0)
-    reference = Artifact(
-        name="recording/pytorch",
-        kind="recording",
-        file=FileRecord.of(root / "recordings" / "pytorch.npz", root),
-        companions=(FileRecord.of(root / "recordings" / "inputs.npz", root),),
-        provenance=provenance,
-    )
-    recipe = Artifact(
-        name="recipe", kind="recipe", file=FileRecord.of(root / "recipe.yaml", root), provenance=provenance
-    )
-    complete = Bundle.open(root).with_artifact(reference).with_artifact(recipe)
-    complete.save()
-    return complete
+    return write_recorded_bundle(tmp_path_factory.mktemp("kit") / "bundle")
 
 
 def unpack(archive: Path, folder: Path) -> Path:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from vitexport.device.doctor import Diagnosis, RuntimeCheck, diagnose_machine
+from vitexport.device.doctor import MachineDiagnosis, RuntimeCheck, diagnose_machine
 from vitexport.machine import usable_cores
 from vitexport.runtimes import adapter_class, available_runtimes
 from vitexport.runtimes.base import RuntimePackage
 from vitexport.runtimes.cuda.probe import CudaState, GpuInfo
 from vitexport.runtimes.onnxruntime import OnnxRuntime
 
-Diagnose = Callable[..., Diagnosis]
+Diagnose = Callable[..., MachineDiagnosis]
 
 NO_DRIVER = CudaState(problem="no NVIDIA driver (libcuda.so.1 cannot be loaded)", hint="Install it.")
 
@@ -27,7 +27,7 @@ def _package(program: str, *, module: str = "json", needs_gpu: bool = False, wit
 def diagnose(monkeypatch: pytest.MonkeyPatch) -> Diagnose:
     """Return a function that examines a machine with these GPUs and with one runtime, which stands on ``package``."""
 
-    def make(package: RuntimePackage, state: CudaState = NO_DRIVER) -> Diagnosis:
+    def make(package: RuntimePackage, state: CudaState = NO_DRIVER) -> MachineDiagnosis:
         monkeypatch.setattr("vitexport.device.doctor.probe_cuda", lambda: state)
         monkeypatch.setattr("vitexport.device.doctor.available_runtimes", lambda: ("onnxruntime",))
         monkeypatch.setattr(OnnxRuntime, "package", package)

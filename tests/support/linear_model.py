@@ -12,7 +12,9 @@ from PIL import Image
 
 from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Provenance
 from vitexport.bundle.metadata import ModelMetadata, ModelSpec
-from vitexport.inputs.preprocess import PreprocessSpec, Resize
+from vitexport.bundle.recording import Recording, ReplayInputs, input_hashes
+from vitexport.inputs.preprocess import PreprocessSpec, Resize, normalize, pixels
+from vitexport.predict.predictor import Predictor
 from vitexport.tensors import TensorSpec
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
@@ -25,6 +27,13 @@ PREPROCESS = PreprocessSpec(
     mean=(0.5, 0.4, 0.3),
     std=(0.2, 0.3, 0.4),
 )
+
+RECIPE = """
+name: linear
+model: {source: nowhere}
+data: {verification: {images: nowhere}}
+gates: {max_top1_drop: 1.0}
+"""
 
 
 def write_model(path: Path, *, batch: int | str = "batch", task: str = "classify", seed: int = 7) -> Path:
@@ -116,6 +125,34 @@ def write_bundle(
         )
     Bundle(root, name="linear", metadata=model_metadata(batch=batch), artifacts=tuple(artifacts)).save()
     return root
+
+
+def write_recorded_bundle(root: Path) -> Bundle:
+    """Write a bundle with a reference recording, as the pipeline leaves one; the model itself stands in for PyTorch."""
+    write_bundle(root)
+    stack = np.stack([pixels(Image.fromarray(random_pixels(seed)), PREPROCESS) for seed in range(4)])
+    names = tuple(f"{index}.png" for index in range(4))
+    feed = np.stack([normalize(row, PREPROCESS) for row in stack])
+    with Predictor.open(root) as predictor:
+        outputs = {"logits": predictor.infer(feed)}
+    (root / "recordings").mkdir()
+    ReplayInputs(names, stack, None).save(root / "recordings" / "inputs.npz")
+    Recording("pytorch", names, tuple(input_hashes(feed)), outputs).save(root / "recordings" / "pytorch.npz")
+    (root / "recipe.yaml").write_text(RECIPE)
+    provenance = Provenance(stage="verify", key="k", settings={}, parents=(), tools={}, seconds=0.0)
+    reference = Artifact(
+        name="recording/pytorch",
+        kind="recording",
+        file=FileRecord.of(root / "recordings" / "pytorch.npz", root),
+        companions=(FileRecord.of(root / "recordings" / "inputs.npz", root),),
+        provenance=provenance,
+    )
+    recipe = Artifact(
+        name="recipe", kind="recipe", file=FileRecord.of(root / "recipe.yaml", root), provenance=provenance
+    )
+    complete = Bundle.open(root).with_artifact(reference).with_artifact(recipe)
+    complete.save()
+    return complete
 
 
 def random_pixels(seed: int, height: int = 24, width: int = 32) -> NDArray[np.uint8]:

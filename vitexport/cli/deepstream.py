@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from vitexport.api import deploy as api
+from vitexport.cli.screen import print_json
+
 __all__ = ["deepstream"]
 
 
@@ -27,33 +30,25 @@ def deepstream(
     as_json: bool,
 ) -> None:
     """Write a DeepStream nvinfer configuration, and measure what its preprocessing changes."""
-    import json
-    from dataclasses import asdict
-
-    from vitexport.bundle.bundle import Bundle
-    from vitexport.deploy.deepstream import measure_parity, write_deepstream
-    from vitexport.inputs.images import load_image
-    from vitexport.predict.sources import expand_sources
-
-    opened = Bundle.open(bundle, check_files=False)
-    config = write_deepstream(opened, output, variant=variant, batch=batch)
-    parity = None
-    if images is not None:
-        pictures = [load_image(path) for path in expand_sources([str(images)])[:64]]
-        parity = measure_parity(opened, config, pictures, variant=variant)
+    done = api.deepstream(bundle, output, variant=variant, batch=batch, images=images)
     if as_json:
-        click.echo(json.dumps({"config": str(config), "parity": asdict(parity) if parity else None}, indent=2))
+        print_json(done.to_dict())
     else:
-        click.echo(f"{config}: nvinfer configuration with model.onnx and labels.txt")
-        if parity is None:
-            click.echo("Preprocessing not measured: give --images.")
-        else:
-            click.echo(
-                f"{parity.images} images: probabilities differ by at most {parity.same_pixels:.1e} on the same pixels, "
-                f"{parity.own_resize:.3f} with nvinfer's own resize (mean {parity.own_resize_mean:.3f}, "
-                f"top-1 agreement {100 * parity.agreement:.1f} %)"
-            )
-            for note in parity.notes:
-                click.echo(f"  {note}")
-    if parity is not None and parity.same_pixels > 1e-5:
+        _show(done)
+    if not done.passed:
         ctx.exit(3)
+
+
+def _show(done: api.DeepstreamConfig) -> None:
+    click.echo(f"{done.config}: nvinfer configuration with model.onnx and labels.txt")
+    parity = done.parity
+    if parity is None:
+        click.echo("Preprocessing not measured: give --images.")
+        return
+    click.echo(
+        f"{parity.images} images: probabilities differ by at most {parity.same_pixels:.1e} on the same pixels, "
+        f"{parity.own_resize:.3f} with nvinfer's own resize (mean {parity.own_resize_mean:.3f}, "
+        f"top-1 agreement {100 * parity.agreement:.1f} %)"
+    )
+    for note in parity.notes:
+        click.echo(f"  {note}")

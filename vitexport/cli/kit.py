@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from vitexport.api import deploy as api
+
 __all__ = ["kit"]
 
 
@@ -19,13 +21,6 @@ __all__ = ["kit"]
 @click.option("--jetpack", help="JetPack release on the device.  [default: the newest for it]")
 def kit(bundle: Path, device: str, output: Path | None, variant: str | None, jetpack: str | None) -> None:
     """Pack model, recordings, this package and a README for one device; refuse what cannot work there."""
-    from vitexport.bundle.bundle import Bundle
-    from vitexport.deploy.device_kit import write_kit
-    from vitexport.device.profiles import device_profile
-
-    profile = device_profile(device)
-    opened = Bundle.open(bundle, check_files=False)
-    out = output or Path(f"{opened.name}-{profile.name}.tar.gz")
-    artifact = write_kit(opened, profile, out, variant=variant, jetpack=jetpack)
-    size = out.stat().st_size / 2**20
-    click.echo(f"{out}: {artifact.name} for {profile.title}, {size:.1f} MiB; unpack it there and follow README.md")
+    done = api.kit(bundle, device, output, variant=variant, jetpack=jetpack)
+    size = done.bytes / 2**20
+    click.echo(f"{done.path}: {done.variant} for {done.title}, {size:.1f} MiB; unpack it there and follow README.md")

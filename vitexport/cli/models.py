@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
-from rich.markup import escape
-from rich.table import Table
 
-from vitexport.cli.screen import OUT, print_json
-from vitexport.host.sources.families import FAMILIES
+from vitexport.api import machine as api
+from vitexport.cli.screen import OUT, print_json, rich_table
 
 __all__ = ["models"]
-
-_OTHERS = (
-    "Any other timm or Hugging Face model whose forward maps pixel_values to tensors is attempted generically, and the "
-    "export says so. Sources: a hub id (owner/name), a Hugging Face directory, timm:NAME, timm:local-dir:PATH, or "
-    "timm:NAME@WEIGHTS."
-)
 
 
 @click.command()
@@ -27,20 +17,9 @@ def models(as_json: bool) -> None:
 
     Example: vitexport models
     """
+    found = api.models()
     if as_json:
-        print_json({"families": [asdict(family) for family in FAMILIES], "others": _OTHERS})
+        print_json(found.to_dict())
         return
-    table = Table()
-    for heading in ("family", "model", "Hugging Face", "timm", "gives", "for example"):
-        table.add_column(heading, overflow="fold")
-    for family in FAMILIES:
-        table.add_row(
-            family.name,
-            escape(family.title),
-            ", ".join(family.huggingface) or "-",
-            "yes" if family.timm else "-",
-            escape(family.outputs),
-            escape(family.example),
-        )
-    OUT.print(table)
-    OUT.print(_OTHERS, soft_wrap=True, highlight=False)
+    OUT.print(rich_table(found.tables()[0]))
+    OUT.print(found.others, soft_wrap=True, highlight=False)

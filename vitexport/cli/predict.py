@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from vitexport.api import predict as api
+from vitexport.cli.screen import print_json
+from vitexport.errors import ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from vitexport.predict.batch import Row
-    from vitexport.predict.settings import JobSettings
+    from vitexport.predict.job import JobResult
+    from vitexport.predict.predictor import Predictor
 
 __all__ = ["predict"]
 
@@ -51,103 +56,67 @@ def predict(
     overwrite: bool,
 ) -> None:
     """Classify images with a bundle or an exported model; with -o, as a job that can be killed and resumed."""
-    from vitexport.predict.settings import JobSettings
-    from vitexport.predict.sources import expand_sources
-
     if output is None and (engine == "ray" or overwrite):
         raise click.UsageError("--engine ray and --overwrite belong to -o FILE.")
-    settings = JobSettings(
-        model=model,
-        runtime=runtime,
-        variant=variant,
-        top=top,
-        batch=batch,
-        workers=workers,
-        threads=threads,
-        device=device,
-        engine="ray" if engine == "ray" else "local",
-        address=ray_address,
-    )
-    paths = expand_sources(sources)
+    options: dict[str, Any] = {
+        "top": top,
+        "runtime": runtime,
+        "variant": variant,
+        "batch": batch,
+        "workers": workers,
+        "threads": threads,
+        "device": device,
+        "engine": engine,
+        "ray_address": ray_address,
+    }
     if output is None:
-        _print(settings, paths, as_json)
+        found = api.predict_files(model, sources, on_open=lambda p: _check(p, classes=not as_json), **options)
+        _print(found, as_json)
     else:
-        _write(settings, paths, output, overwrite=overwrite, as_json=as_json)
+        job = api.predict_files(model, sources, output, overwrite=overwrite, progress=True, **options)
+        _print_job(job, as_json)
 
 
-def _print(settings: JobSettings, paths: Sequence[Path], as_json: bool) -> None:
-    import json
-    from dataclasses import asdict
+def _check(predictor: Predictor, *, classes: bool) -> None:
+    if classes:
+        predictor.require_classes()
+    for note in predictor.notes:
+        click.echo(note, err=True)
 
-    from vitexport.errors import ImageError
-    from vitexport.machine import usable_cores
-    from vitexport.predict.batch import ChunkPredictor, chunks, predict_chunks
 
-    work = chunks(paths, settings.batch)
-    with settings.open() as predictor:
-        if not as_json:
-            predictor.require_classes()
-        for note in predictor.notes:
-            click.echo(note, err=True)
-        results = predict_chunks(ChunkPredictor(predictor, settings.top), work, settings.workers or usable_cores())
-        rows = [row for result in results for row in result.rows]
-        if as_json:
-            document = {"model": predictor.name, "variant": predictor.variant, "results": [asdict(row) for row in rows]}
-            click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-        elif any(not row.error for row in rows):
-            _table(rows)
-    bad = [row for row in rows if row.error]
+def _print(found: api.Predictions, as_json: bool) -> None:
+    bad = found.failed
+    if as_json:
+        print_json(found.to_dict())
+    elif len(bad) < len(found):
+        _print_table(found)
     if bad:
         lines = "\n".join(row.error for row in bad[:5])
-        raise ImageError(f"{len(bad)} of {len(rows)} images could not be used:\n{lines}", "Leave them out or fix them.")
+        count = f"{len(bad)} of {len(found)} images"
+        raise ImageError(f"{count} could not be used:\n{lines}", "Leave them out or fix them.")
 
 
-def _table(rows: Sequence[Row]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-
+def _print_table(found: api.Predictions) -> None:
     table = Table(Column("image", overflow="fold"), "label", "score", box=None, pad_edge=False)
-    for row in rows:
-        for position, prediction in enumerate(row.predictions):
-            table.add_row(row.image if position == 0 else "", prediction.label, f"{prediction.score:.4f}")
+    for cells in found.tables()[0].rows:
+        table.add_row(*map(escape, cells))
     console = Console()
     if not console.is_terminal:
         console = Console(width=10_000)  # a pipe gets whole lines
     console.print(table)
 
 
-def _write(settings: JobSettings, paths: Sequence[Path], output: Path, *, overwrite: bool, as_json: bool) -> None:
-    import json
-    import time
-    from dataclasses import asdict
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from vitexport.errors import ImageError
-    from vitexport.predict.job import predict_to_file
-
-    start = time.perf_counter()
-    columns = (TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("predict", total=len(paths))
-        result = predict_to_file(
-            settings,
-            paths,
-            output,
-            overwrite=overwrite,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    seconds = time.perf_counter() - start
+def _print_job(job: JobResult, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"output": str(output), **asdict(result), "seconds": round(seconds, 3)}, indent=2))
+        print_json(job.to_dict())
     else:
-        taken = f", {result.resumed} of them from the run before" if result.resumed else ""
-        rate = (result.images - result.resumed) / seconds
-        click.echo(f"{output}: {result.images} images{taken}, {result.failed} unusable, {rate:.1f} images/s")
-    if result.failed:
-        lines = "\n".join(result.reasons)
+        taken = f", {job.resumed} of them from the run before" if job.resumed else ""
+        click.echo(
+            f"{job.output}: {job.images} images{taken}, {job.failed} unusable, {job.images_per_second:.1f} images/s"
+        )
+    if job.failed:
+        lines = "\n".join(job.reasons)
         raise ImageError(
-            f"{result.failed} of {result.images} images could not be used, the first of them:\n{lines}",
-            f"'{output}' has the reason of each in its error column.",
+            f"{job.failed} of {job.images} images could not be used, the first of them:\n{lines}",
+            f"'{job.output}' has the reason of each in its error column.",
         )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from vitexport.api import deploy as api
+
 __all__ = ["serve"]
 
 
@@ -52,42 +54,31 @@ def serve(
     url_private_network: bool,
 ) -> None:
     """Serve a bundle over HTTP: Azure's /score, /predict, KServe v2 on /v2, /metrics, /docs and a page to try it."""
-    from vitexport.errors import MissingDependencyError
-    from vitexport.machine import usable_cores
-    from vitexport.predict.predictor import Predictor
-    from vitexport.runtimes import RuntimeOptions
-    from vitexport.server.limits import BatchSettings, Limits
-
-    try:
-        from vitexport.server.app import create_app
-        from vitexport.server.server import bind, run_server
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "starlette", "serve", "The HTTP server") from error
-
-    body = max_body_mb << 20
-    limits = Limits(
-        body_bytes=body,
-        total_bytes=max(Limits.total_bytes, 2 * body),
-        images=max_images,
-        queue=max(max_queue, max_images),
-        head_seconds=head_timeout,
-        body_seconds=body_timeout,
-        url_hosts=frozenset(url_host),
-        private_urls=url_private_network,
+    api.serve(
+        model,
+        host=host,
+        port=port,
+        runtime=runtime,
+        variant=variant,
+        device=device,
+        workers=workers,
+        threads=threads,
+        max_batch=max_batch,
+        max_delay_ms=max_delay_ms,
+        max_queue=max_queue,
+        max_images=max_images,
+        max_body_mb=max_body_mb,
+        head_timeout=head_timeout,
+        body_timeout=body_timeout,
+        url_hosts=url_host,
+        url_private_network=url_private_network,
+        on_ready=_announce,
     )
-    listener = bind(host, port)
-    if threads is None and device == "cpu":
-        threads = max(1, usable_cores() // workers)
-    predictor = Predictor.open(
-        model, runtime=runtime, variant=variant, options=RuntimeOptions(threads=threads, device=device)
-    )
-    for note in predictor.notes:
+
+
+def _announce(serving: api.Serving) -> None:
+    for note in serving.notes:
         click.echo(note, err=True)
-    app = create_app(predictor, limits, BatchSettings(max_batch, max_delay_ms / 1000, workers))
-    shown = f"[{host}]" if ":" in host else host
     click.echo(
-        f"Serving {predictor.name} ({predictor.variant}, {predictor.runtime.name}) "
-        f"on http://{shown}:{listener.getsockname()[1]}; stop with Ctrl-C.",
-        err=True,
+        f"Serving {serving.name} ({serving.variant}, {serving.runtime}) on {serving.url}; stop with Ctrl-C.", err=True
     )
-    run_server(app, listener)

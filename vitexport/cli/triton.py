@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from vitexport.api import deploy as api
 
 __all__ = ["triton"]
 
@@ -27,13 +30,19 @@ def triton(
     max_batch: int,
     max_delay_us: int,
     instances: int,
-    kind: str,
+    kind: Any,
     tensorrt: bool,
 ) -> None:
     """Write a Triton model repository: model, config.pbtxt and labels."""
-    from vitexport.bundle.bundle import Bundle
-    from vitexport.deploy.triton import TritonSettings, write_repository
-
-    settings = TritonSettings(name, variant, max_batch, max_delay_us, instances, kind, tensorrt)
-    folder = write_repository(Bundle.open(bundle, check_files=False), output, settings)
-    click.echo(f"{folder}: start Triton with --model-repository={output}")
+    done = api.triton(
+        bundle,
+        output,
+        name=name,
+        variant=variant,
+        max_batch=max_batch,
+        max_delay_us=max_delay_us,
+        instances=instances,
+        kind=kind,
+        tensorrt=tensorrt,
+    )
+    click.echo(f"{done.model}: start Triton with --model-repository={done.repository}")

@@ -11,16 +11,19 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from vitexport.device.profiles import precisions_of
+from vitexport.files import finite
 from vitexport.machine import usable_cores
 from vitexport.runtimes import adapter_class, available_runtimes
 from vitexport.runtimes.base import RuntimePackage
 from vitexport.runtimes.cuda.probe import CudaState, GpuInfo, probe_cuda
+from vitexport.tables import Table, Tabular
 
-__all__ = ["Diagnosis", "Package", "RuntimeCheck", "diagnose_machine"]
+__all__ = ["MachineDiagnosis", "Package", "RuntimeCheck", "diagnose_machine"]
 
 # package -> (extra that brings it, what it is for); those that a runtime stands on are its adapter's to name
 _PACKAGES = {
@@ -68,8 +71,8 @@ class RuntimeCheck:
     note: str
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class MachineDiagnosis(Tabular):
     """Everything :func:`diagnose_machine` finds out.
 
     Attributes:
@@ -96,13 +99,53 @@ class Diagnosis:
     runtimes: tuple[RuntimeCheck, ...]
     advice: tuple[str, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        content: dict[str, Any] = finite(asdict(self))
+        return content
 
-def diagnose_machine() -> Diagnosis:
+    def tables(self) -> tuple[Table, ...]:
+        """Return the machine itself, then ``packages`` and ``runtimes``, and the advice, if any."""
+        packages = tuple(
+            (package.name, package.version or "-", package.purpose, "" if package.version else package.install)
+            for package in self.packages
+        )
+        runtimes = tuple((runtime.name, _mark(runtime.usable), runtime.note) for runtime in self.runtimes)
+        advice = Table("advice", ("what follows",), tuple((line,) for line in self.advice))
+        return (
+            Table("machine", ("fact", "value"), tuple(self._facts()), text=("value",)),
+            _text_table("packages", ("package", "version", "for", "install with"), packages),
+            _text_table("runtimes", ("runtime", "opens", "note"), runtimes),
+            *((advice,) if self.advice else ()),
+        )
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        yield "system", self.system
+        yield "Python", self.python
+        yield "processor", self.cpu
+        yield "cores", str(self.cores)
+        yield "CPU features", ", ".join(f"{name} {_mark(value)}" for name, value in self.cpu_features.items())
+        if not self.gpus:
+            yield "GPUs", f"none, {self.cuda}"
+        for gpu in self.gpus:
+            memory = f"{gpu.memory_bytes / 2**30:.0f} GiB"
+            yield "GPU", f"{gpu.name}, compute capability {gpu.compute_capability}, {memory}, {self.cuda}"
+
+
+def _text_table(title: str, columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> Table:
+    return Table(title, columns, rows, text=columns)
+
+
+def _mark(value: bool | None) -> str:
+    return "?" if value is None else "yes" if value else "no"
+
+
+def diagnose_machine() -> MachineDiagnosis:
     """Examine this machine; runtimes are opened in processes of their own, so that a broken one crashes only that."""
     name, features = _cpu()
     state = probe_cuda()
     runtimes = {name: adapter_class(name).package for name in available_runtimes()}
-    return Diagnosis(
+    return MachineDiagnosis(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         cpu=name,

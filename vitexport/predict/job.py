@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 from vitexport.errors import VitexportError
 from vitexport.machine import usable_cores
@@ -14,25 +15,56 @@ from vitexport.predict.journal import Journal, job_identity, journal_path
 from vitexport.predict.predictor import Predictor
 from vitexport.predict.results import check_format, write_results
 from vitexport.predict.settings import JobSettings
+from vitexport.tables import Table, Tabular
 
-__all__ = ["JobResult", "OnProgress", "predict_to_file"]
+__all__ = ["JobResult", "OnOpen", "OnProgress", "predict_to_file"]
+
+OnOpen: TypeAlias = Callable[[Predictor], None]
 
 
-@dataclass(frozen=True)
-class JobResult:
+@dataclass(frozen=True, repr=False)
+class JobResult(Tabular):
     """What a job did.
 
     Attributes:
+        output: The results file.
         images: Images in the results.
         failed: Of these, images that could not be used.
         resumed: Images taken over from a killed run.
         reasons: The first few reasons of failures, as ``path: reason``.
+        seconds: Wall time of this run.
     """
 
+    output: Path
     images: int
     failed: int
     resumed: int
     reasons: tuple[str, ...]
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that this run predicted, by the second."""
+        return (self.images - self.resumed) / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "output": str(self.output),
+            "images": self.images,
+            "failed": self.failed,
+            "resumed": self.resumed,
+            "reasons": list(self.reasons),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the counts, and the first reasons of failures."""
+        facts = {"results": str(self.output), "images": str(self.images), "unusable": str(self.failed)}
+        facts |= {"from the run before": str(self.resumed), "images/s": f"{self.images_per_second:.1f}"}
+        counts = Table("", ("fact", "value"), tuple(facts.items()), text=("value",))
+        reasons = Table("", ("the first unusable images",), tuple((reason,) for reason in self.reasons))
+        return (counts, reasons) if self.reasons else (counts,)
 
 
 class OnProgress(Protocol):
@@ -47,6 +79,7 @@ def predict_to_file(
     out: str | Path,
     *,
     overwrite: bool = False,
+    on_open: OnOpen = lambda predictor: None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> JobResult:
     """Predict files and write the results; a job killed earlier goes on where it stopped.
@@ -56,6 +89,7 @@ def predict_to_file(
         paths: Images, in the order of the results.
         out: Results file, ``.jsonl``, ``.csv`` or ``.parquet``.
         overwrite: Replace existing results, and drop another job's journal.
+        on_open: Called with the opened model before the first image.
         on_progress: Called after each chunk.
 
     Raises:
@@ -64,12 +98,14 @@ def predict_to_file(
         InferenceError: The model failed; what is done stays in the journal.
         MissingDependencyError: pyarrow or ray is missing.
     """
+    start = time.perf_counter()
     out = Path(out)
     check_format(out)
     if out.exists() and not overwrite:
         raise VitexportError(f"'{out}' exists already.", "Use another -o file, or replace it with --overwrite.")
     work = chunks(paths, settings.batch)
     with settings.open() as predictor:
+        on_open(predictor)
         identity = job_identity(
             work,
             {"model": predictor.version, "variant": predictor.variant, "top": settings.top, "batch": settings.batch},
@@ -86,7 +122,7 @@ def predict_to_file(
             write_results(out, journal.rows(), features=not predictor.classifies)
             bad = [f"{row.image}: {row.error}" for row in journal.rows() if row.error]
             journal.remove()
-    return JobResult(len(paths), len(bad), resumed, tuple(bad[:5]))
+    return JobResult(out, len(paths), len(bad), resumed, tuple(bad[:5]), time.perf_counter() - start)
 
 
 def _engine(settings: JobSettings, predictor: Predictor) -> Callable[[Sequence[Chunk]], Iterator[ChunkResult]]:
