@@ -165,7 +165,7 @@ def compare_graphs(files: Mapping[str, Path], seconds: float) -> tuple[dict[str,
     """
     import onnxruntime as ort
 
-    from vitexport.bench.latency import interleave
+    from vitexport.benchmark.latency import interleave
 
     first = next(iter(files))
     sessions = {

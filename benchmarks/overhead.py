@@ -25,7 +25,7 @@ from benchmarks.suites.arguments import command_parser
 from benchmarks.suites.paths import BENCHMARKS_PAGE, SAMPLE, SHARED
 from benchmarks.suites.processes import environment
 from benchmarks.suites.tables import markdown_table, replace_table, save_results
-from vitexport.bench.latency import interleave
+from vitexport.benchmark.latency import interleave
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.inputs.images import list_images, load_image
 from vitexport.inputs.preprocess import preprocess

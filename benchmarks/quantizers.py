@@ -258,7 +258,7 @@ def _ask_accuracy(bench: Bench, rows: Sequence[Row]) -> Iterator[tuple[str, dict
 
 def _ask_latency(bench: Bench, rows: Sequence[Row], seconds: float) -> list[tuple[str, dict[str, Any]]]:
     """Return the median over rounds of each model's latency over the float model's, batch 1, default options."""
-    from vitexport.bench.latency import interleave
+    from vitexport.benchmark.latency import interleave
     from vitexport.runtimes import open_runtime
 
     runtimes = {"float32": open_runtime(bench.model)}

@@ -37,14 +37,14 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lanes", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--name", help="keep the figures under this name")
     options = parser.parse_args()
 
     requests = [image_request(path.read_bytes()) for path in list_images(options.images, limit=128)]
     before = _bare_in_process(options.model, options.batch)
     command = [sys.executable, "-m", "vitexport.cli", "serve", options.model, "--port", "0"]
-    command += ["--max-batch", str(options.batch), "--lanes", str(options.lanes)]
+    command += ["--max-batch", str(options.batch), "--workers", str(options.workers)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as server:
         assert server.stderr is not None
         line = next(line for line in server.stderr if "on http://" in line)

@@ -122,13 +122,13 @@ def import_blocked(rooms: Callable[[str], bool]) -> None:
 
 
 def test_everything_outside_host_imports_without_any_heavy_package() -> None:
-    import_blocked(lambda room: room not in ("host", "serve"))
+    import_blocked(lambda room: room not in ("host", "server"))
 
 
 def test_the_server_imports_without_any_heavy_package() -> None:
     for package in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
         pytest.importorskip(package, reason="the extra 'serve' is not installed")
-    import_blocked(lambda room: room == "serve")
+    import_blocked(lambda room: room == "server")
 
 
 def test_a_missing_extra_names_the_exact_install_line(tmp_path: Path) -> None:
@@ -156,3 +156,10 @@ def test_every_room_has_a_layer_and_says_what_belongs_there() -> None:
 def test_the_page_shows_the_layers() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert render_page(text) == text, "run `python -m tests.support.layers`"
+
+
+def test_no_public_name_is_hidden_by_a_room() -> None:
+    """Importing a subpackage sets it as an attribute of the package, over a function of the same name."""
+    import vitexport
+
+    assert not set(vitexport.__all__) & {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}

@@ -29,12 +29,12 @@ def bare(model: str, batch: int, seconds: float) -> tuple[float, float]:
         shape = [axis if isinstance(axis, int) else batch for axis in predictor.tensor.shape]
         feed = np.random.default_rng(0).normal(size=shape).astype(predictor.tensor.dtype)
         times: list[float] = []
-        predictor.answer(feed)
+        predictor.run(feed)
         cpu = time.process_time()
         end = time.perf_counter() + seconds
         while len(times) < 8 or time.perf_counter() < end:
             start = time.perf_counter()
-            predictor.answer(feed)
+            predictor.run(feed)
             times.append(time.perf_counter() - start)
         cpu = time.process_time() - cpu
     return shape[0] / float(np.median(times)), shape[0] * len(times) / cpu

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from vitexport.errors import VitexportError
 from vitexport.runtimes import RuntimeOptions, open_runtime
-from vitexport.verify.accuracy import compare_top1
-from vitexport.verify.parity import measure
+from vitexport.verification.accuracy import compare_top1
+from vitexport.verification.parity import measure
 
 __all__ = ["EightBit", "Score", "count_eight_bit", "logits_of", "score", "tensorrt_verdict"]
 

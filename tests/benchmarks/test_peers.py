@@ -30,7 +30,7 @@ def test_a_worker_quantizes_in_its_own_process_and_reports_what_it_took(small_mo
     )
     operators = {node.op_type for node in onnx.load(out).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
-    assert 0 < outcome.seconds < 60
+    assert outcome.seconds > 0
     assert outcome.peak_bytes > 50e6
     assert outcome.versions["onnx"] == onnx.__version__
 

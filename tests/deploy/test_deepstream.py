@@ -81,10 +81,10 @@ def test_command_reports_what_the_resize_changes(conv_bundle: Path, tmp_path: Pa
 
 def test_altered_configuration_is_noticed(conv_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(conv_bundle)
-    config = write_deepstream(bundle, tmp_path)
+    config = write_deepstream(bundle, str(tmp_path))
     config.write_text(config.read_text().replace("net-scale-factor=1.0", "net-scale-factor=0.5"))
     images = [Image.fromarray(random_pixels(0, SIZE, SIZE))]
-    assert measure_parity(bundle, config, images).same_pixels > 1e-3
+    assert measure_parity(bundle, str(config), images).same_pixels > 1e-3
     config.write_text("[property]\n")
     with pytest.raises(VitexportError, match="no nvinfer configuration"):
         NvinferConfig.read(config)
@@ -110,7 +110,7 @@ def test_quantized_model_answers_bit_for_bit_the_same(tmp_path: Path) -> None:
     bundle.save()
     config = write_deepstream(bundle, tmp_path / "out")
     images = [Image.fromarray(random_pixels(seed)) for seed in range(8)]
-    assert measure_parity(bundle, config, images).same_pixels < 1e-6
+    assert measure_parity(bundle, str(config), images).same_pixels < 1e-6
 
 
 def test_features_model_is_refused(tmp_path: Path) -> None:

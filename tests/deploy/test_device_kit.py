@@ -84,7 +84,7 @@ def test_kit_is_a_complete_bundle_with_readme_and_wheel(bundle: Bundle, tmp_path
 
 
 def test_kit_for_a_jetson_builds_the_engine_there(bundle: Bundle, tmp_path: Path) -> None:
-    write_kit(bundle, device_profile("orin-nano"), tmp_path / "kit.tar.gz", jetpack="6.2")
+    write_kit(bundle, device_profile("orin-nano"), str(tmp_path / "kit.tar.gz"), jetpack="6.2")
     readme = (unpack(tmp_path / "kit.tar.gz", tmp_path / "device") / "README.md").read_text()
     assert "JetPack 6.2: TensorRT 10.3.0, CUDA 12.6, Python 3.10" in readme
     assert "vitexport build-engine bundle/models/simplified.onnx -o vit.engine --device orin-nano" in readme

@@ -54,7 +54,7 @@ def test_fixed_batch_is_part_of_the_shape_and_is_not_batched(tmp_path: Path) -> 
 
 def test_tensorrt_provider_and_instances(tmp_path: Path, bundle_dir: Path) -> None:
     settings = TritonSettings(name="vit-b.16", instances=3, tensorrt=True)
-    config = parse(write_repository(Bundle.open(bundle_dir), tmp_path, settings))
+    config = parse(write_repository(Bundle.open(bundle_dir), str(tmp_path), settings))
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     assert [accelerator.name for accelerator in accelerators] == ["tensorrt"]
     assert config.instance_group[0].count == 3

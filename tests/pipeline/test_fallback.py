@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from tests.support.paths import ROOT
-from vitexport.bench.latency import summarize
+from vitexport.benchmark.latency import summarize
 from vitexport.bundle.recording import Recording
 from vitexport.errors import QuantizeError
 from vitexport.pipeline import run as pipeline
 from vitexport.pipeline.fallback import Candidate, candidates, settle
 from vitexport.recipe.load import load_recipe, parse_recipe
 from vitexport.recipe.settings import Budget, Gates, QuantizeSettings, Recipe, Tolerance
-from vitexport.verify.result import VerificationResult
-from vitexport.verify.summary import remarks
-from vitexport.verify.variants import VariantInput, evaluate_variants
+from vitexport.verification.result import VerificationResult
+from vitexport.verification.summary import remarks
+from vitexport.verification.variants import VariantInput, evaluate_variants
 
 
 def recording(logits: np.ndarray[Any, np.dtype[np.float32]]) -> Recording:

@@ -20,7 +20,7 @@ from vitexport.inputs.images import list_images, load_image
 from vitexport.inputs.labels import find_targets
 from vitexport.inputs.preprocess import preprocess
 from vitexport.recipe.settings import ModelSettings
-from vitexport.verify.accuracy import accuracy
+from vitexport.verification.accuracy import accuracy
 
 HOLDOUT = ROOT / "calib" / "holdout"
 

@@ -15,7 +15,7 @@ from vitexport.bundle.recording import Recording
 from vitexport.recipe.settings import Gates
 from vitexport.report import build_document, write_report
 from vitexport.report.wording import number, percent, size
-from vitexport.verify.judge import judge
+from vitexport.verification.judge import judge
 
 
 class _Page(HTMLParser):

@@ -21,10 +21,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("inputs", "recipe"),
     ("bundle",),
     ("runtimes",),
-    ("device", "bench"),
-    ("verify", "host", "engine"),
+    ("device", "benchmark"),
+    ("verification", "host", "engine"),
     ("predict", "report"),
-    ("pipeline", "serve", "deploy"),
+    ("pipeline", "server", "deploy"),
     ("api",),
     ("cli",),
 )

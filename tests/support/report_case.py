@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vitexport.bench.latency import summarize
+from vitexport.benchmark.latency import summarize
 from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Kind, Provenance
 from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.bundle.recording import Recording, ReplayInputs, input_hashes
 from vitexport.inputs.preprocess import PreprocessSpec, Resize, normalize
 from vitexport.recipe.settings import DataSettings, Gates, ImageSet, ModelSettings, Recipe
 from vitexport.tensors import TensorSpec
-from vitexport.verify.judge import judge
-from vitexport.verify.result import VerificationResult
+from vitexport.verification.judge import judge
+from vitexport.verification.result import VerificationResult
 
 CLASSES = 10
 IMAGES = 48

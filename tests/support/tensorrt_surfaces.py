@@ -18,7 +18,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,20 +112,20 @@ def used(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _download(requirement: str, folder: Path) -> None:
-    wheels = folder.with_name(f"{folder.name}.wheels")
-    shutil.rmtree(wheels, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q", "-d", str(wheels)]
-    done = subprocess.run([*command, requirement], capture_output=True, text=True, timeout=300, check=False)
-    found = list(wheels.glob("*.whl")) if done.returncode == 0 else []
-    if not found:
-        reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
-        raise Unavailable(f"'{requirement}' cannot be downloaded: {reason}")
-    unpacked = folder.with_name(f"{folder.name}.unpacked")
-    shutil.rmtree(unpacked, ignore_errors=True)
-    with zipfile.ZipFile(found[0]) as wheel:
-        wheel.extractall(unpacked)
-    unpacked.replace(folder)
-    shutil.rmtree(wheels)
+    """Unpack a wheel into ``folder``, in one step: tests in another process may do the same."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        wheels, unpacked = Path(temporary) / "wheels", Path(temporary) / "unpacked"
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q", "-d", str(wheels)]
+        done = subprocess.run([*command, requirement], capture_output=True, text=True, timeout=300, check=False)
+        found = list(wheels.glob("*.whl")) if done.returncode == 0 else []
+        if not found:
+            reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
+            raise Unavailable(f"'{requirement}' cannot be downloaded: {reason}")
+        with zipfile.ZipFile(found[0]) as wheel:
+            wheel.extractall(unpacked)
+        with suppress(OSError):  # the other was faster, with the same
+            unpacked.replace(folder)
 
 
 def _compile_stubs(folder: Path, major: str) -> None:
@@ -131,13 +133,16 @@ def _compile_stubs(folder: Path, major: str) -> None:
     if compiler is None:
         raise Unavailable("there is no C compiler to make stub libraries with")
     folder.mkdir(parents=True, exist_ok=True)
-    source = folder / "stubs.c"
-    source.write_text("".join(f"void *{symbol}(void) {{ return 0; }}\n" for symbol in SYMBOLS))
     for library in ("nvinfer", "nvonnxparser", "nvinfer_plugin"):
         name = f"lib{library}.so.{major}"
-        if not (folder / name).exists():
+        if (folder / name).exists():
+            continue
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            source, made = Path(temporary) / "stubs.c", Path(temporary) / name
+            source.write_text("".join(f"void *{symbol}(void) {{ return 0; }}\n" for symbol in SYMBOLS))
             flags = ["-shared", "-fPIC", f"-Wl,-soname,{name}"]
-            subprocess.run([compiler, *flags, "-o", str(folder / name), str(source)], check=True, timeout=120)
+            subprocess.run([compiler, *flags, "-o", str(made), str(source)], check=True, timeout=120)
+            made.replace(folder / name)
 
 
 def describe(module: Any) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from vitexport.recipe.settings import (
     Task,
 )
 from vitexport.tables import Table
-from vitexport.verify.result import VerificationResult
-from vitexport.verify.summary import budget_sentence, headline, remarks
+from vitexport.verification.result import VerificationResult
+from vitexport.verification.summary import budget_sentence, headline, remarks
 
 if TYPE_CHECKING:
     import torch

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
-from rich.table import Table
 
-from vitexport.bench.compare import Measured, Model, Subject, find_models, measure_subjects, open_subject, tune
-from vitexport.bench.latency import load_warning, pin
-from vitexport.cli.screen import OUT, print_json
-from vitexport.errors import RuntimeBackendError
-from vitexport.machine import describe_machine
-from vitexport.runtimes import RuntimeOptions, available_runtimes
+from vitexport.api import checks as api
+from vitexport.benchmark.latency import pin
+from vitexport.cli.screen import OUT, print_json, rich_table
+from vitexport.runtimes import available_runtimes
 
 __all__ = ["bench", "parse_cores"]
 
@@ -95,100 +89,27 @@ def bench(
     if cpus is not None:
         pin(cpus)
         threads = threads if threads is not None or tuned else len(cpus)
-    warning = load_warning()
-    if warning:
-        click.echo(f"warning: {warning}", err=True)
-    options = RuntimeOptions(threads=threads)
-    candidates = [(model, runtime) for model in find_models(targets) for runtime in runtimes or (None,)]
-    if tuned:
-        rows = [
-            row
-            for model, runtime in candidates
-            for size in batch
-            for row in tune(model, runtime, options, size, seconds=seconds, warmup=warmup)
-        ]
-    else:
-        rows = _compare(candidates, options, batch, seconds, warmup)
-    if not rows:
-        raise RuntimeBackendError(
-            f"No model here takes a batch of {' or '.join(map(str, batch))}.", "Choose the size it was exported for."
-        )
+    found = api.bench(
+        targets,
+        runtimes=runtimes,
+        batch=batch,
+        seconds=seconds,
+        warmup=warmup,
+        threads=threads,
+        tune_threads=tuned,
+    )
+    for line in (*(f"warning: {text}" for text in found.warnings), *found.skipped):
+        click.echo(line, err=True)
     if plot is not None:
         from vitexport.report.comparison_plot import draw_comparison
 
-        draw_comparison(rows, plot)
+        draw_comparison(found.rows, plot)
         click.echo(f"wrote {plot}", err=True)
     if as_json:
-        content = {"machine": describe_machine(), "threads": threads, "warnings": [warning] if warning else []}
-        print_json({**content, "results": [_as_json(row) for row in rows]})
+        print_json(found.to_dict())
         return
-    OUT.print(_table(rows, tuned=tuned))
-
-
-def _compare(
-    candidates: Sequence[tuple[Model, str | None]],
-    options: RuntimeOptions,
-    batch: Sequence[int],
-    seconds: float,
-    warmup: int,
-) -> list[Measured]:
-    several = len({runtime for _, runtime in candidates}) > 1
-    subjects: list[Subject] = []
-    rows: list[Measured] = []
-    try:
-        for model, runtime in candidates:
-            name = _free(f"{model.name} ({runtime})" if several else model.name, subjects)
-            subjects.append(open_subject(model, runtime, options, batch=max(batch), name=name))
-        for size in batch:
-            fitting = [subject for subject in subjects if _fits(subject, size)]
-            rows += measure_subjects(fitting, size, seconds=seconds, warmup=warmup) if fitting else ()
-    finally:
-        for subject in subjects:
-            subject.runtime.close()
-    return rows
-
-
-def _free(name: str, subjects: Sequence[Subject]) -> str:
-    """Return a name of its own: a model named twice is measured twice, which shows the noise."""
-    count = 1 + sum(subject.name == name or subject.name.startswith(f"{name} #") for subject in subjects)
-    return name if count == 1 else f"{name} #{count}"
-
-
-def _fits(subject: Subject, size: int) -> bool:
-    if subject.takes(size):
-        return True
-    click.echo(f"{subject.name}: made for another batch than {size}", err=True)
-    return False
-
-
-def _as_json(row: Measured) -> dict[str, Any]:
-    entry: dict[str, Any] = {"model": row.subject, "runtime": row.runtime, **asdict(row.latency)}
-    entry |= {"speedup": row.speedup, "memory_bytes": row.memory_bytes}
-    if row.threads is not None:
-        entry["threads"] = row.threads
-    if row.power is not None:
-        energy = row.power.joules_per_image(row.latency.images_per_second)
-        entry["power"] = {**asdict(row.power), "joules_per_image": energy}
-    return entry
-
-
-def _table(rows: Sequence[Measured], *, tuned: bool) -> Table:
-    title = "The first of each model is the best: the fewest threads among the fastest." if tuned else None
-    table = Table(caption=title, caption_justify="left")
-    powered = any(row.power for row in rows)
-    table.add_column("model")
-    headings = ["batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up", "memory MB"]
-    for heading in ["threads"] * tuned + headings + ["W", "J/image"] * powered:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        latency = row.latency
-        cells = [str(row.threads)] if tuned else []
-        cells += [str(latency.batch)]
-        cells += [f"{value:.2f}" for value in (latency.p50_ms, latency.p90_ms, latency.p99_ms)]
-        cells += [f"{latency.images_per_second:.1f}", f"{row.speedup:.2f}x"]
-        cells.append("-" if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}")
-        if powered:
-            energy = row.power.joules_per_image(latency.images_per_second) if row.power else None
-            cells += [f"{row.power.watts:.2f}" if row.power else "-", "-" if energy is None else f"{energy:.3f}"]
-        table.add_row(row.subject, *cells)
-    return table
+    table = rich_table(found.tables()[0])
+    if tuned:
+        table.caption = "The first of each model is the best: the fewest threads among the fastest."
+        table.caption_justify = "left"
+    OUT.print(table)

@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.bundle.bundle import Bundle
+from vitexport.api import checks as api
 from vitexport.cli.screen import OUT, print_json
 from vitexport.files import finite
 
@@ -32,9 +32,7 @@ def bisect(bundle: Path, variant: str, against: str | None, images: int, as_json
 
     Example: vitexport bisect out/quickstart --variant int8
     """
-    from vitexport.host.diagnose.bundle import bisect_variant
-
-    report = bisect_variant(Bundle.open(bundle), variant, against=against, images=images)
+    report = api.bisect(bundle, variant, against=against, images=images)
     if as_json:
         print_json(finite({"description": report.describe(), **report.to_dict()}))
         return

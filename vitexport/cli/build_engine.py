@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from vitexport.cli.engine_options import engine_options, engine_settings, resolve_model
+from vitexport.api import engine as api
+from vitexport.api.checks import LintResult
+from vitexport.cli.engine_options import engine_options, given_settings
 from vitexport.cli.lint import findings_table
 from vitexport.cli.screen import OUT, print_json
+from vitexport.files import StageResult
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
-    from vitexport.engine.progress import BuildProgress
-    from vitexport.recipe.settings import EngineSettings
     from vitexport.runtimes.tensorrt.audit import AuditReport
 
 __all__ = ["build_engine"]
@@ -54,73 +48,36 @@ def build_engine(
 
     Example: vitexport build-engine out/vit -o vit.engine --batch 1,8
     """
-    from vitexport.engine.build import build_engine as build
-
-    ctx = click.get_current_context()
-    model, recipe = resolve_model(source, variant)
-    settings = engine_settings(recipe, options)
-    if with_lint and not _lint(model, settings):
-        ctx.exit(3)
-    with _progress() as progress:
-        result = build(model, settings, output, progress=progress)
-    report, why = _audit(output, min_fraction) if with_audit else (None, "not asked for")
-    if as_json:
-        audited = None if report is None else report.to_dict()
-        print_json(
-            {
-                "path": str(result.path),
-                "precision": result.precision,
-                "details": dict(result.details),
-                "audit": audited,
-                "why_no_audit": why,
-            }
-        )
-    else:
-        _show(output, result.precision, result.details, report, why)
-    ctx.exit(0 if report is None or report.passed else 3)
-
-
-def _lint(model: Path, settings: EngineSettings) -> bool:
-    """Lint where onnx is installed; a device has no onnx, and there TensorRT's own parser is the check."""
-    if importlib.util.find_spec("onnx") is None:
+    found = api.build_engine(
+        source,
+        output,
+        variant=variant,
+        check=with_lint,
+        audit=with_audit,
+        min_fraction=min_fraction,
+        progress=_ERR.is_terminal,
+        on_lint=_show_lint,
+        **given_settings(options),
+    )
+    if with_lint and found.lint is None:
         _ERR.print("lint: not run (the onnx package is not installed here); TensorRT's parser checks the model")
-        return True
-    from vitexport.device.profiles import device_profile
-    from vitexport.host.lint import lint_model, parse_target
-
-    device = None if settings.device is None else device_profile(settings.device)
-    target = parse_target(_lint_target(settings), device=device, shapes_given=tuple(settings.shapes))
-    findings = lint_model(model, target)
-    if findings:
-        _ERR.print(findings_table([asdict(item) for item in findings], f"lint for {target.title}"))
-    return not any(finding.severity == "error" for finding in findings)
+    if as_json:
+        print_json(found.to_dict())
+    elif found.built is not None:
+        _show(found.built, found.audit, found.why_no_audit)
+    click.get_current_context().exit(0 if found.passed else 3)
 
 
-def _lint_target(settings: EngineSettings) -> str:
-    if settings.product == "tensorrt-rtx":
-        return "tensorrt:rtx"
-    from vitexport.runtimes.tensorrt.api import load_api
-
-    return f"tensorrt:{load_api('tensorrt').version}"
+def _show_lint(found: LintResult) -> None:
+    if found.findings:
+        _ERR.print(findings_table(found))
 
 
-def _audit(engine: Path, min_fraction: float) -> tuple[AuditReport | None, str]:
-    from vitexport.runtimes.cuda.probe import probe_cuda
-    from vitexport.runtimes.tensorrt.audit import audit_engine
-    from vitexport.runtimes.tensorrt.sidecar import read_sidecar
-
-    problem = probe_cuda().problem
-    sidecar = read_sidecar(engine, check_hash=False)
-    if problem:
-        return None, f"an audit loads the engine, and there is {problem}"
-    if sidecar is not None and sidecar.needs_refit:
-        return None, "the weights are left out; `vitexport refit` puts them in"
-    return audit_engine(engine, min_fraction=min_fraction), ""
-
-
-def _show(engine: Path, precision: str, details: Any, report: AuditReport | None, why: str) -> None:
+def _show(built: StageResult, report: AuditReport | None, why: str) -> None:
+    details = built.details
     OUT.print(
-        f"wrote {escape(str(engine))} ({details['bytes'] / 2**20:.1f} MiB, {precision}, {details['seconds']:.1f} s, "
+        f"wrote {escape(str(built.path))} ({details['bytes'] / 2**20:.1f} MiB, {built.precision}, "
+        f"{details['seconds']:.1f} s, "
         f"{details['product']} {details['version']})",
         soft_wrap=True,
         highlight=False,
@@ -141,37 +98,3 @@ def _show(engine: Path, precision: str, details: Any, report: AuditReport | None
     )
     for gemm in (*report.fell_back, *report.unknown)[:10]:
         OUT.print(f"  {escape(gemm.name)}: requested {gemm.requested}, runs in {gemm.executed}", highlight=False)
-
-
-@contextmanager
-def _progress() -> Iterator[BuildProgress | None]:
-    """Show TensorRT's phases while they run; nothing where there is no terminal."""
-    if not _ERR.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_ERR, transient=True) as bars:
-        yield _Bars(bars)
-
-
-class _Bars:
-    """One bar per phase that is open; nested phases are indented."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._open: dict[str, TaskID] = {}
-        self._depth: dict[str, int] = {}
-
-    def start(self, phase: str, parent: str | None, steps: int) -> None:
-        self._depth[phase] = 0 if parent is None else self._depth.get(parent, 0) + 1
-        self._open[phase] = self._bars.add_task("  " * self._depth[phase] + escape(phase), total=max(1, steps))
-
-    def step(self, phase: str, step: int) -> bool:
-        if phase in self._open:
-            self._bars.update(self._open[phase], completed=step + 1)
-        return True
-
-    def finish(self, phase: str) -> None:
-        task = self._open.pop(phase, None)
-        if task is not None:
-            self._bars.remove_task(task)

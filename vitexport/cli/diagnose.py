@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,14 +9,8 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.bundle.layout import read_replay_inputs
-from vitexport.bundle.target import resolve_target
+from vitexport.api import checks as api
 from vitexport.cli.screen import OUT, print_json
-from vitexport.errors import ImageError
-from vitexport.files import finite
-from vitexport.inputs.images import batches, list_images
-from vitexport.runtimes import open_runtime
-from vitexport.tensors import Array
 
 if TYPE_CHECKING:
     from vitexport.host.diagnose import Anatomy
@@ -37,44 +30,17 @@ def diagnose(target: Path, folder: Path | None, limit: int, as_json: bool) -> No
 
     Example: vitexport diagnose vit.onnx --images calib/calibration
     """
-    from vitexport.host.diagnose import advise, measure_anatomy, recipe_of
-
-    model, feeds = _inputs(target, folder, limit)
-    anatomy = measure_anatomy(model, feeds)
-    advice = advise(anatomy)
-    recipe = recipe_of(advice)
+    found = api.diagnose(target, folder, limit=limit)
     if as_json:
-        content = {"advice": [asdict(entry) for entry in advice], "recipe": recipe, **asdict(anatomy)}
-        print_json(finite(content))
+        print_json(found.to_dict())
         return
-    OUT.print(_blocks(anatomy))
-    for entry in advice:
+    OUT.print(_blocks(found.anatomy))
+    for entry in found.advice:
         OUT.print(f"[{_COLORS[entry.level]}]{entry.level}[/] [bold]{entry.topic}[/]: {escape(entry.finding)}")
         OUT.print(f"    {escape(entry.why)}")
-    if recipe:
+    if found.recipe:
         OUT.print("\n[bold]For the recipe[/]")
-        click.echo(recipe, nl=False)
-
-
-def _inputs(target: Path, folder: Path | None, limit: int) -> tuple[Path, list[Array]]:
-    """Return the float model to examine and one feed per image."""
-    resolved = resolve_target(target)
-    bundle = resolved.bundle
-    model = resolved.float_model().path
-    with open_runtime(model) as runtime:
-        if bundle is not None and folder is None:
-            inputs = read_replay_inputs(bundle)
-            count = min(limit, len(inputs.images))
-            return model, [
-                inputs.feed(runtime.inputs[0], bundle.preprocess, slice(row, row + 1)) for row in range(count)
-            ]
-        if folder is None:
-            raise ImageError(
-                "Expected images to run the model on, found none.",
-                "Add --images DIR with real images; random input says nothing about a trained model.",
-            )
-        spec = resolved.metadata(runtime.metadata).preprocess
-        return model, list(batches(list_images(folder, limit=limit), spec, runtime.inputs[0], 1))
+        click.echo(found.recipe, nl=False)
 
 
 def _blocks(anatomy: Anatomy) -> Table:

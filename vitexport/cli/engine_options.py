@@ -1,19 +1,16 @@
-"""Options shared by ``build-engine`` and ``trtexec``, and how they become settings."""
+"""Options that ``build-engine`` and ``trtexec`` share, and the settings they mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from vitexport.errors import RecipeError
 
-if TYPE_CHECKING:
-    from vitexport.recipe.settings import EngineSettings
-
-__all__ = ["engine_options", "engine_settings", "parse_shapes", "resolve_model"]
+__all__ = ["engine_options", "given_settings", "parse_shapes"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -51,51 +48,15 @@ def engine_options(function: Function) -> Function:
     return function
 
 
-def engine_settings(base: EngineSettings | None, options: dict[str, Any]) -> EngineSettings:
-    """Return settings from a recipe with the given options put over them.
+def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that were given; the others are the recipe's, or the defaults.
 
     Raises:
-        RecipeError: An option has a wrong value.
+        RecipeError: A shape is not of its form.
     """
-    from pydantic import ValidationError
-
-    from vitexport.recipe.settings import EngineSettings
-
-    shapes = parse_shapes(options.pop("shapes"))
-    given = {key: value for key, value in options.items() if value not in (None, False, ())}
-    if shapes:
-        given["shapes"] = shapes
-    start = {} if base is None else base.model_dump()
-    try:
-        return EngineSettings.model_validate({**start, **given})
-    except ValidationError as error:
-        lines = [f"--{str(item['loc'][0]).replace('_', '-')}: {item['msg']}" for item in error.errors()]
-        raise RecipeError("; ".join(lines), "See `vitexport build-engine --help`.") from error
-
-
-def resolve_model(source: Path, variant: str | None) -> tuple[Path, EngineSettings | None]:
-    """Return the ONNX file a path means, and the engine settings of its recipe.
-
-    A bundle stands for its quantized model, or its last ONNX file without one.
-
-    Raises:
-        BundleError: Nothing is there, or it is no ONNX file, or the bundle has no ONNX model of that name.
-    """
-    from vitexport.bundle.target import resolve_target
-
-    target = resolve_target(source)
-    model = target.onnx_model(variant)
-    return model.path, None if target.bundle is None else _recipe_settings(target.bundle.root)
-
-
-def _recipe_settings(root: Path) -> EngineSettings | None:
-    """Return the engine settings of the resolved recipe a bundle carries."""
-    recipe = root / "recipe.yaml"
-    if not recipe.is_file():
-        return None
-    from vitexport.recipe.load import load_recipe
-
-    return load_recipe(recipe).engine
+    found = {key: value for key, value in options.items() if key != "shapes" and value not in (None, False, ())}
+    shapes = parse_shapes(options["shapes"])
+    return {**found, "shapes": shapes} if shapes else found
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[tuple[int, ...], ...]]:

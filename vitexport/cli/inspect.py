@@ -15,7 +15,7 @@ from vitexport.bundle.target import Target, resolve_target
 from vitexport.cli.screen import OUT, print_json
 from vitexport.errors import BundleError
 from vitexport.files import write_atomic
-from vitexport.verify.summary import budget_sentence
+from vitexport.verification.summary import budget_sentence
 
 __all__ = ["inspect"]
 

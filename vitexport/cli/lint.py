@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.cli.engine_options import parse_shapes, resolve_model
-from vitexport.cli.screen import OUT, print_json
+from vitexport.api import checks as api
+from vitexport.api.checks import LintResult
+from vitexport.cli.engine_options import parse_shapes
+from vitexport.cli.screen import OUT, print_json, rich_table
 
 __all__ = ["findings_table", "lint"]
 
@@ -42,35 +43,16 @@ def lint(
 
     Example: vitexport lint vit-int8.onnx --for tensorrt:10.3 --device orin-nano
     """
-    from vitexport.device.profiles import device_profile
-    from vitexport.host.lint import lint_model, parse_target
-
-    profile = None if device is None else device_profile(device)
-    model, _ = resolve_model(source, variant)
-    wanted = parse_target(target, device=profile, shapes_given=tuple(parse_shapes(shapes)))
-    findings = lint_model(model, wanted)
-    failed = any(finding.severity == "error" for finding in findings)
+    found = api.lint(source, target, device=device, shapes=tuple(parse_shapes(shapes)), variant=variant)
     if as_json:
-        print_json({"passed": not failed, "target": wanted.title, "findings": [asdict(item) for item in findings]})
-    elif findings:
-        OUT.print(findings_table([asdict(item) for item in findings], f"{model.name} for {wanted.title}"))
+        print_json(found.to_dict())
+    elif found.findings:
+        OUT.print(findings_table(found))
     else:
-        OUT.print(f"{escape(str(model))}: nothing found for {wanted.title}", soft_wrap=True, highlight=False)
-    ctx.exit(3 if failed else 0)
+        OUT.print(f"{escape(str(found.model))}: nothing found for {found.target}", soft_wrap=True, highlight=False)
+    ctx.exit(0 if found.passed else 3)
 
 
-def findings_table(findings: list[dict[str, str]], title: str) -> Table:
+def findings_table(found: LintResult) -> Table:
     """Return the findings as a table; equal findings on many nodes share a row."""
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
-    for column in ("severity", "rule", "where", "why", "fix"):
-        table.add_column(column, overflow="fold")
-    grouped: dict[tuple[str, str, str], list[dict[str, str]]] = {}
-    for finding in findings:
-        grouped.setdefault((finding["severity"], finding["rule"], finding["fix"]), []).append(finding)
-    for (severity, rule, fix), group in grouped.items():
-        first = group[0]
-        where = first["module"] or first["node"] or "the model"
-        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        colour = "red" if severity == "error" else "yellow"
-        table.add_row(f"[{colour}]{severity}[/]", rule, escape(f"{where}{more}"), escape(first["why"]), escape(fix))
-    return table
+    return rich_table(found.tables()[0], colours={"error": "red", "warning": "yellow"})

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
+from vitexport.api import engine as api
 from vitexport.cli.screen import OUT
 
 __all__ = ["refit"]
@@ -21,9 +22,7 @@ def refit(engine: Path, model: Path, output: Path) -> None:
 
     Example: vitexport refit stripped.engine int8.onnx -o vit.engine
     """
-    from vitexport.engine.refit import refit_engine
-
-    sidecar = refit_engine(engine, model, output)
+    sidecar = api.refit(engine, model, output)
     OUT.print(
         f"wrote {escape(str(output))} ({sidecar.engine_bytes / 2**20:.1f} MiB, {sidecar.product} {sidecar.version})",
         soft_wrap=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,13 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.verify.result import VerificationResult
+from vitexport import tables
+from vitexport.verification.result import VerificationResult
 
 if TYPE_CHECKING:
     pass
 
-__all__ = ["OUT", "finish", "result_table", "print_json", "suggest_bisect"]
+__all__ = ["OUT", "finish", "result_table", "rich_table", "print_json", "suggest_bisect"]
 
 OUT = Console()
 if not OUT.is_terminal:
@@ -49,6 +50,24 @@ def result_table(verification: VerificationResult, title: str) -> Table:
     for row in shown.rows:
         table.add_row(*row[:-1], _COLOURS.get(row[-1], row[-1]))
     return table
+
+
+def rich_table(table: tables.Table, *, colours: Mapping[str, str] | None = None) -> Table:
+    """Return a result's table for the terminal.
+
+    Args:
+        table: The table.
+        colours: Style by the text of a row's first cell.
+    """
+    shown = Table(title=escape(table.title) or None, title_justify="left", title_style="bold")
+    for index, heading in enumerate(table.columns):
+        flush: JustifyMethod = "left" if index == 0 or heading in table.text else "right"
+        shown.add_column(escape(heading), justify=flush, overflow="fold")
+    for row in table.rows:
+        style = (colours or {}).get(row[0])
+        first = f"[{style}]{escape(row[0])}[/]" if style else escape(row[0])
+        shown.add_row(first, *(escape(value) for value in row[1:]))
+    return shown
 
 
 def finish(verification: VerificationResult, title: str, *, as_json: bool, notes: Sequence[str] = ()) -> int:

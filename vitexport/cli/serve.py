@@ -56,11 +56,11 @@ def serve(
     from vitexport.machine import usable_cores
     from vitexport.predict.predictor import Predictor
     from vitexport.runtimes import RuntimeOptions
-    from vitexport.serve.limits import BatchSettings, Limits
+    from vitexport.server.limits import BatchSettings, Limits
 
     try:
-        from vitexport.serve.app import create_app
-        from vitexport.serve.server import bind, run_server
+        from vitexport.server.app import create_app
+        from vitexport.server.server import bind, run_server
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "starlette", "serve", "The HTTP server") from error
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from vitexport.cli.engine_options import engine_options, engine_settings, resolve_model
+from vitexport.api import engine as api
+from vitexport.cli.engine_options import engine_options, given_settings
 
 __all__ = ["trtexec"]
 
@@ -21,13 +22,4 @@ def trtexec(source: Path, output: Path | None, variant: str | None, **options: A
 
     Example: vitexport trtexec out/vit --batch 1,8 -o check.engine
     """
-    from vitexport.bundle.metadata import ModelMetadata
-    from vitexport.device.profiles import device_profile
-    from vitexport.engine.onnx_file import read_metadata
-    from vitexport.engine.trtexec import trtexec_command
-
-    model, recipe = resolve_model(source, variant)
-    settings = engine_settings(recipe, options)
-    metadata = ModelMetadata.from_metadata(read_metadata(model), where=str(model))
-    device = None if settings.device is None else device_profile(settings.device)
-    click.echo(trtexec_command(model, settings, metadata.model.inputs, engine=output, device=device))
+    click.echo(api.trtexec(source, output, variant=variant, **given_settings(options)))

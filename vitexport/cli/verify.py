@@ -6,11 +6,9 @@ from pathlib import Path
 
 import click
 
-from vitexport.bundle.bundle import Bundle
-from vitexport.bundle.layout import read_recipe
+from vitexport.api import checks as api
 from vitexport.cli.screen import finish, suggest_bisect
 from vitexport.runtimes import available_runtimes
-from vitexport.verify.replay import replay, replay_engine
 
 __all__ = ["verify"]
 
@@ -30,12 +28,8 @@ def verify(ctx: click.Context, bundle: Path, runtime: str | None, engine: Path |
 
     Example: vitexport verify out/quickstart
     """
-    opened = Bundle.open(bundle)
-    recipe = read_recipe(opened)
-    if engine is None:
-        verification, what = replay(opened, recipe, runtime=runtime), opened.name
-    else:
-        verification, what = replay_engine(opened, recipe, engine, runtime=runtime), engine.name
-    code = finish(verification, f"{what} replayed on this machine", as_json=as_json)
-    suggest_bisect(verification, bundle)
+    result = api.verify(bundle, engine=engine, runtime=runtime)
+    what = bundle.name if engine is None else engine.name
+    code = finish(result, f"{what} replayed on this machine", as_json=as_json)
+    suggest_bisect(result, bundle)
     ctx.exit(code)

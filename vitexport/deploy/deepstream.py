@@ -26,7 +26,7 @@ from vitexport.files import write_atomic
 from vitexport.inputs.preprocess import PreprocessSpec, pixels
 from vitexport.predict.predictor import Predictor, softmax
 from vitexport.runtimes import open_runtime
-from vitexport.verify.select import choose_variant
+from vitexport.verification.select import choose_variant
 
 __all__ = ["CONFIG_FILE", "NvinferConfig", "PreprocessParity", "measure_parity", "write_deepstream"]
 

@@ -23,7 +23,7 @@ from vitexport.device.profiles import JETPACKS, DeviceProfile
 from vitexport.errors import BundleError, EngineBuildError
 from vitexport.files import atomic_path
 from vitexport.runtimes.tensorrt.sidecar import read_sidecar
-from vitexport.verify.select import choose_variant
+from vitexport.verification.select import choose_variant
 
 __all__ = ["build_wheel", "write_kit"]
 

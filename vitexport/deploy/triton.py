@@ -18,7 +18,7 @@ from vitexport.errors import BundleError, VitexportError
 from vitexport.files import atomic_path, write_atomic
 from vitexport.runtimes.tensorrt.sidecar import read_sidecar
 from vitexport.tensors import TensorSpec, batch_limit
-from vitexport.verify.select import choose_variant
+from vitexport.verification.select import choose_variant
 
 __all__ = ["TritonSettings", "write_repository"]
 

@@ -13,8 +13,8 @@ from typing import Any
 from vitexport.bundle.layout import REFERENCE
 from vitexport.errors import StageError
 from vitexport.recipe.settings import Budget, Gates, QuantizeSettings
-from vitexport.verify.gates import GATES
-from vitexport.verify.result import VerificationResult
+from vitexport.verification.gates import GATES
+from vitexport.verification.result import VerificationResult
 
 __all__ = ["Attempt", "Candidate", "candidates", "settle"]
 

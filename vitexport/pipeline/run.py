@@ -47,8 +47,8 @@ from vitexport.pipeline.step import Step, images_fingerprint, settings_of, sourc
 from vitexport.pipeline.workspace import OnEvent, StaleError, Workspace
 from vitexport.recipe.settings import QuantizeSettings, Recipe
 from vitexport.report import write_report
-from vitexport.verify.judge import judge
-from vitexport.verify.result import VerificationResult
+from vitexport.verification.judge import judge
+from vitexport.verification.result import VerificationResult
 
 if TYPE_CHECKING:
     from vitexport.host.sources import LoadedModel

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitexport.bench.latency import Latency, batch_run, load_warning, time_by_turns
+from vitexport.benchmark.latency import Latency, batch_run, load_warning, time_by_turns
 from vitexport.bundle.bundle import Artifact, Bundle
 from vitexport.bundle.layout import (
     DISAGREEMENTS,
@@ -35,8 +35,8 @@ from vitexport.recipe.settings import BenchmarkSettings, ModelSettings, VerifySe
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import record
 from vitexport.tensors import batch_limit
-from vitexport.verify.disagreement import worst_images
-from vitexport.verify.replay import executed_precisions
+from vitexport.verification.disagreement import worst_images
+from vitexport.verification.replay import executed_precisions
 
 if TYPE_CHECKING:
     from vitexport.host.sources import LoadedModel

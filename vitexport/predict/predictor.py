@@ -23,7 +23,7 @@ from vitexport.predict.sources import ImageInput, is_one_image, to_image
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import run_rows
 from vitexport.tensors import Array, TensorSpec, batch_limit
-from vitexport.verify.select import choose_variant
+from vitexport.verification.select import choose_variant
 
 __all__ = ["ImageResult", "Prediction", "Predictor", "softmax"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,7 +14,7 @@ from vitexport.errors import RecipeError
 from vitexport.recipe.settings import ImageSet, Recipe
 from vitexport.source import ModelSource
 
-__all__ = ["default_recipe", "load_recipe", "override_settings", "parse_recipe"]
+__all__ = ["default_recipe", "load_recipe", "override_settings", "parse_recipe", "validated"]
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -49,31 +49,48 @@ def parse_recipe(data: object, *, where: str) -> Recipe:
             f"Expected '{where}' to hold a mapping of settings, found {type(data).__name__}.",
             "A recipe starts with `name:`, `model:` and `data:`; see recipes/ for examples.",
         )
+    return validated(Recipe, data, where=where)
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def validated(model: type[Settings], data: Mapping[str, Any], *, where: str) -> Settings:
+    """Validate settings of any stage.
+
+    Args:
+        model: The settings' class.
+        data: Values by name.
+        where: What the error message calls them.
+
+    Raises:
+        RecipeError: Names every wrong key, with a suggestion where one is close.
+    """
     try:
-        return Recipe.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(dict(item)) for item in error.errors()]
+        lines = [_explain(model, dict(item)) for item in error.errors()]
         raise RecipeError(
             f"'{where}' has {len(lines)} wrong setting{'s' * (len(lines) > 1)}:\n" + "\n".join(f"  {x}" for x in lines),
             "Correct the named keys; docs/recipes.md lists all of them.",
         ) from error
 
 
-def _explain(item: Mapping[str, Any]) -> str:
+def _explain(root: type[BaseModel], item: Mapping[str, Any]) -> str:
     location = [str(part) for part in item["loc"]]
     dotted = ".".join(location)
     if item["type"] != "extra_forbidden":
         found = "" if item["type"] == "missing" else f", found {item['input']!r}"
         return f"{dotted}: {item['msg']}{found}"
-    known = list(_settings_at(location[:-1]))
+    known = list(_settings_at(root, location[:-1]))
     close = difflib.get_close_matches(location[-1], known, n=1)
     suggestion = f"did you mean '{close[0]}'?" if close else f"known keys here: {', '.join(known)}"
     return f"{dotted}: unknown key; {suggestion}"
 
 
-def _settings_at(location: list[str]) -> Mapping[str, object]:
-    """Return the fields of the settings model found by following ``location`` from the recipe."""
-    model: type[BaseModel] = Recipe
+def _settings_at(root: type[BaseModel], location: list[str]) -> Mapping[str, object]:
+    """Return the fields of the settings model found by following ``location`` from ``root``."""
+    model = root
     for part in location:
         field = model.model_fields.get(part)
         if field is None:

@@ -11,7 +11,7 @@ from vitexport.files import write_atomic
 from vitexport.recipe.settings import Recipe
 from vitexport.report.document import SCHEMA, build_document
 from vitexport.report.render import render_html, render_markdown, thumbnail
-from vitexport.verify.result import VerificationResult
+from vitexport.verification.result import VerificationResult
 
 __all__ = ["SCHEMA", "build_document", "write_report"]
 

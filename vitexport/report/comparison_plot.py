@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitexport.bench.compare import Measured
+from vitexport.benchmark.compare import Measured
 from vitexport.errors import MissingDependencyError
 from vitexport.files import write_atomic
 

@@ -21,9 +21,9 @@ from vitexport.bundle.layout import (
 from vitexport.files import finite
 from vitexport.machine import describe_machine
 from vitexport.recipe.settings import Recipe
-from vitexport.verify.disagreement import Disagreement, worst_images
-from vitexport.verify.result import VerificationResult
-from vitexport.verify.summary import budget_sentence, headline, remarks
+from vitexport.verification.disagreement import Disagreement, worst_images
+from vitexport.verification.result import VerificationResult
+from vitexport.verification.summary import budget_sentence, headline, remarks
 
 __all__ = ["SCHEMA", "build_document"]
 

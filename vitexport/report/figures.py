@@ -187,12 +187,12 @@ def _ranges(document: Document) -> list[Figure]:
         return []
     title = "Activation ranges"
     worst = max(rows, key=lambda row: row["clipped"])
-    label = f"{title} of {len(rows)} quantized tensors against what their grids hold."
+    label = f"{title} of {len(rows)} quantized tensors against what they can represent."
     with draw("ranges", label, height=3.0) as picture:
         axes = picture.axes
         place = np.arange(len(rows))
         low, high = (np.array([row[key] for row in rows]) for key in ("low", "high"))
-        axes.bar(place, high - low, bottom=low, width=0.9, color=GRID, linewidth=0, label="grid")
+        axes.bar(place, high - low, bottom=low, width=0.9, color=GRID, linewidth=0, label="representable")
         seen = [[row[key] for row in rows] for key in ("min", "max")]
         axes.vlines(place, seen[0], seen[1], color=SERIES[3], linewidth=2.0, label="seen")
         axes.set_yscale("symlog", linthresh=max(1.0, float(np.median(high)) / 4))
@@ -205,5 +205,5 @@ def _ranges(document: Document) -> list[Figure]:
         if worst["clipped"]
         else "nothing is clipped."
     )
-    summary = f"What the replay images reach, over what the grid holds, for {len(rows)} tensors; {clipped}"
+    summary = f"What the replay images reach, over what can be represented, for {len(rows)} tensors; {clipped}"
     return [Figure("ranges", title, summary, picture.svg)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vitexport.verify.gates import GATES
+from vitexport.verification.gates import GATES
 
 __all__ = ["FILTERS"]
 

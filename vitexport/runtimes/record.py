@@ -1,4 +1,4 @@
-"""Running a model over batches and keeping its outputs, for :mod:`vitexport.verify.parity` to judge anywhere."""
+"""Running a model over batches and keeping its outputs, for ``verification.parity`` to judge anywhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["record", "run_rows"]
 
 
 def record(runtime: Runtime, names: Sequence[str], feeds: Iterable[Array], *, size: int | None = None) -> Recording:
-    """Run a single-input model over batches and keep its outputs.
+    """Run a single-input model over batches and keep what it answers.
 
     Args:
         runtime: The opened model.

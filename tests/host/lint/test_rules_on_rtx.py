@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from onnx import defs
 
-from tests.host.lint.test_rules import CASES, Make
+from tests.support.lint_cases import CASES, Make
 from tests.support.onnx_graphs import floating, linear, save
 from vitexport.device.profiles import device_profile
 from vitexport.host.lint import lint_model, parse_target

@@ -16,12 +16,12 @@ from vitexport.errors import CalibrationError, ImageError, QuantizeError
 from vitexport.host.graph.layers import find_linears
 from vitexport.host.quantize import quantize_onnx
 from vitexport.host.quantize.calibration.checks import CalibrationWarning
-from vitexport.host.quantize.qdq.postconditions import breaches
+from vitexport.host.quantize.qdq.postconditions import violations
 from vitexport.inputs.images import batches, list_images
 from vitexport.recipe.settings import QuantizeSettings, Target
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tensors import Array
-from vitexport.verify.parity import measure
+from vitexport.verification.parity import measure
 
 IMAGES = list_images(ROOT / "calib" / "calibration")
 HELD_OUT = list_images(ROOT / "calib" / "holdout", limit=120)
@@ -59,9 +59,9 @@ def test_every_form_stays_close_to_float_on_images_it_never_saw(
     model: Path, tmp_path: Path, settings: dict[str, str], sqnr_db: float
 ) -> None:
     result = quantize_onnx(model, IMAGES, QuantizeSettings.model_validate(settings), tmp_path / "q.onnx")
-    found = measure("logits", logits(model), logits(result.path, optimize=False))
-    assert found.sqnr_db >= sqnr_db
-    assert found.agreement is not None and found.agreement >= 0.96
+    difference = measure("logits", logits(model), logits(result.path, optimize=False))
+    assert difference.sqnr_db >= sqnr_db
+    assert difference.agreement is not None and difference.agreement >= 0.96
     assert result.path.stat().st_size < 0.6 * model.stat().st_size
 
 
@@ -101,7 +101,7 @@ def test_exactly_the_body_is_quantized_and_tensorrt_gets_what_it_accepts(int8: P
     linears = find_linears(graph)
     body = [layer.name for layer in linears if layer.role in BODY]
     assert len(body) == 4 * len({layer.block for layer in linears if layer.block is not None})
-    assert list(breaches(graph, layers=body, symmetric=True)) == []
+    assert list(violations(graph, layers=body, symmetric=True)) == []
     types = {t.data_type for t in onnx.load(str(int8)).graph.initializer}
     assert onnx.TensorProto.UINT8 not in types and onnx.TensorProto.INT8 in types
 
@@ -135,7 +135,7 @@ def broken(path: Path, change: str) -> ir.Model:
 @pytest.mark.parametrize("change", ["zero point", "axis", "dangling", "scale"])
 def test_each_postcondition_notices_a_graph_that_breaks_it(int8: Path, change: str) -> None:
     body = [layer.name for layer in find_linears(ir.load(int8)) if layer.role in BODY]
-    assert list(breaches(broken(int8, change), layers=body, symmetric=True)), change
+    assert list(violations(broken(int8, change), layers=body, symmetric=True)), change
 
 
 def test_a_layer_too_few_or_too_many_is_a_breach(int8: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_layer_too_few_or_too_many_is_a_breach(int8: Path) -> None:
     body = [layer.name for layer in linears if layer.role in BODY]
     head = [layer.name for layer in linears if layer.role == "head"]
     for asked in (body[1:], [*body, *head]):
-        assert "layers" in {breach.rule for breach in breaches(graph, layers=asked, symmetric=True)}
+        assert "layers" in {violation.rule for violation in violations(graph, layers=asked, symmetric=True)}
 
 
 def test_bad_calibration_images_are_refused_with_the_reason(model: Path, tmp_path: Path) -> None:

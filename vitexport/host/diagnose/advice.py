@@ -1,4 +1,4 @@
-"""From what a model's tensors reach to what to write into the recipe. No GPU and no build is needed."""
+"""From the values of a model's tensors to what to write into the recipe. No GPU and no build is needed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import Any
 import yaml
 
 from vitexport.host.diagnose.anatomy import Anatomy, TensorFacts
+from vitexport.host.quantize.numerics.qparams import FLOAT16_MAX
 
-__all__ = ["FP16_LARGEST", "Advice", "advise", "recipe_of"]
-
-FP16_LARGEST = 65504.0
-"""Largest finite float16 (IEEE 754-2008 binary16)."""
+__all__ = ["Advice", "advise", "recipe_of"]
 
 _HEADROOM = 4.0
-"""Other images reach further than these; a tensor should stay this factor below the limit."""
+"""Other images have larger values than these; a tensor should stay this factor below the limit."""
 
 _HEAD_SIZES = (16, 32, 64)
 _LONGEST = 512
@@ -44,8 +42,8 @@ class Advice:
 
 def advise(anatomy: Anatomy) -> tuple[Advice, ...]:
     """Turn measurements into findings, the most serious first."""
-    found = [*_half(anatomy), *_outliers(anatomy), *_gelu(anatomy), *_softmax(anatomy), *_fusion(anatomy)]
-    return tuple(sorted(found, key=lambda entry: ("warning", "note", "ok").index(entry.level)))
+    advice = [*_body16(anatomy), *_outliers(anatomy), *_gelu(anatomy), *_softmax(anatomy), *_fusion(anatomy)]
+    return tuple(sorted(advice, key=lambda entry: ("warning", "note", "ok").index(entry.level)))
 
 
 def recipe_of(advice: tuple[Advice, ...]) -> str:
@@ -57,24 +55,24 @@ def recipe_of(advice: tuple[Advice, ...]) -> str:
     return yaml.safe_dump(merged, sort_keys=False) if merged else ""
 
 
-def _half(anatomy: Anatomy) -> Iterator[Advice]:
+def _body16(anatomy: Anatomy) -> Iterator[Advice]:
     widest = max(anatomy.tensors, key=lambda entry: entry.largest)
     finding = f"the largest value is {widest.largest:,.1f} ({widest.layer}, {widest.role})"
-    if widest.largest > FP16_LARGEST:
+    if widest.largest > FLOAT16_MAX:
         yield Advice(
             "warning",
             "fp16",
             finding,
-            f"float16 ends at {FP16_LARGEST:,.0f}: this becomes infinite and everything after it NaN. Use bf16, which "
+            f"float16 ends at {FLOAT16_MAX:,.0f}: this becomes infinite and everything after it NaN. Use bf16, which "
             "has float32's range, or int8 with a float32 body.",
             {"quantize": {"precision": "bf16"}},
         )
-    elif widest.largest > FP16_LARGEST / _HEADROOM:
+    elif widest.largest > FLOAT16_MAX / _HEADROOM:
         yield Advice(
             "warning",
             "fp16",
             finding,
-            f"only {FP16_LARGEST / widest.largest:.1f} times below where float16 ends; another image may overflow. "
+            f"only {FLOAT16_MAX / widest.largest:.1f} times below where float16 ends; another image may overflow. "
             "Prefer bf16.",
             {"quantize": {"precision": "bf16"}},
         )
@@ -83,7 +81,7 @@ def _half(anatomy: Anatomy) -> Iterator[Advice]:
             "ok",
             "fp16",
             finding,
-            f"{FP16_LARGEST / widest.largest:,.0f} times below where float16 ends ({FP16_LARGEST:,.0f}).",
+            f"{FLOAT16_MAX / widest.largest:,.0f} times below where float16 ends ({FLOAT16_MAX:,.0f}).",
         )
 
 
@@ -93,7 +91,7 @@ def _outliers(anatomy: Anatomy) -> Iterator[Advice]:
         worst = max((e for e in anatomy.tensors if e.role == "norm"), key=lambda e: e.worst_ratio, default=None)
         if worst is not None:
             ratio = f"the widest channel is {worst.worst_ratio:.1f} times the median one ({worst.layer})"
-            yield Advice("ok", "LayerNorm outliers", ratio, "One int8 step per tensor serves all channels.")
+            yield Advice("ok", "LayerNorm outliers", ratio, "One int8 scale per tensor serves all channels.")
         return
     worst = max(norms, key=lambda entry: entry.worst_ratio)
     channels = ", ".join(str(index) for index in worst.outliers[:4])
@@ -102,20 +100,20 @@ def _outliers(anatomy: Anatomy) -> Iterator[Advice]:
         "LayerNorm outliers",
         f"{len(norms)} LayerNorm outputs have channels more than 20 times the median; the widest is {worst.layer} "
         f"(channel {channels}: {worst.worst_ratio:.0f} times)",
-        "One step per tensor leaves the other channels a few levels. The default preset searches channel scales that "
+        "One scale per tensor leaves the other channels a few levels. The default preset searches channel scales that "
         "move this into the weights; do not use the fast preset, and set an accuracy gate.",
         {"quantize": {"preset": "default"}, "gates": {"max_top1_drop": 1.0, "on_failure": "fallback"}},
     )
 
 
 def _gelu(anatomy: Anatomy) -> Iterator[Advice]:
-    found = [entry for entry in anatomy.tensors if entry.role == "activation"]
-    if not found:
+    activations = [entry for entry in anatomy.tensors if entry.role == "activation"]
+    if not activations:
         return
-    worst = max(found, key=_tail)
-    one_sided = [entry for entry in found if entry.high > 4 * -entry.low]
+    worst = max(activations, key=_tail)
+    one_sided = [entry for entry in activations if entry.high > 4 * -entry.low]
     text = (
-        f"outputs lie between {min(e.low for e in found):.2f} and {max(e.high for e in found):.1f}; "
+        f"outputs lie between {min(e.low for e in activations):.2f} and {max(e.high for e in activations):.1f}; "
         f"the longest tail is {worst.layer}: largest {worst.largest:.1f}, 99.9 % below {worst.p999:.2f}"
     )
     if _tail(worst) > 4:
@@ -123,7 +121,7 @@ def _gelu(anatomy: Anatomy) -> Iterator[Advice]:
             "warning",
             "activation tails",
             text,
-            "A few values are many times larger than the rest, and clipping them costs more than coarse steps: keep "
+            "A few values are many times larger than the rest, and clipping them costs more than a coarse scale: keep "
             "the range search (method auto), and let a budget keep this layer in float if need be.",
             {"quantize": {"method": "auto", "budget": {"min_agreement": 0.98}}},
         )
@@ -132,8 +130,8 @@ def _gelu(anatomy: Anatomy) -> Iterator[Advice]:
             "note",
             "activation tails",
             text,
-            f"{len(one_sided)} of {len(found)} use almost only the positive half; symmetric int8 wastes the other. The "
-            "default preset shifts them by a multiple of the step.",
+            f"{len(one_sided)} of {len(activations)} use almost only the positive half; symmetric int8 wastes the "
+            "other. The default preset shifts them by a multiple of the scale.",
             {"quantize": {"preset": "default"}},
         )
 

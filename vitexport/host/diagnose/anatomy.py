@@ -1,4 +1,4 @@
-"""What the tensors of a float model reach on real images: the numbers every later difficulty comes from."""
+"""What the tensors of a float model hold on real images: the numbers every later difficulty comes from."""
 
 from __future__ import annotations
 
@@ -137,32 +137,32 @@ def measure_anatomy(model: Path, feeds: Sequence[NDArray[np.generic]]) -> Anatom
     statistics = {name: _Statistics() for name in cuts}
     with Probe(model, [*cuts, *(name for name in queries if name not in cuts)]) as probe:
         for feed in feeds:
-            found = probe.run(feed)
-            for name, kept in statistics.items():
-                kept.add(found[name])
+            outputs = probe.run(feed)
+            for name, gathered in statistics.items():
+                gathered.add(outputs[name])
             for name, layer in queries.items():
-                shape = found[name].shape
+                shape = outputs[name].shape
                 if len(shape) == 4:
                     shapes[layer] = AttentionShape(layer, int(shape[1]), int(shape[3]), int(shape[2]))
     order = {str(value.name): index for index, node in enumerate(graph.graph) for value in node.outputs}
-    facts = [_facts(name, *cuts[name], kept) for name, kept in statistics.items()]
+    facts = [_facts(name, *cuts[name], gathered) for name, gathered in statistics.items()]
     facts.sort(key=lambda entry: order.get(entry.tensor, 0))
     return Anatomy(len(feeds), tuple(facts), tuple(shapes.values()))
 
 
-def _facts(name: str, layer: str, role: str, kept: _Statistics) -> TensorFacts:
-    median = float(np.median(kept.channels))
-    ratios = kept.channels / median if median > 0 else np.ones_like(kept.channels)
+def _facts(name: str, layer: str, role: str, gathered: _Statistics) -> TensorFacts:
+    median = float(np.median(gathered.channels))
+    ratios = gathered.channels / median if median > 0 else np.ones_like(gathered.channels)
     order = np.argsort(-ratios)
     return TensorFacts(
         tensor=name,
         layer=layer,
         role=role,
         block=block_path(layer),
-        low=kept.low,
-        high=kept.high,
-        rms=float(np.sqrt(kept.energy / max(1, kept.count))),
-        p999=float(np.mean(kept.p999)),
+        low=gathered.low,
+        high=gathered.high,
+        rms=float(np.sqrt(gathered.energy / max(1, gathered.count))),
+        p999=float(np.mean(gathered.p999)),
         outliers=tuple(int(index) for index in order if ratios[index] > OUTLIER_RATIO),
         worst_ratio=float(ratios.max()),
     )

@@ -171,10 +171,10 @@ def bisect(
         for feed, own in feeds:
             expected = first_rows(exact.run(feed), shapes)
             given = {name: _apply(transforms.get(name), value) for name, value in expected.items()}
-            found = pieces.run(own, given)
+            outputs_of_pieces = pieces.run(own, given)
             drifted = free.run(own)
             for name in tensors:
-                local[name].add(expected[name], _undo(transforms.get(name), found[name]))
+                local[name].add(expected[name], _undo(transforms.get(name), outputs_of_pieces[name]))
                 running[name].add(expected[name], _undo(transforms.get(name), drifted[name]))
             per_block = blocks.run(own, given)
             for name in outputs.values():
@@ -204,12 +204,12 @@ def _shared(reference: ir.Model, candidate: ir.Model) -> list[Cut]:
 
 def _block_outputs(cuts: Sequence[Cut]) -> dict[str, str]:
     """Return block name to the tensor of its last residual addition."""
-    found: dict[str, str] = {}
+    outputs: dict[str, str] = {}
     for cut in cuts:
         block = block_path(cut.layer)
         if cut.role == "residual" and block is not None:
-            found[block] = cut.tensor
-    return found
+            outputs[block] = cut.tensor
+    return outputs
 
 
 def _apply(transform: Affine | None, value: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -225,7 +225,7 @@ def _score(
 ) -> tuple[LayerError, ...]:
     """Compare every layer with its kind in the other blocks; one that computes in float should make no error."""
     everything = [local[cut.tensor] for cut in cuts if cut.role in LINEAR]
-    found = []
+    errors = []
     for cut in cuts:
         own = local[cut.tensor]
         peers = [local[other.tensor] for other in cuts if other.role == cut.role and other.tensor != cut.tensor]
@@ -234,7 +234,7 @@ def _score(
             getattr(own, what) / max(_median([getattr(other, what) for other in kind]), _NEGLIGIBLE)
             for what in ("relative", "peak", "channel")
         )
-        found.append(
+        errors.append(
             LayerError(
                 layer=cut.layer,
                 role=cut.role,
@@ -247,7 +247,7 @@ def _score(
                 not_finite=own.not_finite,
             )
         )
-    return tuple(found)
+    return tuple(errors)
 
 
 def _median(values: Sequence[float]) -> float:

@@ -83,11 +83,11 @@ def _feeds(bundle: Bundle, artifact: Artifact, images: int) -> list[Array]:
 
 
 def _model(bundle: Bundle, name: str) -> Artifact:
-    found = next((artifact for artifact in bundle.models if artifact.name == name), None)
-    if found is None:
-        names = ", ".join(artifact.name for artifact in bundle.models) or "none"
+    artifact = next((one for one in bundle.models if one.name == name), None)
+    if artifact is None:
+        names = ", ".join(one.name for one in bundle.models) or "none"
         raise BundleError(f"'{name}' is no variant of '{bundle.root}'; it has {names}.", "Choose one of those.")
-    return found
+    return artifact
 
 
 def _reference(bundle: Bundle, candidate: Artifact) -> Artifact:

@@ -89,8 +89,8 @@ def _slack(reference: Floats, candidate: Floats, scale: Floats, shift: Floats) -
     is_noise = (noise < 0.25 * total) | (noise <= _NOISE**2 * loudness)
     moving = signal > 1e-12 * loudness
     # Estimates from few rows have long tails (Student's t).
-    reach = (2 + 6 / spare) * np.sqrt(noise / np.where(moving, signal, 1.0))
-    slack: Floats = np.where(is_noise, np.where(moving, reach, np.inf), 0.0)
+    tolerance = (2 + 6 / spare) * np.sqrt(noise / np.where(moving, signal, 1.0))
+    slack: Floats = np.where(is_noise, np.where(moving, tolerance, np.inf), 0.0)
     return slack
 
 

@@ -42,7 +42,7 @@ def find_cuts(model: ir.Model) -> tuple[Cut, ...]:
     inner = {layer.matmul for layer in linears if layer.add is not None}
     softmaxes = {attention.softmax for attention in find_attention(model)}
     contexts = {source_of(layer.matmul.inputs[0]) for layer in linears if layer.role == "proj"}
-    found: list[Cut] = []
+    cuts: list[Cut] = []
     for position, node in enumerate(model.graph):
         if node in inner or not node.outputs or node.outputs[0].name is None:
             continue
@@ -52,8 +52,8 @@ def find_cuts(model: ir.Model) -> tuple[Cut, ...]:
         if role is not None:
             linear = made_by.get(node)
             name = linear.name if linear is not None else module_of(node) or str(node.name)
-            found.append(Cut(str(node.outputs[0].name), name, role, position))
-    return tuple(found)
+            cuts.append(Cut(str(node.outputs[0].name), name, role, position))
+    return tuple(cuts)
 
 
 def _role(node: ir.Node, made_by: dict[ir.Node, LinearLayer], softmaxes: set[ir.Node]) -> str | None:

@@ -26,10 +26,10 @@ class Difference:
         Tensors of a square matrix per head (attention probabilities) have tokens as channels, which is as good.
         """
         expected = reference.astype(np.float64).reshape(-1, reference.shape[-1])
-        found = candidate.astype(np.float64).reshape(-1, candidate.shape[-1])
-        fine = np.isfinite(found)
+        actual = candidate.astype(np.float64).reshape(-1, candidate.shape[-1])
+        fine = np.isfinite(actual)
         self.not_finite += int((~fine & np.isfinite(expected)).sum())
-        noise = np.where(fine, found - expected, 0.0) ** 2
+        noise = np.where(fine, actual - expected, 0.0) ** 2
         self._noise = self._noise + noise.sum(axis=0)
         self._signals = self._signals + (expected**2).sum(axis=0)
 

@@ -1,4 +1,4 @@
-"""What the quantized tensors of a graph reach on real images, and what their grid can hold."""
+"""What the quantized tensors of a graph hold on real images, and what their quantization parameters can represent."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from vitexport.host.diagnose.probe import Probe
 from vitexport.host.graph.constants import array_of, is_constant
 from vitexport.host.graph.scopes import module_of
+from vitexport.host.quantize.numerics.qparams import E4M3_MAX
 
 __all__ = ["QuantizedRange", "measure_ranges"]
 
 _LARGEST = {
     ir.DataType.INT8: 127.0,
     ir.DataType.UINT8: 255.0,
-    ir.DataType.FLOAT8E4M3FN: 448.0,
+    ir.DataType.FLOAT8E4M3FN: E4M3_MAX,
 }
 
 
@@ -32,9 +33,9 @@ class QuantizedRange:
         layer: PyTorch module that made it.
         min: Smallest value seen.
         max: Largest value seen.
-        low: Smallest value the grid holds.
-        high: Largest value the grid holds.
-        clipped: Share of values more than half a step outside of the grid: what clipping, not rounding, changes.
+        low: Smallest value that can be represented.
+        high: Largest value that can be represented.
+        clipped: Fraction of values more than half a scale outside of these: what clipping, not rounding, changes.
     """
 
     tensor: str
@@ -56,46 +57,46 @@ def measure_ranges(model: Path, feeds: Sequence[NDArray[np.generic]]) -> tuple[Q
     Returns:
         In execution order; empty for a float model.
     """
-    grids = _grids(ir.load(model))
-    if not grids:
+    representable = _representable(ir.load(model))
+    if not representable:
         return ()
-    lowest = dict.fromkeys(grids, np.inf)
-    highest = dict.fromkeys(grids, -np.inf)
-    outside = dict.fromkeys(grids, 0)
-    count = dict.fromkeys(grids, 0)
-    with Probe(model, list(grids)) as probe:
+    lowest = dict.fromkeys(representable, np.inf)
+    highest = dict.fromkeys(representable, -np.inf)
+    outside = dict.fromkeys(representable, 0)
+    count = dict.fromkeys(representable, 0)
+    with Probe(model, list(representable)) as probe:
         for feed in feeds:
             for name, tensor in probe.run(feed).items():
                 values = tensor.astype(np.float64)
-                _, low, high, step = grids[name]
+                _, low, high, scale = representable[name]
                 lowest[name] = min(lowest[name], float(values.min()))
                 highest[name] = max(highest[name], float(values.max()))
-                outside[name] += int(((values < low - step / 2) | (values > high + step / 2)).sum())
+                outside[name] += int(((values < low - scale / 2) | (values > high + scale / 2)).sum())
                 count[name] += values.size
     return tuple(
         QuantizedRange(name, layer, lowest[name], highest[name], low, high, outside[name] / max(1, count[name]))
-        for name, (layer, low, high, _) in grids.items()
+        for name, (layer, low, high, _) in representable.items()
     )
 
 
-def _grids(model: ir.Model) -> dict[str, tuple[str, float, float, float]]:
-    """Return tensor name to (layer, lowest, highest value, step of its grid)."""
-    found: dict[str, tuple[str, float, float, float]] = {}
+def _representable(model: ir.Model) -> dict[str, tuple[str, float, float, float]]:
+    """Return tensor name to (layer, lowest and highest value that can be represented, scale)."""
+    ranges: dict[str, tuple[str, float, float, float]] = {}
     for node in model.graph:
         source = node.inputs[0] if node.inputs else None
         if node.op_type != "QuantizeLinear" or source is None or is_constant(source) or source.is_graph_input():
             continue
-        scale = array_of(node.inputs[1])
+        stored = array_of(node.inputs[1])
         largest = _LARGEST.get(node.outputs[0].dtype or _zero_point_type(node))
-        if scale is None or scale.size != 1 or largest is None:
+        if stored is None or stored.size != 1 or largest is None:
             continue
         zero = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
-        step, offset = float(scale.reshape(())), 0.0 if zero is None else float(zero.astype(np.float32).reshape(()))
+        scale, offset = float(stored.reshape(())), 0.0 if zero is None else float(zero.astype(np.float32).reshape(()))
         smallest = 0.0 if largest == 255 else -largest - (1 if largest == 127 else 0)
         producer = source.producer()
         layer = module_of(producer) if producer is not None else ""
-        found[str(source.name)] = (layer, (smallest - offset) * step, (largest - offset) * step, step)
-    return found
+        ranges[str(source.name)] = (layer, (smallest - offset) * scale, (largest - offset) * scale, scale)
+    return ranges
 
 
 def _zero_point_type(node: ir.Node) -> ir.DataType:

@@ -39,28 +39,32 @@ def find_transforms(
     cannot be mistaken for a transform.
     """
     before, after = ({layer.name: layer for layer in find_linears(model)} for model in (reference, candidate))
-    readers: dict[str, list[str]] = {}
+    consumers: dict[str, list[str]] = {}
     for layer in after.values():
         source = source_of(layer.matmul.inputs[0])
         if source is not None and layer.name in before:
-            readers.setdefault(str(source.name), []).append(layer.name)
+            consumers.setdefault(str(source.name), []).append(layer.name)
     wanted = [cut for cut in cuts if cut.role in ("norm", "context", "qkv")]
     names = [cut.tensor for cut in wanted]
     if not names:
         return {}
-    exact, found = _collect(files, names, [cut.tensor for cut in cuts if cut.role in _INVARIANT], feeds, shapes)
+    exact, candidate_rows = _collect(
+        files, names, [cut.tensor for cut in cuts if cut.role in _INVARIANT], feeds, shapes
+    )
     transforms: dict[str, Affine] = {}
     for cut in wanted:
-        if cut.role != "qkv" and cut.tensor in readers:
-            name = readers[cut.tensor][0]
-            matched = _match(exact[cut.tensor], found[cut.tensor], before[name], after[name])
+        if cut.role != "qkv" and cut.tensor in consumers:
+            name = consumers[cut.tensor][0]
+            matched = _match(exact[cut.tensor], candidate_rows[cut.tensor], before[name], after[name])
             if matched is not None:
                 transforms[cut.tensor] = matched
     contexts = {block_path(cut.layer): cut.tensor for cut in wanted if cut.role == "context"}
     for cut in wanted:
         context = contexts.get(block_path(cut.layer))
         if cut.role == "qkv" and context is not None:
-            merged = _merged(exact[cut.tensor], found[cut.tensor], exact[context].shape[1], transforms.get(context))
+            merged = _merged(
+                exact[cut.tensor], candidate_rows[cut.tensor], exact[context].shape[1], transforms.get(context)
+            )
             if merged is not None:
                 transforms[cut.tensor] = merged
     return transforms
@@ -75,29 +79,29 @@ def _collect(
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Return tensors of both models as ``[rows, channels]``, the candidate's on exact inputs."""
     exact: dict[str, list[Floats]] = {name: [] for name in names}
-    found: dict[str, list[Floats]] = {name: [] for name in names}
+    candidate_rows: dict[str, list[Floats]] = {name: [] for name in names}
     with Probe(files[0], [*names, *given]) as right, Probe(files[1], names, given) as other:
         for feed, own in feeds:
             expected = first_rows(right.run(feed), shapes)
-            answered = other.run(own, expected)
+            outputs = other.run(own, expected)
             for name in names:
                 exact[name].append(_rows(expected[name], len(feeds)))
-                found[name].append(_rows(answered[name], len(feeds)))
+                candidate_rows[name].append(_rows(outputs[name], len(feeds)))
     return (
         {name: np.concatenate(parts) for name, parts in exact.items()},
-        {name: np.concatenate(parts) for name, parts in found.items()},
+        {name: np.concatenate(parts) for name, parts in candidate_rows.items()},
     )
 
 
 def _rows(tensor: NDArray[np.generic], images: int) -> Floats:
     flat = tensor.reshape(-1, tensor.shape[-1])
-    step = max(1, len(flat) * images // _ROWS)
-    rows: Floats = flat[::step].astype(np.float64)
+    stride = max(1, len(flat) * images // _ROWS)
+    rows: Floats = flat[::stride].astype(np.float64)
     # What overflows is found later; here it must not spoil the fit of the other channels.
     return np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _match(exact: Floats, found: Floats, before: LinearLayer, after: LinearLayer) -> Affine | None:
+def _match(exact: Floats, candidate_rows: Floats, before: LinearLayer, after: LinearLayer) -> Affine | None:
     mine, theirs = linear_parameters(before), linear_parameters(after)
     if mine is None or theirs is None:
         return None
@@ -109,18 +113,18 @@ def _match(exact: Floats, found: Floats, before: LinearLayer, after: LinearLayer
     biases = None
     if other_bias is not None:
         biases = (np.zeros_like(other_bias) if bias is None else bias)[columns], other_bias[columns]
-    return match_channels(exact, found, (weight[:, columns], other[:, columns]), biases)
+    return match_channels(exact, candidate_rows, (weight[:, columns], other[:, columns]), biases)
 
 
-def _merged(exact: Floats, found: Floats, width: int, value: Affine | None) -> Affine | None:
+def _merged(exact: Floats, candidate_rows: Floats, width: int, value: Affine | None) -> Affine | None:
     """Return the transform of a merged qkv: K may lose its bias, V has the transform of what is read from it."""
     if exact.shape[1] != 3 * width:
         return None
     key = slice(width, 2 * width)
-    lost = (found[:, key] - exact[:, key]).mean(axis=0)
+    lost = (candidate_rows[:, key] - exact[:, key]).mean(axis=0)
     # A constant per channel is all that softmax cannot see: what varies with K itself is no bias (a norm before it that
     # is four times too large, say).
-    spread = (found[:, key] - exact[:, key] - lost).std(axis=0)
+    spread = (candidate_rows[:, key] - exact[:, key] - lost).std(axis=0)
     constant = spread < np.maximum(0.5 * exact[:, key].std(axis=0), 0.1 * exact[:, key].std())
     lost = np.where((np.abs(lost) > 2 * spread) & constant, lost, 0.0)
     if value is None and not lost.any():

@@ -1,1 +1,1 @@
-"""The canonical Vision Transformer graph: passes over onnx-ir, one per file."""
+"""Graphs of Vision Transformers: their files, constants and modules, what they are made of, and passes over them."""

@@ -84,7 +84,7 @@ class Attention:
 
 def find_attention(model: ir.Model) -> tuple[Attention, ...]:
     """Return every attention of the main graph, in execution order."""
-    found: list[Attention] = []
+    attentions: list[Attention] = []
     blocks: dict[str, int] = {}
     for node in model.graph:
         parts = _attention_at(node)
@@ -94,8 +94,8 @@ def find_attention(model: ir.Model) -> tuple[Attention, ...]:
         module = module_of(node)
         prefix = block_path(module)
         block = None if module and prefix is None else blocks.setdefault(prefix or node.name or "", len(blocks))
-        found.append(Attention(module or str(node.name), block, scores, bias, node, context))
-    return tuple(found)
+        attentions.append(Attention(module or str(node.name), block, scores, bias, node, context))
+    return tuple(attentions)
 
 
 def block_of(node: ir.Node, attentions: Sequence[Attention]) -> int | None:
@@ -210,9 +210,9 @@ def _sole_matmul(value: ir.Value) -> ir.Node | None:
         if node.op_type == "MatMul":
             return node
         if node.op_type in ("Cast", "Where", "QuantizeLinear", "DequantizeLinear", "Identity"):
-            found = _sole_matmul(node.outputs[0])
-            if found is not None:
-                return found
+            matmul = _sole_matmul(node.outputs[0])
+            if matmul is not None:
+                return matmul
     return None
 
 
@@ -228,7 +228,7 @@ def _reaches_matmul(value: ir.Value) -> bool:
 
 def origins_of(value: ir.Value | None) -> tuple[ir.Node, ...]:
     """Return the linear layers whose output reaches ``value`` through views, rotations and norms."""
-    found: list[ir.Node] = []
+    origins: list[ir.Node] = []
     seen: set[ir.Node] = set()
     pending = [value]
     while pending:
@@ -238,10 +238,10 @@ def origins_of(value: ir.Value | None) -> tuple[ir.Node, ...]:
             continue
         seen.add(node)
         if linear_at(node) is not None:
-            found.append(node)
+            origins.append(node)
         elif node.op_type in _ELEMENTWISE:
             pending.extend(node.inputs)
-    return tuple(found)
+    return tuple(origins)
 
 
 def _linears_after(value: ir.Value, through: frozenset[str]) -> Iterator[ir.Node]:

@@ -60,7 +60,7 @@ def quantize_onnx(
         out: Where the quantized model is written, in one step.
         verification: Images that will judge the result; none of them may be used for calibration.
         statistics: File of calibration statistics: read when it scales this model and these images, written otherwise.
-        progress: Called with a step name and the fraction of it that is done.
+        progress: Called with a stage name and the fraction of it that is done.
 
     Raises:
         CalibrationError: The images cannot be used, or activations are not finite.
@@ -234,5 +234,5 @@ def _read(path: Path) -> ir.Model:
         ) from error
 
 
-def _silent(step: str, fraction: float) -> None:
+def _silent(stage: str, fraction: float) -> None:
     """Report nothing."""

@@ -95,6 +95,21 @@ def test_views_that_mix_tokens_are_left_alone() -> None:
     applied(SplitQkv(), scrambled, {"x": random(2, 4, 4)}, changes=False)
 
 
+class _Idle(SplitQkv):
+    """The pass with its postcondition, and nothing done."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        return ir.passes.PassResult(model, modified=False)
+
+
+def test_a_projection_left_in_other_views_breaks_the_postcondition() -> None:
+    model = _joint([3, 2, 4], [2, 0, 3, 1, 4], _GATHER_FIRST)
+    with pytest.raises(ir.passes.PostconditionError, match="joint projections to be cut by one Split"):
+        _Idle()(model)
+    SplitQkv()(model)
+    assert not _Idle()(model).modified
+
+
 _SEPARATE = """g (float[n, 5, 8] x, float[n, 5, 8] z, float[8, 8] wq, float[8, 8] wk, float[8, 8] wv, float[8] bq,
 float[8] bv,
       int64[4] parts, int64[3] tokens) => (float[n, 5, 8] y) {{

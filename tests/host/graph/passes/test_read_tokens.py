@@ -111,3 +111,32 @@ def test_a_value_needed_whole_elsewhere_is_computed_whole() -> None:
     fc2 = next(node for node in model.graph if node.op_type == "MatMul" and node.inputs[1].name == "w2")
     assert fc2.outputs[0].shape is not None
     assert fc2.outputs[0].shape[1] == 1
+
+
+class _Idle(ReadTokens):
+    """The pass with its postcondition, and nothing done."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        return ir.passes.PassResult(model, modified=False)
+
+
+def test_tokens_that_nothing_reads_break_the_postcondition() -> None:
+    with pytest.raises(ir.passes.PostconditionError, match="found 6 in 'z', of which 1 are read"):
+        _Idle()(_model("out = Gather<axis = 1>(z, zero)"))
+    assert not _Idle()(_model("out = ReduceMean<keepdims = 0>(z, axes)", "float[N, 8] out")).modified
+
+
+def test_two_heads_that_read_the_same_token_leave_nothing_to_narrow() -> None:
+    """What is computed whole for the second head, when the first is narrowed, is narrowed with the second."""
+    heads = """
+        n1 = LayerNormalization(z, g, b)
+        d0 = MatMul(n1, w2)
+        c1 = Gather<axis = 1>(d0, zero)
+        n2 = LayerNormalization(z, b, g)
+        d1 = MatMul(n2, w1)
+        c2 = Gather<axis = 1>(d1, zero)
+        out = Add(c1, c2)
+    """
+    model = _model(heads)
+    applied(ReadTokens(), model, _FEEDS)
+    assert _rows(model, "Gelu") == [1]

@@ -16,8 +16,8 @@ from vitexport.inputs.preprocess import PreprocessSpec, Resize
 from vitexport.tensors import TensorSpec
 
 
-def stream(images, **kept):
-    statistics = StreamingStatistics("x", images=len(images), config=StatisticsConfig(**kept))
+def stream(images, **config):
+    statistics = StreamingStatistics("x", images=len(images), config=StatisticsConfig(**config))
     for image in images:
         statistics.update(image)
     return statistics.result()
@@ -30,19 +30,19 @@ def images():
 
 
 def test_extremes_means_and_counts_are_those_of_all_values(images):
-    found, rows = stream(images), np.concatenate(images).reshape(-1, 12)
-    np.testing.assert_array_equal(found.minimum, rows.min(axis=0))
-    np.testing.assert_array_equal(found.maximum, rows.max(axis=0))
-    np.testing.assert_allclose(found.mean, rows.mean(axis=0), atol=1e-5)
-    assert found.histogram.sum() == rows.size
-    expected, _ = np.histogram(rows, bins=BINS, range=(-found.bound, found.bound))
-    assert np.abs(found.histogram - expected).sum() <= 4  # values on an edge
+    stats, rows = stream(images), np.concatenate(images).reshape(-1, 12)
+    np.testing.assert_array_equal(stats.minimum, rows.min(axis=0))
+    np.testing.assert_array_equal(stats.maximum, rows.max(axis=0))
+    np.testing.assert_allclose(stats.mean, rows.mean(axis=0), atol=1e-5)
+    assert stats.histogram.sum() == rows.size
+    expected, _ = np.histogram(rows, bins=BINS, range=(-stats.bound, stats.bound))
+    assert np.abs(stats.histogram - expected).sum() <= 4  # values on an edge
 
 
 def test_the_covariance_is_that_of_the_rows(images):
     rows = np.concatenate(images).reshape(-1, 12)
-    found = stream(images, covariance_rows=10_000).covariance()
-    np.testing.assert_allclose(found, np.cov(rows.T, bias=True), atol=2e-3 * rows.var(axis=0).max())
+    covariance = stream(images, covariance_rows=10_000).covariance()
+    np.testing.assert_allclose(covariance, np.cov(rows.T, bias=True), atol=2e-3 * rows.var(axis=0).max())
 
 
 def test_the_covariance_of_many_channels_is_that_of_the_rows_too():
@@ -70,26 +70,26 @@ def test_the_covariance_does_not_depend_on_how_rows_arrive(images):
 def test_a_channel_that_never_moves_has_no_covariance(images):
     for image in images:
         image[..., 4] = 2.5
-    found = stream(images).covariance()
-    assert not found[4].any()
-    assert not found[:, 4].any()
-    assert np.isfinite(found).all()
+    covariance = stream(images).covariance()
+    assert not covariance[4].any()
+    assert not covariance[:, 4].any()
+    assert np.isfinite(covariance).all()
 
 
 def test_what_is_not_asked_for_is_not_kept(images):
-    found = stream(images, covariance_rows=0, histogram=False)
-    assert found.covariance() is None
-    assert not found.histogram.any()
+    stats = stream(images, covariance_rows=0, histogram=False)
+    assert stats.covariance() is None
+    assert not stats.histogram.any()
 
 
 def test_sampled_rows_beyond_float16_are_kept_whole_and_the_others_to_its_precision(images):
     images[4][0, 0, 3] = 123457.0
-    found = stream(images, sample_rows=450)
+    stats = stream(images, sample_rows=450)
     rows = np.concatenate(images).reshape(-1, 12)
-    assert found.sample.dtype == np.float32
-    np.testing.assert_array_equal(found.sample[200:], rows[200:])
-    np.testing.assert_allclose(found.sample[:200], rows[:200], rtol=1e-3, atol=1e-6)
-    assert found.extremes[0, 3] == 123457.0
+    assert stats.sample.dtype == np.float32
+    np.testing.assert_array_equal(stats.sample[200:], rows[200:])
+    np.testing.assert_allclose(stats.sample[:200], rows[:200], rtol=1e-3, atol=1e-6)
+    assert stats.extremes[0, 3] == 123457.0
     images[4][0, 0, 3] = 1.0
     assert stream(images, sample_rows=450).sample.dtype == np.float16
 

@@ -13,18 +13,18 @@ from vitexport.host.quantize.numerics.weights import quantize_weight, round_to_n
 def test_scales_survive_float16_and_the_error_stays_that_of_rounding(size: float, dtype: str) -> None:
     random = np.random.default_rng(0)
     weight = (random.normal(size=(32, 6)) * size).astype(np.float32)
-    found = quantize_weight(weight, dtype, variance=np.ones(32, np.float32))
-    stored = found.scale.astype(np.float16)
+    quantized = quantize_weight(weight, dtype, variance=np.ones(32, np.float32))
+    stored = quantized.scale.astype(np.float16)
     assert (stored > 0).all()
-    tiny = found.scale < 2.0**-14
-    np.testing.assert_array_equal(stored[tiny].astype(np.float32), found.scale[tiny])
-    error = np.abs(found.values.astype(np.float32) * stored.astype(np.float32) - weight).max()
-    step = 2.0**-24 if dtype == "int8" else 2.0**-24 * 16
-    assert error <= max(0.1 * np.abs(weight).max(), step)
+    tiny = quantized.scale < 2.0**-14
+    np.testing.assert_array_equal(stored[tiny].astype(np.float32), quantized.scale[tiny])
+    error = np.abs(quantized.values.astype(np.float32) * stored.astype(np.float32) - weight).max()
+    smallest = 2.0**-24 if dtype == "int8" else 2.0**-24 * 16
+    assert error <= max(0.1 * np.abs(weight).max(), smallest)
 
 
 def test_nearest_rounding_does_the_same() -> None:
     weight = np.array([[3e-9, 0.5], [-2e-9, 0.25]], dtype=np.float32)
-    found = round_to_nearest(weight)
-    assert (found.scale.astype(np.float16) > 0).all()
-    np.testing.assert_allclose(found.dequantized()[:, 1], weight[:, 1], atol=0.5 / 254)
+    quantized = round_to_nearest(weight)
+    assert (quantized.scale.astype(np.float16) > 0).all()
+    np.testing.assert_allclose(quantized.dequantized()[:, 1], weight[:, 1], atol=0.5 / 254)

@@ -30,10 +30,10 @@ def test_learned_rounding_loses_less_on_inputs_it_has_not_seen(rng):
 def test_a_range_is_clipped_where_that_lowers_the_output_error(rng):
     weight = rng.normal(size=(64, 8)).astype(np.float32)
     weight[0] = 12.0  # wide, on an input that hardly moves
-    energy = np.ones(64, dtype=np.float32)
-    energy[0] = 1e-4
-    inputs = (rng.normal(size=(500, 64)) * np.sqrt(energy)).astype(np.float32)
-    chosen = quantize_weight(weight, "int8", variance=energy)
+    variance = np.ones(64, dtype=np.float32)
+    variance[0] = 1e-4
+    inputs = (rng.normal(size=(500, 64)) * np.sqrt(variance)).astype(np.float32)
+    chosen = quantize_weight(weight, "int8", variance=variance)
     assert output_error(inputs, weight, chosen) < 0.8 * output_error(inputs, weight, round_to_nearest(weight))
 
 
@@ -53,13 +53,13 @@ def test_neighbouring_products_never_overflow_below_the_ceilings(rng, learned, c
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_room_for_pairs_costs_little(rng, learned):
-    """A few large weights among ordinary ones: the whole channel's step grows a little, no weight is moved far."""
+    """A few large weights among ordinary ones: the whole channel's scale grows a little, no weight is moved far."""
     inputs = correlated(rng, 2000, 192)
     weight = (rng.normal(size=(192, 48)) * 0.3).astype(np.float32)
     weight[rng.integers(0, 192, 48), np.arange(48)] += 1.0
-    kept = {"energy": inputs.var(axis=0), "covariance": np.cov(inputs.T) if learned else None}
-    free = quantize_weight(weight, "int8", **kept)
-    limited = quantize_weight(weight, "int8", **kept, ceilings=np.full(192, 245))
+    statistics = {"variance": inputs.var(axis=0), "covariance": np.cov(inputs.T) if learned else None}
+    free = quantize_weight(weight, "int8", **statistics)
+    limited = quantize_weight(weight, "int8", **statistics, ceilings=np.full(192, 245))
     assert saturating_pairs(free.values, 245) > 0
     assert saturating_pairs(limited.values, 245) == 0
     assert output_error(inputs, weight, limited) < 2.5 * output_error(inputs, weight, free)

@@ -82,7 +82,7 @@ def test_the_gain_is_the_slope_of_each_head(rng: np.random.Generator) -> None:
     moments.add(rounded(p, 0.6) - p, p @ v, v, np.ones(TOKENS))
     centre = moments.centre(np.zeros(HEADS * CHANNELS, np.float32))
     shifted = v - centre.reshape(HEADS, 1, CHANNELS)
-    exact, found = p @ shifted, rounded(p, 0.6) @ shifted
-    slopes = (exact * found).sum(axis=(1, 2)) / np.square(found).sum(axis=(1, 2))
+    exact, inexact = p @ shifted, rounded(p, 0.6) @ shifted
+    slopes = (exact * inexact).sum(axis=(1, 2)) / np.square(inexact).sum(axis=(1, 2))
     np.testing.assert_allclose(moments.gain(centre), np.repeat(slopes, CHANNELS), rtol=1e-4)
     assert np.abs(slopes - 1).max() > 1e-3

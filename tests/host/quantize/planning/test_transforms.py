@@ -129,24 +129,24 @@ def test_queries_and_keys_are_balanced_and_keys_centred(graph: ir.Model, feeds: 
     before = outputs(graph, feeds, tmp_path)
     tensors = attention_tensors(graph)
     assert tensors
-    found = statistics(graph, feeds, [name for names in tensors.values() for name in names])
-    means = {name: found[value].mean.astype(np.float32) for name, (_, _, value) in tensors.items()}
+    collected = statistics(graph, feeds, [name for names in tensors.values() for name in names])
+    means = {name: collected[value].mean.astype(np.float32) for name, (_, _, value) in tensors.items()}
     scales = {name: AttentionScales(1.0, mean, np.ones_like(mean)) for name, mean in means.items()}
-    plan_attention(graph, tensors, found, {}, scales, scheme_of(QuantizeSettings(target="tensorrt")))
+    plan_attention(graph, tensors, collected, {}, scales, scheme_of(QuantizeSettings(target="tensorrt")))
     assert_unchanged(before, graph, feeds, tmp_path)
 
 
 def test_gains_multiply_the_values_and_nothing_else(graph: ir.Model, feeds: ImageFeeds, tmp_path: Path) -> None:
     before = outputs(graph, feeds, tmp_path)
     tensors = attention_tensors(graph)
-    found = statistics(graph, feeds, [name for names in tensors.values() for name in names])
+    collected = statistics(graph, feeds, [name for names in tensors.values() for name in names])
     scales = {
-        name: AttentionScales(1.0, found[v].mean.astype(np.float32), 1 + found[v].maximum)
+        name: AttentionScales(1.0, collected[v].mean.astype(np.float32), 1 + collected[v].maximum)
         for name, (_, _, v) in tensors.items()
     }
     untouched = (np.ones(1, np.float32), np.zeros(1, np.float32))
     values = {value: untouched for _, _, value in tensors.values()}
-    plans = plan_attention(graph, tensors, found, values, scales, scheme_of(QuantizeSettings(target="tensorrt")))
+    plans = plan_attention(graph, tensors, collected, values, scales, scheme_of(QuantizeSettings(target="tensorrt")))
     factors = apply_gains(graph, plans)
     assert len(factors) == len(plans) > 0
     assert np.abs(outputs(graph, feeds, tmp_path) - before).max() > 0.1 * np.abs(before).max()
@@ -161,12 +161,12 @@ def test_gains_multiply_the_values_and_nothing_else(graph: ir.Model, feeds: Imag
 
 def test_values_that_were_not_centred_get_no_gain(graph: ir.Model, feeds: ImageFeeds) -> None:
     tensors = attention_tensors(graph)
-    found = statistics(graph, feeds, [name for names in tensors.values() for name in names])
+    collected = statistics(graph, feeds, [name for names in tensors.values() for name in names])
     scales = {
-        name: AttentionScales(1.0, found[v].mean.astype(np.float32), 1 + found[v].maximum)
+        name: AttentionScales(1.0, collected[v].mean.astype(np.float32), 1 + collected[v].maximum)
         for name, (_, _, v) in tensors.items()
     }
-    plans = plan_attention(graph, tensors, found, {}, scales, scheme_of(QuantizeSettings(target="tensorrt")))
+    plans = plan_attention(graph, tensors, collected, {}, scales, scheme_of(QuantizeSettings(target="tensorrt")))
     assert all((plan.gain == 1).all() for plan in plans)
 
 
@@ -189,8 +189,8 @@ def test_everything_that_is_planned_together_changes_nothing(
     before = outputs(graph, feeds, tmp_path)
     settings = QuantizeSettings.model_validate({"target": target})
     layers = choose_layers(graph, where="model")
-    found = statistics(graph, feeds, list(layers_by_input(layers)))
-    plans = plan_tensors(graph, layers, found, settings, scheme_of(settings), class_token=True)
+    collected = statistics(graph, feeds, list(layers_by_input(layers)))
+    plans = plan_tensors(graph, layers, collected, settings, scheme_of(settings), class_token=True)
     assert {plan.kind for plan in plans} >= {"norm", "value", "gelu"}
     assert_unchanged(before, graph, feeds, tmp_path)
 
@@ -200,8 +200,8 @@ def test_the_bias_makes_up_for_the_shift_that_a_float16_body_subtracts(
 ) -> None:
     settings = QuantizeSettings(target="tensorrt")
     layers = choose_layers(graph, where="model")
-    found = statistics(graph, feeds, list(layers_by_input(layers)))
-    plans = plan_tensors(graph, layers, found, settings, scheme_of(settings), class_token=True)
+    collected = statistics(graph, feeds, list(layers_by_input(layers)))
+    plans = plan_tensors(graph, layers, collected, settings, scheme_of(settings), class_token=True)
     shifts = np.array([plan.choice.shift[0] for plan in plans if plan.kind == "gelu"])
     assert shifts.all()
     np.testing.assert_array_equal(shifts, shifts.astype(np.float16))

@@ -22,7 +22,7 @@ from vitexport.inputs.images import batches, list_images
 from vitexport.recipe.settings import QuantizeSettings
 from vitexport.runtimes import open_runtime
 from vitexport.tensors import Array
-from vitexport.verify.parity import measure
+from vitexport.verification.parity import measure
 
 IMAGES = list_images(CALIBRATION, limit=16)
 
@@ -32,15 +32,15 @@ def test_ranges_taken_inside_the_graph_are_those_of_the_tensors_themselves(model
     metadata = ModelMetadata.from_metadata(graph.metadata_props, where=str(model))
     feeds = ImageFeeds(IMAGES, metadata.preprocess, metadata.model.inputs[0], tmp_path)
     nodes = len(graph.graph)
-    found = float_ranges(graph, feeds, [0, 2, 5])
+    ranges = float_ranges(graph, feeds, [0, 2, 5])
     assert len(graph.graph) == nodes  # the graph itself stays as it was
     computed = {str(value.name) for node in graph.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT}
-    assert set(found) == computed
-    with open_exposed(graph, list(found)) as runtime:
+    assert set(ranges) == computed
+    with open_exposed(graph, list(ranges)) as runtime:
         outputs = list(run_images(runtime, feeds, [0, 2, 5]))
-    for name, largest in found.items():
+    for name, largest in ranges.items():
         np.testing.assert_allclose(largest, max(np.abs(one[name]).max() for one in outputs), rtol=1e-4)
-    assert len({round(value, 3) for value in found.values()}) > 20
+    assert len({round(value, 3) for value in ranges.values()}) > 20
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,8 @@ class AttentionScale(ir.passes.InPlacePass):
         """Fold every scalar factor on q, k or the scores."""
         changed = False
         for attention in find_attention(model):
-            while (found := _factor(attention.scores)) is not None:
-                node, data, factor, columns = found
+            while (scaled := _factor(attention.scores)) is not None:
+                node, data, factor, columns = scaled
                 _scale(model.graph, columns, factor)
                 node.outputs[0].replace_all_uses_with(data)
                 model.graph.remove(node, safe=True)
@@ -57,9 +57,9 @@ def _factor(scores: ir.Node) -> tuple[ir.Node, ir.Value, float, _Columns] | None
                 if columns is not None:
                     return node, scaled[0], scaled[1], columns
     for value in scores.inputs:
-        found = _on_path(value)
-        if found is not None:
-            node, data, factor = found
+        on_path = _on_path(value)
+        if on_path is not None:
+            node, data, factor = on_path
             columns = _source(node.outputs[0], next(iter(node.outputs[0].consumers())))
             if columns is not None:
                 return node, data, factor, columns

@@ -19,11 +19,11 @@ PROBABILITIES = "probabilities"
 
 
 def write_pixel_planes(model_path: Path, preprocess: PreprocessSpec, out: Path) -> tuple[Path, ...]:
-    """Write a model that takes ``float32[N, 3, H, W]`` pixels of 0 to 255 and answers with softmax probabilities.
+    """Write a model that takes ``float32[N, 3, H, W]`` pixels of 0 to 255 and puts out softmax probabilities.
 
     The normalization becomes three nodes that compute what :func:`~vitexport.inputs.preprocess.normalize` computes, in
     its order: folding it into the first layer would change last bits, and a quantized model turns those into whole
-    steps.
+    integers.
 
     Args:
         model_path: A classifier made by this package, with normalized planes or uint8 pixels as its input.
@@ -42,7 +42,7 @@ def write_pixel_planes(model_path: Path, preprocess: PreprocessSpec, out: Path) 
             _take_planes(model)
         else:
             _normalize(model, preprocess)
-        _answer_probabilities(model)
+        _append_softmax(model)
     except (ValueError, OSError) as error:
         raise ExportError(
             f"'{model_path}' cannot be turned into a graph that takes pixel planes: {error}",
@@ -102,7 +102,7 @@ def _take_planes(model: ir.Model) -> None:
     graph.remove([transpose, cast], safe=True)
 
 
-def _answer_probabilities(model: ir.Model) -> None:
+def _append_softmax(model: ir.Model) -> None:
     """Append a Softmax: nvinfer's classifier takes outputs as probabilities and drops those below zero."""
     logits = model.graph.outputs[0]
     producer = logits.producer()

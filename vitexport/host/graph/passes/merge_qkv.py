@@ -41,10 +41,10 @@ def _separate(model: ir.Model, attention: Attention) -> tuple[LinearLayer, Linea
     """Return the projections of q, k and v if there are three, of the same tokens."""
     nodes = []
     for value in (*attention.scores.inputs[:2], attention.context.inputs[1]):
-        found = origins_of(value)
-        if len(found) != 1:
+        origins = origins_of(value)
+        if len(origins) != 1:
             return None
-        nodes.append(found[0])
+        nodes.append(origins[0])
     if len(set(nodes)) != 3 or len({node.inputs[0] for node in nodes}) != 1:
         return None
     layers = [LinearLayer.of(node) for node in nodes]

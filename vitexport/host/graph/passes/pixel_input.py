@@ -84,10 +84,10 @@ def _first_conv(model: ir.Model) -> ir.Node | None:
     """Return the Conv that alone reads the input's values, if normalization can fold into it."""
     if len(model.graph.inputs) != 1:
         return None
-    readers = {node for node in model.graph.inputs[0].consumers() if node.op_type != "Shape"}
-    if len(readers) != 1:
+    consumers = {node for node in model.graph.inputs[0].consumers() if node.op_type != "Shape"}
+    if len(consumers) != 1:
         return None
-    conv = readers.pop()
+    conv = consumers.pop()
     if conv.op_type != "Conv" or not is_constant(conv.inputs[1]):
         return None
     if len(conv.inputs) > 2 and conv.inputs[2] is not None and not is_constant(conv.inputs[2]):

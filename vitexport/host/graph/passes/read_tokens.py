@@ -29,22 +29,27 @@ class ReadTokens(ir.passes.InPlacePass):
 
     A head that reads the class token needs one row of the last block's output, so of that block only keys and values
     have to be computed for every token: queries, probabilities, projection and MLP work on the rows that are read. The
-    results are the same numbers; for ViT-B/16 a sixteenth of all products is never computed. Requires shapes on
-    values; ensures that no weighted MatMul computes tokens that only a Gather or Slice of others follows.
+    results are the same numbers; for ViT-B/16 a sixteenth of all GEMMs is never computed. Requires shapes on values;
+    ensures that no weighted MatMul that is understood computes tokens that only a Gather or Slice of others follows.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Narrow what follows the last attention, where it is understood and saves a product."""
+        """Narrow what follows the last attention, where it is understood and saves a GEMM."""
         changed = False
-        for value in [output for node in model.graph for output in node.outputs]:
-            reads = _reads(value)
-            if reads is None:
-                continue
-            plan = _plan(model.graph, value, reads)
-            if plan.saves_product:
-                _apply(model.graph, plan)
-                changed = True
+        # A plan may leave an earlier value to picks alone. Every plan narrows a value, so there is an end.
+        while (plan := _first_plan(model.graph)) is not None:
+            _apply(model.graph, plan)
+            changed = True
         return ir.passes.PassResult(model, modified=changed)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check that no GEMM computes tokens that are not read."""
+        plan = _first_plan(model.graph)
+        if plan is not None:
+            raise ir.passes.PostconditionError(
+                f"Expected only tokens that are read to be computed, found {plan.reads.tokens} in '{plan.value.name}', "
+                f"of which {len(plan.reads.rows)} are read."
+            )
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class _Reads:
 
     tokens: int
     rows: tuple[int, ...]
-    readers: dict[ir.Node, list[int]]
+    consumers: dict[ir.Node, list[int]]
 
 
 @dataclass
@@ -61,7 +66,7 @@ class _Plan:
     """What becomes of the graph.
 
     Attributes:
-        value: The value in front of the readers.
+        value: The value in front of the consumers.
         reads: What is read of it.
         narrowed: Nodes that compute the read rows only, with the axis of their outputs.
         inputs: For each of them the (input, axis) pairs that carry the rows.
@@ -75,8 +80,19 @@ class _Plan:
     gathered: dict[tuple[ir.Value, int], list[Use]] = field(default_factory=dict)
 
     @property
-    def saves_product(self) -> bool:
+    def saves_gemm(self) -> bool:
         return any(node.op_type == "MatMul" and is_constant(node.inputs[1]) for node in self.narrowed)
+
+
+def _first_plan(graph: ir.Graph) -> _Plan | None:
+    """Return the plan of the first value, in execution order, for which one saves a GEMM."""
+    for node in graph:
+        for value in node.outputs:
+            reads = _reads(value)
+            plan = None if reads is None else _plan(graph, value, reads)
+            if plan is not None and plan.saves_gemm:
+                return plan
+    return None
 
 
 def _reads(value: ir.Value) -> _Reads | None:
@@ -84,9 +100,9 @@ def _reads(value: ir.Value) -> _Reads | None:
     shape = value.shape
     if value.is_graph_output() or shape is None or len(shape) != 3 or not isinstance(shape[1], int):
         return None
-    readers = {node: _picked(node, value, shape[1]) for node in value.consumers()}
-    known = {node: rows for node, rows in readers.items() if rows is not None}
-    if not known or len(known) < len(readers):
+    consumers = {node: _picked(node, value, shape[1]) for node in value.consumers()}
+    known = {node: rows for node, rows in consumers.items() if rows is not None}
+    if not known or len(known) < len(consumers):
         return None
     rows = tuple(sorted({row for picked in known.values() for row in picked}))
     return _Reads(shape[1], rows, known) if 2 * len(rows) < shape[1] else None
@@ -170,8 +186,8 @@ def _broadcasting(node: ir.Node, axis: int, tokens: int) -> Needs | None:
     return needs
 
 
-def _product(node: ir.Node, axis: int, tokens: int) -> Needs | None:
-    """Rows of a product are rows of its first factor."""
+def _matmul(node: ir.Node, axis: int, tokens: int) -> Needs | None:
+    """Rows of a GEMM are rows of its first operand."""
     first, second = node.inputs
     rank = _rank(node.outputs[0])
     if _rank(first) != rank or axis == rank - 1 or (_rank(second) > 2 and axis != rank - 2):
@@ -200,7 +216,7 @@ _RULES: dict[str, Callable[[ir.Node, int, int], Needs | None]] = {
     **dict.fromkeys(_ELEMENTWISE, _same_axis),
     **dict.fromkeys(_LAST_AXIS, _along_last_axis),
     **dict.fromkeys(_BROADCASTING, _broadcasting),
-    "MatMul": _product,
+    "MatMul": _matmul,
     "Transpose": _transposed,
     "Reshape": _reshaped,
     "Split": _split,
@@ -223,7 +239,7 @@ def _apply(graph: ir.Graph, plan: _Plan) -> None:
                 node.replace_input_with(1, add_initializer(graph, "read_shape", new))
         for output in node.outputs:
             _narrow_shape(output, axis, len(rows))
-    for node, picked in plan.reads.readers.items():
+    for node, picked in plan.reads.consumers.items():
         _renumber(graph, node, [rows.index(row) for row in picked])
 
 
@@ -238,9 +254,9 @@ def _take(graph: ir.Graph, value: ir.Value, axis: int, rows: Sequence[int]) -> i
             graph, name, lambda: np.take(tensor.numpy(), rows, axis=axis), tensor.dtype, tuple(shape)
         )
     index = add_initializer(graph, "read_tokens", np.array(rows, dtype=np.int64))
-    gather = ir.node("Gather", [value, index], {"axis": axis}, name=f"{value.name}.read")
+    gather = ir.node("Gather", [value, index], {"axis": axis})
     chosen = gather.outputs[0]
-    chosen.name, chosen.type, chosen.shape = f"{value.name}.read", value.type, ir.Shape(value.shape or ())
+    chosen.type, chosen.shape = value.type, ir.Shape(value.shape or ())
     _narrow_shape(chosen, axis, len(rows))
     producer = value.producer()
     if producer is None:
@@ -251,7 +267,7 @@ def _take(graph: ir.Graph, value: ir.Value, axis: int, rows: Sequence[int]) -> i
 
 
 def _renumber(graph: ir.Graph, node: ir.Node, positions: Sequence[int]) -> None:
-    """Let a reader pick its tokens among those that are left."""
+    """Let a consumer pick its tokens among those that are left."""
     if node.op_type == "Gather":
         index = array_of(node.inputs[1])
         assert index is not None

@@ -38,24 +38,40 @@ class SplitQkv(ir.passes.InPlacePass):
 
     timm cuts a five-dimensional tensor by Slice and Squeeze, others order the channels head by head. Each view is
     identified by where its elements come from, so any layout is understood; channels are reordered in the weight where
-    needed. Requires shapes on values; ensures that a rewritten projection is consumed by one Split.
+    needed. Requires shapes on values; ensures that every joint projection that is understood is consumed by one Split.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite every joint projection whose views are all understood."""
         changed = False
         for layer in find_linears(model):
-            if layer.role == "qkv" and layer.matmul.op_type == "MatMul":
-                parts = _parts(layer)
-                if parts is not None and not _is_canonical(layer):
-                    _rewrite(model.graph, layer, parts)
-                    changed = True
+            parts = _rewritable(layer)
+            if parts is not None:
+                _rewrite(model.graph, layer, parts)
+                changed = True
         return ir.passes.PassResult(model, modified=changed)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check that nothing rewritable is left."""
+        left = [layer.name for layer in find_linears(model) if _rewritable(layer) is not None]
+        if left:
+            raise ir.passes.PostconditionError(f"Expected joint projections to be cut by one Split, found {left[:3]}.")
+
+
+def _rewritable(layer: LinearLayer) -> tuple[_Part, ...] | None:
+    """Return the parts of a joint projection that something else than one Split cuts, or None."""
+    if layer.role != "qkv" or layer.matmul.op_type != "MatMul" or _is_canonical(layer):
+        return None
+    return _parts(layer)
 
 
 def _is_canonical(layer: LinearLayer) -> bool:
-    consumers = layer.output.consumers()
+    consumers = [node for node in layer.output.consumers() if _is_used(node)]
     return len(consumers) == 1 and consumers[0].op_type == "Split"
+
+
+def _is_used(node: ir.Node) -> bool:
+    return any(output.uses() or output.is_graph_output() for output in node.outputs)
 
 
 def _parts(layer: LinearLayer) -> tuple[_Part, ...] | None:
@@ -64,17 +80,17 @@ def _parts(layer: LinearLayer) -> tuple[_Part, ...] | None:
     if shape is None or len(shape) != 3:
         return None
     tokens, width = shape[1:]
-    found: list[_Part] = []
+    parts: list[_Part] = []
     start = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
-    if not _walk(layer.output, start, tokens, width, found) or len(found) != 3:
+    if not _walk(layer.output, start, tokens, width, parts) or len(parts) != 3:
         return None
-    if len({(part.heads, part.width, part.tokens) for part in found}) != 1:
+    if len({(part.heads, part.width, part.tokens) for part in parts}) != 1:
         return None
-    order = {id(value): index for index, value in enumerate(_attention_order(found))}
-    found.sort(key=lambda part: order.get(id(part.value), 3))
-    if sorted(c for part in found for c in part.channels) != list(range(width)):
+    order = {id(value): index for index, value in enumerate(_attention_order(parts))}
+    parts.sort(key=lambda part: order.get(id(part.value), 3))
+    if sorted(c for part in parts for c in part.channels) != list(range(width)):
         return None
-    return tuple(found)
+    return tuple(parts)
 
 
 def _attention_order(parts: list[_Part]) -> list[ir.Value]:
@@ -82,18 +98,18 @@ def _attention_order(parts: list[_Part]) -> list[ir.Value]:
     return [part.value for part in sorted(parts, key=lambda part: min(part.channels))]
 
 
-def _walk(value: ir.Value, source: IndexMap, tokens: int, width: int, found: list[_Part]) -> bool:
+def _walk(value: ir.Value, source: IndexMap, tokens: int, width: int, parts: list[_Part]) -> bool:
     """Follow views from ``value``; collect where they end as heads of q, k or v. False if one ends otherwise."""
     part = _as_part(value, source, tokens, width)
     consumers = value.consumers()
     if part is not None and not (len(consumers) == 1 and _swaps_last_axes(consumers[0])):
-        found.append(part)
+        parts.append(part)
         return True
     if not consumers or value.is_graph_output() or any(node.op_type not in _VIEWS for node in consumers):
         return False
     for node in dict.fromkeys(consumers):
         for output, view in zip(node.outputs, apply_view(node, source), strict=True):
-            if view is None or (output.uses() and not _walk(output, view, tokens, width, found)):
+            if view is None or (output.uses() and not _walk(output, view, tokens, width, parts)):
                 return False
     return True
 
@@ -133,6 +149,16 @@ def _rewrite(graph: ir.Graph, layer: LinearLayer, parts: tuple[_Part, ...]) -> N
         views = head_views(graph, output, part.value, part.heads, part.width, part.swapped)
         new.extend(inherit_module(view, consumer) for view in views)
     graph.insert_after(after, new)
+    for part in parts:
+        _remove_unused(graph, part.value.producer())
+
+
+def _remove_unused(graph: ir.Graph, node: ir.Node | None) -> None:
+    """Remove a view that nothing uses any more, and those before it that only it used."""
+    while node is not None and not _is_used(node):
+        source = node.inputs[0]
+        graph.remove(node, safe=True)
+        node = None if source is None else source.producer()
 
 
 def head_views(

@@ -26,9 +26,9 @@ class WindowMask(ir.passes.InPlacePass):
         """Rewrite every masked attention."""
         changed = False
         for node in tuple(model.graph):
-            found = _masked(node)
-            if found is not None:
-                _rewrite(model.graph, node, found)
+            masked = _masked(node)
+            if masked is not None:
+                _rewrite(model.graph, node, masked)
                 changed = True
         return ir.passes.PassResult(model, modified=changed)
 
@@ -84,22 +84,22 @@ def _repeated(node: ir.Node) -> NDArray[np.generic] | None:
     return mask if len(result) == 4 and result[1:] == (1, *mask.shape[3:]) else None
 
 
-def _rewrite(graph: ir.Graph, node: ir.Node, found: _Masked) -> None:
-    windows, length = found.constant.shape[1], found.constant.shape[-1]
+def _rewrite(graph: ir.Graph, node: ir.Node, masked: _Masked) -> None:
+    windows, length = masked.constant.shape[1], masked.constant.shape[-1]
     output = node.outputs[0]
     split = add_initializer(
-        graph, "windows_shape", np.array([-1, windows, found.heads, length, length], dtype=np.int64)
+        graph, "windows_shape", np.array([-1, windows, masked.heads, length, length], dtype=np.int64)
     )
-    joined = add_initializer(graph, "scores_shape", np.array([-1, found.heads, length, length], dtype=np.int64))
-    constant = add_initializer(graph, "window_mask", found.constant)
-    apart = ir.node("Reshape", [found.scores, split])
+    joined = add_initializer(graph, "scores_shape", np.array([-1, masked.heads, length, length], dtype=np.int64))
+    constant = add_initializer(graph, "window_mask", masked.constant)
+    apart = ir.node("Reshape", [masked.scores, split])
     added = ir.node("Add", [apart.outputs[0], constant])
     together = ir.node("Reshape", [added.outputs[0], joined])
     for made in (apart, added, together):
         inherit_module(made, node)
         made.outputs[0].type = output.type
     batch = ir.SymbolicDim("images")
-    apart.outputs[0].shape = added.outputs[0].shape = ir.Shape([batch, windows, found.heads, length, length])
+    apart.outputs[0].shape = added.outputs[0].shape = ir.Shape([batch, windows, masked.heads, length, length])
     together.outputs[0].shape = output.shape
     graph.insert_before(node, [apart, added, together])
     output.replace_all_uses_with(together.outputs[0])

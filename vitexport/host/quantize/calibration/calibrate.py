@@ -127,7 +127,7 @@ def collect_statistics(
         wanted: What to keep of each tensor, by name; channels are its last axis.
         feeds: Calibration images.
         class_token: Row 0 of each image is what the head reads.
-        progress: Called with a step name and the fraction of it that is done.
+        progress: Called with a stage name and the fraction of it that is done.
 
     Raises:
         CalibrationError: There are no images, or a tensor holds NaN or infinity.

@@ -13,10 +13,10 @@ LARGEST = 4096
 """Channels above which no covariance is kept: 5120 of them (ViT-H) would take 105 MB for each layer."""
 
 _BUFFERED = 512
-"""Rows gathered before one matrix product adds them."""
+"""Rows gathered before one GEMM adds them."""
 
 _SLAB = 64
-"""Rows of the symmetric sum of products that are kept together, from their first diagonal element on."""
+"""Rows of the symmetric Gram matrix that are kept together, from their first diagonal element on."""
 
 Floats = NDArray[np.float32]
 

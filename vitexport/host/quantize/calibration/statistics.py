@@ -35,7 +35,7 @@ CLASS_TOKEN_IMPORTANCE = 20.0
 the others. On DeiT-Tiny anything from 10 to 50 gains 2 dB of logit SQNR over 1."""
 
 _MANY_ROWS = 16384
-"""So many rows show how far a channel reaches on other images too; fewer show less."""
+"""So many rows show the extremes of a channel on other images too; fewer show less."""
 
 EXTREME_ROWS = 64
 """Rows of largest magnitude kept of each tensor."""

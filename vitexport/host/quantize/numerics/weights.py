@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vitexport.host.quantize.numerics.qparams import E4M3_MAX, QuantizedWeight
 
-__all__ = ["quantize_weight", "round_learned", "round_to_nearest", "saturating_pairs"]
+__all__ = ["quantize_weight", "round_gptq", "round_to_nearest", "saturating_pairs"]
 
 Floats = NDArray[np.float32]
 
@@ -60,7 +60,7 @@ def quantize_weight(
         scale = np.maximum(scale, _pair_scale(np.clip(weight, -127 * scale, 127 * scale), ceilings))
     scale = _storable(scale)
     if covariance is not None:
-        return QuantizedWeight(round_learned(weight, scale, covariance, ceilings=ceilings), scale)
+        return QuantizedWeight(round_gptq(weight, scale, covariance, ceilings=ceilings), scale)
     return QuantizedWeight(_round(weight, scale, ceilings), scale)
 
 
@@ -121,7 +121,7 @@ def _pair_scale(weight: Floats, ceilings: NDArray[np.integer[Any]]) -> Floats:
     return scale
 
 
-def round_learned(
+def round_gptq(
     weight: Floats,
     scale: Floats,
     covariance: NDArray[np.float64],

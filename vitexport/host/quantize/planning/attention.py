@@ -15,14 +15,12 @@ from vitexport.host.quantize.calibration.statistics import TensorStatistics
 from vitexport.host.quantize.numerics.qparams import QuantParams, symmetric_qparams
 from vitexport.host.quantize.planning.attention_scales import AttentionScales, probability_qparams
 from vitexport.host.quantize.planning.transforms import projection_columns, scale_projection
-from vitexport.host.quantize.qdq.emit import emit_activation
 from vitexport.host.quantize.scheme import QdqScheme
 
 __all__ = [
     "AttentionPlan",
     "apply_gains",
     "attention_tensors",
-    "emit_attention",
     "plan_attention",
 ]
 
@@ -162,21 +160,3 @@ def _columns(layer: LinearLayer) -> int:
     bias = array_of(layer.bias)
     assert bias is not None
     return int(bias.size)
-
-
-def emit_attention(model: ir.Model, plans: Sequence[AttentionPlan]) -> None:
-    """Write Q/DQ before both GEMMs of the planned attentions."""
-    by_name = {plan.name: plan for plan in plans}
-    for one in find_attention(model):
-        plan = by_name.get(one.name)
-        if plan is None:
-            continue
-        for node, index, qparams in (
-            (one.scores, 0, plan.query),
-            (one.scores, 1, plan.key),
-            (one.context, 0, plan.probabilities),
-            (one.context, 1, plan.value),
-        ):
-            value = node.inputs[index]
-            assert value is not None
-            emit_activation(model.graph, value, qparams, [node])

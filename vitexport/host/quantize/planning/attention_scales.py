@@ -160,7 +160,7 @@ def centred(statistics: TensorStatistics, centre: Floats) -> TensorStatistics:
 
 
 def probability_qparams(scheme: QdqScheme, clipping_threshold: float) -> QuantParams:
-    """Return parameters for 0 to ``clipping_threshold``; TensorRT's own end at 1 (a scale of 1/127 in int8, 1/448 in fp8)."""
+    """Return parameters up to ``clipping_threshold``; TensorRT's own end at 1 (scale 1/127 in int8, 1/448 in fp8)."""
     if scheme.activation == "uint8":
         return asymmetric_qparams(0.0, clipping_threshold, float16_scale=scheme.float16_scales)
     return symmetric_qparams(clipping_threshold, scheme.activation, float16_scale=scheme.float16_scales)

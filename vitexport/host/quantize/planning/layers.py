@@ -114,16 +114,16 @@ def choose_layers(model: ir.Model, *, where: str) -> tuple[QuantizedLayer, ...]:
     linears = find_linears(model)
     plain = [linear for linear in linears if linear.role not in _FLOAT_ROLES and _is_plain(linear.matmul)]
     layers = [QuantizedLayer(one, is_transposed(one.matmul)) for one in plain if array_of(one.weight) is not None]
-    kept = [layer for layer in layers if min(layer.shape) >= SMALLEST]
-    whole = {layer.linear.block for layer in kept if layer.linear.role == "fc2"}
-    kept = [layer for layer in kept if layer.linear.role != "fc1" or layer.linear.block in whole]
-    if not kept:
+    chosen = [layer for layer in layers if min(layer.shape) >= SMALLEST]
+    whole = {layer.linear.block for layer in chosen if layer.linear.role == "fc2"}
+    chosen = [layer for layer in chosen if layer.linear.role != "fc1" or layer.linear.block in whole]
+    if not chosen:
         raise QuantizeError(
             f"Expected weighted MatMuls to quantize in '{where}', found {len(linears)} linear layers, none that "
             "qualifies.",
             "Give a transformer exported by `vitexport export`; its head and patch embedding always stay float.",
         )
-    return tuple(kept)
+    return tuple(chosen)
 
 
 def layers_by_input(layers: Sequence[QuantizedLayer]) -> dict[str, tuple[QuantizedLayer, ...]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vitexport.host.quantize.numerics.qparams import QuantParams
 from vitexport.host.quantize.numerics.weights import round_to_nearest
 
-__all__ = ["Consumer", "InputPlan", "OutputError", "balance", "search_absorbed", "search_fixed"]
+__all__ = ["Consumer", "InputPlan", "OutputError", "smoothquant_scales", "search_absorbed", "search_fixed"]
 
 Floats = NDArray[np.float32]
 
@@ -71,7 +71,7 @@ class InputPlan:
         return out
 
 
-def balance(half_range: Floats, consumers: Sequence[Consumer], strength: float) -> Floats:
+def smoothquant_scales(half_range: Floats, consumers: Sequence[Consumer], strength: float) -> Floats:
     """Return SmoothQuant's channel scales (arXiv:2211.10438, equation 4) with a geometric mean of 1.
 
     Args:
@@ -162,7 +162,7 @@ def search_absorbed(
 
     def consider(strength: float | None, ratio: float) -> None:
         nonlocal best
-        scale = np.ones_like(middle) if strength is None else balance(half_range, consumers, strength)
+        scale = np.ones_like(middle) if strength is None else smoothquant_scales(half_range, consumers, strength)
         moved = (rows - middle) / scale
         amax = float((half_range / scale).max()) if threshold is None else threshold(moved)
         qparams = make_qparams(amax * ratio)

@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from vitexport.host.graph.layers import find_linears
-from vitexport.host.quantize.planning.attention import AttentionPlan, apply_gains, emit_attention
+from vitexport.host.quantize.planning.attention import AttentionPlan, apply_gains
 from vitexport.host.quantize.planning.layers import QuantizedLayer, is_transposed
 from vitexport.host.quantize.planning.plan import LayerPlan, TensorPlan
 from vitexport.host.quantize.planning.transforms import set_bias
-from vitexport.host.quantize.qdq.emit import emit_activation, emit_weight
+from vitexport.host.quantize.qdq.emit import emit_activation, emit_attention, emit_weight
 
 __all__ = ["build_quantized"]
 

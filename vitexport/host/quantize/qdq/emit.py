@@ -10,11 +10,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.host.graph.constants import add_initializer
+from vitexport.host.graph.layers import find_attention
 from vitexport.host.graph.scopes import inherit_module
 from vitexport.host.quantize.numerics.qparams import QuantizedWeight, QuantParams
+from vitexport.host.quantize.planning.attention import AttentionPlan
 from vitexport.host.quantize.planning.layers import QuantizedLayer
 
-__all__ = ["emit_activation", "emit_weight", "zero_point_array"]
+__all__ = ["emit_activation", "emit_attention", "emit_weight", "zero_point_array"]
 
 
 def zero_point_array(dtype: str, values: NDArray[np.int64]) -> NDArray[np.generic]:
@@ -77,3 +79,21 @@ def emit_weight(graph: ir.Graph, layer: QuantizedLayer, weight: QuantizedWeight)
     node.replace_input_with(1, result)
     if not old.uses() and old.name is not None and old.name in graph.initializers:
         del graph.initializers[old.name]
+
+
+def emit_attention(model: ir.Model, plans: Sequence[AttentionPlan]) -> None:
+    """Write Q/DQ before both GEMMs of the planned attentions."""
+    by_name = {plan.name: plan for plan in plans}
+    for one in find_attention(model):
+        plan = by_name.get(one.name)
+        if plan is None:
+            continue
+        for node, index, qparams in (
+            (one.scores, 0, plan.query),
+            (one.scores, 1, plan.key),
+            (one.context, 0, plan.probabilities),
+            (one.context, 1, plan.value),
+        ):
+            value = node.inputs[index]
+            assert value is not None
+            emit_activation(model.graph, value, qparams, [node])

@@ -12,14 +12,14 @@ from vitexport.errors import QuantizeError
 from vitexport.host.graph.constants import array_of
 from vitexport.host.graph.layers import LinearLayer, find_attention, find_linears
 
-__all__ = ["Breach", "breaches", "check_postconditions"]
+__all__ = ["Violation", "violations", "check_postconditions"]
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 _STORED = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.FLOAT8E4M3FN})
 
 
 @dataclass(frozen=True)
-class Breach:
+class Violation:
     """One postcondition that does not hold.
 
     Attributes:
@@ -47,18 +47,18 @@ def check_postconditions(
     Raises:
         QuantizeError: Lists what does not hold.
     """
-    broken = list(breaches(model, layers=layers, symmetric=symmetric, attention=attention))
+    broken = list(violations(model, layers=layers, symmetric=symmetric, attention=attention))
     if broken:
-        lines = "\n".join(f"  {breach.rule}: {breach.where}: {breach.message}" for breach in broken[:8])
+        lines = "\n".join(f"  {violation.rule}: {violation.where}: {violation.message}" for violation in broken[:8])
         raise QuantizeError(
             f"The quantized graph breaks {len(broken)} of its postconditions:\n{lines}",
             "This is a defect of the quantizer or of the graph it was given; report it with the model.",
         )
 
 
-def breaches(
+def violations(
     model: ir.Model, *, layers: Collection[str], symmetric: bool, attention: Collection[str] = ()
-) -> Iterator[Breach]:
+) -> Iterator[Violation]:
     """Yield everything that :func:`check_postconditions` would report."""
     linears = find_linears(model)
     yield from _pairs(model, symmetric)
@@ -73,10 +73,10 @@ def breaches(
             consumers = set(node.outputs[0].consumers())
             if not consumers or node.outputs[0].is_graph_output() or consumers - allowed:
                 found = ", ".join(str(consumer.name) for consumer in consumers - allowed) or "nothing"
-                yield Breach("dangling", str(node.name), f"expected only quantized layers to read it, found {found}")
+                yield Violation("dangling", str(node.name), f"expected only quantized layers to read it, found {found}")
 
 
-def _pairs(model: ir.Model, symmetric: bool) -> Iterator[Breach]:
+def _pairs(model: ir.Model, symmetric: bool) -> Iterator[Violation]:
     sources: dict[ir.Value, ir.Node] = {}
     for node in model.graph:
         if node.op_type not in (_Q, _DQ):
@@ -87,57 +87,59 @@ def _pairs(model: ir.Model, symmetric: bool) -> Iterator[Breach]:
             value = node.inputs[0]
             assert value is not None
             if value in sources:
-                yield Breach("shared", name, f"expected one Q on '{value.name}', found two")
+                yield Violation("shared", name, f"expected one Q on '{value.name}', found two")
             sources[value] = node
             consumers = node.outputs[0].consumers()
             if not consumers or any(consumer.op_type != _DQ for consumer in consumers):
-                yield Breach("dangling", name, "expected only DequantizeLinear to read it")
+                yield Violation("dangling", name, "expected only DequantizeLinear to read it")
             continue
         producer = node.inputs[0].producer() if node.inputs[0] is not None else None
         if producer is None:
             continue
         if producer.op_type != _Q:
-            yield Breach("dangling", name, f"expected QuantizeLinear or a weight before it, found {producer.op_type}")
+            yield Violation(
+                "dangling", name, f"expected QuantizeLinear or a weight before it, found {producer.op_type}"
+            )
         elif not all(_equal(a, b) for a, b in zip(producer.inputs[1:3], node.inputs[1:3], strict=False)):
-            yield Breach("scale", name, "expected the scale and zero point of its QuantizeLinear, found others")
+            yield Violation("scale", name, "expected the scale and zero point of its QuantizeLinear, found others")
 
 
-def _parameters(node: ir.Node, symmetric: bool) -> Iterator[Breach]:
+def _parameters(node: ir.Node, symmetric: bool) -> Iterator[Violation]:
     name = str(node.name)
     scale = array_of(node.inputs[1])
     zero = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
     if scale is None or not np.all(np.isfinite(scale.astype(np.float64))) or not np.all(scale.astype(np.float64) > 0):
-        yield Breach("scale", name, "expected constant, finite, positive scales")
+        yield Violation("scale", name, "expected constant, finite, positive scales")
     weight = node.op_type == _DQ and array_of(node.inputs[0]) is not None
     if zero is not None and (symmetric or weight) and np.any(zero.astype(np.float32) != 0):
-        yield Breach("symmetric", name, f"expected zero points of 0, found {np.unique(zero.astype(np.float32))[:3]}")
+        yield Violation("symmetric", name, f"expected zero points of 0, found {np.unique(zero.astype(np.float32))[:3]}")
     if symmetric and zero is not None and zero.dtype == np.uint8:
-        yield Breach("symmetric", name, "expected int8, found uint8")
+        yield Violation("symmetric", name, "expected int8, found uint8")
     if not weight and scale is not None and scale.size != 1:
-        yield Breach("axis", name, f"expected one scale per activation tensor, found {scale.size}")
+        yield Violation("axis", name, f"expected one scale per activation tensor, found {scale.size}")
 
 
-def _layers(linears: tuple[LinearLayer, ...], asked: frozenset[str]) -> Iterator[Breach]:
+def _layers(linears: tuple[LinearLayer, ...], asked: frozenset[str]) -> Iterator[Violation]:
     names = {layer.name for layer in linears}
     for name in sorted(asked - names):
-        yield Breach("layers", name, "expected this layer in the graph, found none of that name")
+        yield Violation("layers", name, "expected this layer in the graph, found none of that name")
     for layer in linears:
         sides = [_dequantizer(value) for value in layer.matmul.inputs[:2]]
         quantized = [side is not None for side in sides]
         if layer.name in asked and not all(quantized):
             missing = "activation" if not quantized[0] else "weight"
-            yield Breach("layers", layer.name, f"expected it to be quantized, found a float {missing}")
+            yield Violation("layers", layer.name, f"expected it to be quantized, found a float {missing}")
         elif layer.name not in asked and any(quantized):
-            yield Breach("layers", layer.name, "expected it to stay float, found a DequantizeLinear on its inputs")
+            yield Violation("layers", layer.name, "expected it to stay float, found a DequantizeLinear on its inputs")
         elif layer.name in asked and sides[1] is not None:
             yield from _weight(layer, sides[1])
 
 
-def _weight(layer: LinearLayer, dequantize: ir.Node) -> Iterator[Breach]:
+def _weight(layer: LinearLayer, dequantize: ir.Node) -> Iterator[Violation]:
     stored = dequantize.inputs[0]
     array, scale = array_of(stored), array_of(dequantize.inputs[1])
     if stored is None or array is None or stored.const_value is None or stored.const_value.dtype not in _STORED:
-        yield Breach(
+        yield Violation(
             "weight", layer.name, "expected the weight stored as an 8-bit initializer behind a DequantizeLinear"
         )
         return
@@ -145,23 +147,27 @@ def _weight(layer: LinearLayer, dequantize: ir.Node) -> Iterator[Breach]:
     expected = 0 if transposed else 1
     axis = dequantize.attributes["axis"].as_int() if "axis" in dequantize.attributes else 1
     if axis % array.ndim != expected:
-        yield Breach("axis", layer.name, f"expected scales along axis {expected} (output channels), found axis {axis}")
+        yield Violation(
+            "axis", layer.name, f"expected scales along axis {expected} (output channels), found axis {axis}"
+        )
     elif scale is None or scale.shape != (array.shape[expected],):
         found = None if scale is None else scale.shape
-        yield Breach("axis", layer.name, f"expected {array.shape[expected]} scales, found shape {found}")
+        yield Violation("axis", layer.name, f"expected {array.shape[expected]} scales, found shape {found}")
 
 
-def _attentions(model: ir.Model, asked: frozenset[str]) -> Iterator[Breach]:
+def _attentions(model: ir.Model, asked: frozenset[str]) -> Iterator[Violation]:
     attentions = find_attention(model)
     for name in sorted(asked - {one.name for one in attentions}):
-        yield Breach("attention", name, "expected this attention in the graph, found none of that name")
+        yield Violation("attention", name, "expected this attention in the graph, found none of that name")
     for one in attentions:
         inputs = (*one.scores.inputs[:2], *one.context.inputs[:2])
         quantized = [_dequantizer(value) is not None for value in inputs]
         if one.name in asked and not all(quantized):
-            yield Breach("attention", one.name, "expected query, key, probabilities and value quantized, all of them")
+            yield Violation(
+                "attention", one.name, "expected query, key, probabilities and value quantized, all of them"
+            )
         elif one.name not in asked and any(quantized):
-            yield Breach("attention", one.name, "expected it to stay float, found a DequantizeLinear on its inputs")
+            yield Violation("attention", one.name, "expected it to stay float, found a DequantizeLinear on its inputs")
 
 
 def _dequantizer(value: ir.Value | None) -> ir.Node | None:

@@ -1,0 +1,227 @@
+"""TensorRT engines: build, refit, and the same command for the vendor's tool."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitexport.api.checks import LintResult, lint
+from vitexport.api.progress import OnEvent, Progress, shown
+from vitexport.bundle.layout import read_recipe
+from vitexport.bundle.target import resolve_target
+from vitexport.files import StageResult, StepEvent
+from vitexport.recipe.load import validated
+from vitexport.recipe.settings import EngineSettings
+from vitexport.tables import Table, Tabular
+
+if TYPE_CHECKING:
+    from vitexport.runtimes.tensorrt.audit import AuditReport
+    from vitexport.runtimes.tensorrt.sidecar import EngineSidecar
+
+__all__ = ["EngineResult", "build_engine", "refit", "trtexec"]
+
+
+@dataclass(frozen=True, repr=False)
+class EngineResult(Tabular):
+    """An engine, and what is known of it.
+
+    Attributes:
+        built: The plan with its sidecar; None where the linter found that the build will fail.
+        lint: What the linter found; None where onnx is not installed, and TensorRT's own parser was the check.
+        audit: What the engine does, kernel by kernel; None where it could not be loaded.
+        why_no_audit: Why not.
+    """
+
+    built: StageResult | None
+    lint: LintResult | None
+    audit: AuditReport | None
+    why_no_audit: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was built, and does what was requested as far as that was audited."""
+        return self.built is not None and (self.audit is None or self.audit.passed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        built = {"path": None} if self.built is None else self.built.to_dict()
+        return {
+            "passed": self.passed,
+            **built,
+            "lint": None if self.lint is None else self.lint.to_dict(),
+            "audit": None if self.audit is None else self.audit.to_dict(),
+            "why_no_audit": self.why_no_audit,
+        }
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return what was built, or why not, and what the audit found."""
+        if self.built is None:
+            return () if self.lint is None else self.lint.tables()
+        facts = {row[0]: row[1] for row in self.built.tables()[0].rows}
+        if self.audit is None:
+            facts["audit"] = f"not run, {self.why_no_audit}"
+        else:
+            executed = ", ".join(f"{name} {part:.1%}" for name, part in sorted(self.audit.executed_fraction.items()))
+            facts["audit"] = f"{'ok' if self.audit.passed else 'FAILED'}: runs {executed}"
+        return (Table("", ("fact", "value"), tuple(facts.items()), text=("value",)),)
+
+
+def build_engine(
+    model: str | Path,
+    out: str | Path,
+    *,
+    variant: str | None = None,
+    check: bool = True,
+    audit: bool = True,
+    min_fraction: float = 0.99,
+    progress: Progress = False,
+    on_lint: Callable[[LintResult], None] | None = None,
+    **settings: Any,
+) -> EngineResult:
+    """Build a TensorRT or TensorRT-RTX engine from an ONNX file, and audit what it does.
+
+    Example::
+
+        vx.build_engine("out/vit", "vit.engine", device="orin-nano", batch=(1, 8))
+
+    Args:
+        model: ONNX file, or a bundle directory, which stands for its last ONNX file.
+        out: The engine to write; its sidecar stands beside it.
+        variant: Which model of a bundle.
+        check: Lint first, and do not build what will fail.
+        audit: Audit the engine where it can be loaded.
+        min_fraction: Fraction of the requested work, 0 to 1, that must run in the precision requested.
+        progress: True shows a bar; a function gets every event.
+        on_lint: Called with the linter's result before the build begins.
+        **settings: Fields of :class:`~vitexport.recipe.settings.EngineSettings`, over those of the bundle's recipe:
+            ``product``, ``device``, ``batch``, ``shapes``, ``workspace_mib``, ...
+
+    Raises:
+        RecipeError: A setting does not exist or does not fit.
+        EngineBuildError: The device cannot run the model, or TensorRT refuses it.
+        MissingDependencyError: The product is not installed.
+    """
+    from vitexport.engine.build import build_engine as build
+
+    path, wanted = _model_and_settings(model, variant, settings)
+    found = _lint(path, wanted) if check else None
+    if found is not None:
+        if on_lint is not None:
+            on_lint(found)
+        if not found.passed:
+            return EngineResult(None, found, None, "nothing was built")
+    with shown(progress, ("build",)) as show:
+        built = build(path, wanted, Path(out), progress=None if progress is False else _Phases(show))
+        show(StepEvent("build", "done", str(out)))
+    report, why = _audit(Path(out), min_fraction) if audit else (None, "not asked for")
+    return EngineResult(built, found, report, why)
+
+
+def refit(engine: str | Path, model: str | Path, out: str | Path) -> EngineSidecar:
+    """Put the weights of an ONNX file into an engine built with ``strip_weights`` or ``refit``; needs its GPU.
+
+    Args:
+        engine: The plan, with its sidecar.
+        model: ONNX file of the same graph.
+        out: The engine to write.
+
+    Returns:
+        What the new sidecar says.
+
+    Raises:
+        EngineBuildError: The engine takes no weights, or others than these.
+    """
+    from vitexport.engine.refit import refit_engine
+
+    return refit_engine(Path(engine), Path(model), Path(out))
+
+
+def trtexec(model: str | Path, out: str | Path | None = None, *, variant: str | None = None, **settings: Any) -> str:
+    """Return the trtexec command line that builds the same engine, to check ours with the vendor's tool.
+
+    Args:
+        model: ONNX file or bundle directory.
+        out: Engine that trtexec should write.
+        variant: Which model of a bundle.
+        **settings: As for :func:`build_engine`.
+
+    Raises:
+        RecipeError: A setting does not exist or does not fit.
+    """
+    from vitexport.bundle.metadata import ModelMetadata
+    from vitexport.device.profiles import device_profile
+    from vitexport.engine.onnx_file import read_metadata
+    from vitexport.engine.trtexec import trtexec_command
+
+    path, wanted = _model_and_settings(model, variant, settings)
+    metadata = ModelMetadata.from_metadata(read_metadata(path), where=str(path))
+    device = None if wanted.device is None else device_profile(wanted.device)
+    engine = None if out is None else Path(out)
+    return trtexec_command(path, wanted, metadata.model.inputs, engine=engine, device=device)
+
+
+def _model_and_settings(
+    model: str | Path, variant: str | None, settings: dict[str, Any]
+) -> tuple[Path, EngineSettings]:
+    """Return the ONNX file, and the settings of the bundle's recipe with the given ones put over them."""
+    target = resolve_target(model)
+    path = target.onnx_model(variant).path
+    recipe = None
+    if target.bundle is not None and target.bundle.find("recipe") is not None:
+        recipe = read_recipe(target.bundle).engine
+    start = {} if recipe is None else recipe.model_dump()
+    return path, validated(EngineSettings, {**start, **settings}, where="engine settings")
+
+
+def _lint(model: Path, settings: EngineSettings) -> LintResult | None:
+    """Lint where onnx is installed; a device has no onnx, and there TensorRT's own parser is the check."""
+    if importlib.util.find_spec("onnx") is None:
+        return None
+    product = "tensorrt-rtx"
+    if settings.product == "tensorrt":
+        from vitexport.runtimes.tensorrt.api import load_api
+
+        product = f"tensorrt:{load_api('tensorrt').version}"
+    return lint(model, product, device=settings.device, shapes=tuple(settings.shapes))
+
+
+def _audit(engine: Path, min_fraction: float) -> tuple[AuditReport | None, str]:
+    from vitexport.runtimes.cuda.probe import probe_cuda
+    from vitexport.runtimes.tensorrt.audit import audit_engine
+    from vitexport.runtimes.tensorrt.sidecar import read_sidecar
+
+    problem = probe_cuda().problem
+    sidecar = read_sidecar(engine, check_hash=False)
+    if problem:
+        return None, f"an audit loads the engine, and there is {problem}"
+    if sidecar is not None and sidecar.needs_refit:
+        return None, "the weights are left out; `vitexport refit` puts them in"
+    return audit_engine(engine, min_fraction=min_fraction), ""
+
+
+class _Phases:
+    """TensorRT's nested phases as events of one stage: the innermost open phase is the message, the outermost fills."""
+
+    def __init__(self, show: OnEvent) -> None:
+        self._show = show
+        self._open: dict[str, int] = {}
+        self._fraction = 0.0
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        self._open[phase] = max(1, steps)
+        self._tell(phase)
+
+    def step(self, phase: str, step: int) -> bool:
+        if self._open and phase == next(iter(self._open)):
+            self._fraction = (step + 1) / self._open[phase]
+        self._tell(phase)
+        return True
+
+    def finish(self, phase: str) -> None:
+        self._open.pop(phase, None)
+
+    def _tell(self, phase: str) -> None:
+        self._show(StepEvent("build", "running", phase, min(1.0, self._fraction)))

@@ -1,0 +1,128 @@
+"""Top-1 and top-5 of models on labelled images, and whether a difference between them is more than noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vitexport.bundle.target import Target
+from vitexport.errors import ImageError
+from vitexport.inputs.images import batches
+from vitexport.inputs.labels import find_targets
+from vitexport.runtimes import open_runtime
+from vitexport.runtimes.record import record
+from vitexport.tables import Table, Tabular
+from vitexport.tensors import Array
+from vitexport.verification.accuracy import Accuracy, PairedDifference, accuracy, compare_top1
+from vitexport.verification.parity import class_scores
+
+__all__ = ["EvaluatedModel", "Evaluation", "evaluate_models"]
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """One model's score.
+
+    Attributes:
+        name: Name of the variant, or the file.
+        accuracy: Fractions of images.
+        difference: Against the first model, image by image; None for the first.
+    """
+
+    name: str
+    accuracy: Accuracy
+    difference: PairedDifference | None
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Tabular):
+    """Scores of all models on the same images.
+
+    Attributes:
+        folder: Where the images are.
+        models: In the order they were made.
+    """
+
+    folder: Path
+    models: tuple[EvaluatedModel, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        rows = []
+        for model in self.models:
+            row: dict[str, Any] = {"model": model.name, **asdict(model.accuracy)}
+            if model.difference is not None:
+                row["difference"] = asdict(model.difference)
+            rows.append(row)
+        return {"results": rows}
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return one row per model."""
+        rows = tuple(
+            (model.name, f"{100 * model.accuracy.top1:.2f}", f"{100 * model.accuracy.top5:.2f}", *_change(model))
+            for model in self.models
+        )
+        title = f"{self.models[0].accuracy.images} images in {self.folder}"
+        return (Table(title, ("model", "top-1 %", "top-5 %", "change", "95 % interval", "McNemar p"), rows),)
+
+
+def _change(model: EvaluatedModel) -> tuple[str, str, str]:
+    found = model.difference
+    if found is None:
+        return "", "", ""
+    low, high = found.interval_points
+    return f"{0.0 - found.drop_points:+.2f}", f"{0.0 - high:+.2f} to {0.0 - low:+.2f}", f"{found.p_value:.2g}"
+
+
+def evaluate_models(
+    target: Target,
+    folder: Path,
+    paths: Sequence[Path],
+    *,
+    labels: Path | None = None,
+    batch: int = 16,
+    runtime: str | None = None,
+) -> Evaluation:
+    """Score every model of a target.
+
+    Args:
+        target: A model file, or a bundle.
+        folder: Where the images are.
+        paths: The images.
+        labels: JSON file with their classes; None looks for ``manifest.json``, then for class folders.
+        batch: Images per run.
+        runtime: Runtime name; None takes each file's own.
+
+    Raises:
+        ImageError: The images have no labels, or a model gives no class scores.
+    """
+    targets = find_targets(folder, paths, labels)
+    if targets is None:
+        raise ImageError(
+            f"Expected labels for the images in '{folder}', found none.",
+            "Give --labels FILE, put a manifest.json beside the images, or use one folder per class.",
+        )
+    found: list[EvaluatedModel] = []
+    first: Array | None = None
+    for model in target.models:
+        scores = _scores(target, model.path, paths, batch, runtime)
+        difference = None if first is None else compare_top1(first, scores, targets)
+        found.append(EvaluatedModel(model.name, accuracy(scores, targets), difference))
+        first = scores if first is None else first
+    return Evaluation(folder, tuple(found))
+
+
+def _scores(target: Target, model: Path, paths: Sequence[Path], batch: int, runtime: str | None) -> Array:
+    with open_runtime(model, runtime) as opened:
+        spec = target.metadata(opened.metadata).preprocess
+        names = [str(path) for path in paths]
+        recording = record(opened, names, batches(paths, spec, opened.inputs[0], batch))
+    scores = class_scores(recording.outputs)
+    if scores is None:
+        raise ImageError(
+            f"Expected class scores from '{model}', found the outputs {', '.join(recording.outputs)}.",
+            "Only classifiers can be evaluated on labels; export with --task classify.",
+        )
+    return scores

@@ -1,0 +1,156 @@
+"""Running the models of a bundle again, on this machine, and judging them by what PyTorch answered on another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vitexport.bundle.bundle import Artifact, Bundle
+from vitexport.bundle.layout import ENGINE, REFERENCE, read_recording, read_replay_inputs, recording_name
+from vitexport.bundle.recording import Recording, ReplayInputs
+from vitexport.errors import BundleError
+from vitexport.recipe.settings import Recipe, Tolerance
+from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
+from vitexport.runtimes.record import record
+from vitexport.runtimes.tensorrt.sidecar import read_sidecar
+from vitexport.tensors import batch_limit, tile_rows
+from vitexport.verification.checks import library_check, metadata_check, originals_check, targets_check
+from vitexport.verification.gates import of_outputs
+from vitexport.verification.judge import variant_input, with_checks
+from vitexport.verification.result import VerificationResult
+from vitexport.verification.variants import VariantInput, evaluate_variants
+
+__all__ = ["executed_precisions", "replay", "replay_engine"]
+
+
+def replay(
+    bundle: Bundle, recipe: Recipe, *, runtime: str | None = None, options: RuntimeOptions | None = None
+) -> VerificationResult:
+    """Run the models of a bundle on this machine and judge them against PyTorch's recorded answers.
+
+    Args:
+        bundle: Made anywhere; neither PyTorch nor the checkpoint is needed.
+        recipe: Whose tolerances count.
+        runtime: Open every model with this runtime; None lets each file choose.
+        options: For the runtime.
+
+    Raises:
+        BundleError: The bundle holds no recording to compare with, or no model.
+    """
+    inputs = read_replay_inputs(bundle)
+    reference = read_recording(bundle, REFERENCE).select(inputs.images)
+    if not bundle.models:
+        raise BundleError(f"Expected a model in the bundle '{bundle.root}', found none.", "Run its recipe to the end.")
+    variants = []
+    metadata: dict[str, Mapping[str, str]] = {}
+    for artifact in bundle.models:
+        with open_runtime(bundle.path(artifact), runtime, options) as opened:
+            metadata[artifact.name] = opened.metadata
+            feeds = inputs.feeds(opened.inputs[0], bundle.preprocess, recipe.verify.batch_size)
+            recording = record(opened, inputs.images, feeds)
+            executed = executed_precisions(opened, bundle, inputs)
+        variants.append(variant_input(artifact, recording, recipe.verify, (), executed))
+    return _judge(bundle, recipe, inputs, reference, variants, metadata)
+
+
+def replay_engine(
+    bundle: Bundle,
+    recipe: Recipe,
+    engine: Path,
+    *,
+    runtime: str | None = None,
+    options: RuntimeOptions | None = None,
+) -> VerificationResult:
+    """Run an engine on this machine and judge it against PyTorch's recorded answers.
+
+    The model it was built from stands before it in the result, with the outputs the bundle recorded for it, so that a
+    loss has an owner.
+
+    Args:
+        bundle: Holds the ONNX file the engine was built from.
+        recipe: Whose tolerances and gates count.
+        engine: The plan, with its sidecar.
+        runtime: Open it with this runtime; None lets the sidecar choose.
+        options: For the runtime.
+
+    Raises:
+        BundleError: The engine has no sidecar, or was built from no model of this bundle.
+        RuntimeBackendError: The engine does not run here.
+    """
+    if not engine.is_file():
+        raise BundleError(f"Expected an engine at '{engine}', found none.", "Build it with `vitexport build-engine`.")
+    inputs = read_replay_inputs(bundle)
+    reference = read_recording(bundle, REFERENCE).select(inputs.images)
+    model, size = _built_from(bundle, engine, recipe.verify.batch_size)
+    with open_runtime(engine, runtime, options) as opened:
+        metadata = {ENGINE: opened.metadata}
+        feeds = inputs.feeds(opened.inputs[0], bundle.preprocess, size or recipe.verify.batch_size)
+        outputs = record(opened, inputs.images, feeds, size=size)
+        executed = executed_precisions(opened, bundle, inputs)
+    before = []
+    recorded = bundle.find(recording_name(model.name))
+    if recorded is not None:
+        # Judged where it was recorded; here it only shows what the engine adds.
+        known = Recording.load(bundle.path(recorded)).select(inputs.images)
+        before = [replace(variant_input(model, known, recipe.verify, (), None), tolerance=Tolerance())]
+    variant = replace(
+        variant_input(model, outputs, recipe.verify, (), executed), name=ENGINE, bytes=engine.stat().st_size
+    )
+    return _judge(bundle, recipe, inputs, reference, [*before, variant], metadata)
+
+
+def _judge(
+    bundle: Bundle,
+    recipe: Recipe,
+    inputs: ReplayInputs,
+    reference: Recording,
+    variants: Sequence[VariantInput],
+    metadata: Mapping[str, Mapping[str, str]],
+) -> VerificationResult:
+    """Hold outputs of this machine against the recorded ones, with every check a bundle allows."""
+    verification = evaluate_variants(
+        VariantInput(REFERENCE, "float32", reference, recipe.verify.float_tolerance),
+        variants,
+        targets=inputs.targets,
+        gates=of_outputs(recipe.gates),
+    )
+    return with_checks(
+        verification,
+        targets_check(reference, inputs.targets),
+        metadata_check(bundle, metadata),
+        library_check(bundle),
+        originals_check(bundle, inputs),
+    )
+
+
+def _built_from(bundle: Bundle, engine: Path, limit: int) -> tuple[Artifact, int | None]:
+    """Return the model an engine was built from, and the batch size to run it with: the largest it takes below a limit.
+
+    The batch size is None where the engine says nothing about it.
+    """
+    sidecar = read_sidecar(engine, check_hash=False)
+    if sidecar is None:
+        raise BundleError(
+            f"'{engine}' has no sidecar, so nothing says which model of the bundle it was built from.",
+            "Build it with `vitexport build-engine BUNDLE`, which writes one.",
+        )
+    model = next((artifact for artifact in bundle.models if artifact.file.sha256 == sidecar.onnx_sha256), None)
+    if model is None:
+        names = ", ".join(artifact.name for artifact in bundle.models) or "none"
+        raise BundleError(
+            f"'{engine}' was built from an ONNX file with sha256 {sidecar.onnx_sha256[:16]}..., which is no model of "
+            f"the bundle '{bundle.root}' (it has {names}).",
+            "Verify it with the bundle it was built from, or build it again from this one.",
+        )
+    name = sidecar.inputs[0].name
+    ranges = [(profile[name].min[0], profile[name].max[0]) for profile in sidecar.profiles if name in profile]
+    sizes = [min(high, limit) for low, high in ranges if low <= limit] or [low for low, _ in ranges]
+    return model, max(sizes, default=None)
+
+
+def executed_precisions(runtime: Runtime, bundle: Bundle, inputs: ReplayInputs) -> Mapping[str, float] | None:
+    """Return the fraction of the weighted work a model executes in each precision; None where it does not tell."""
+    tensor = runtime.inputs[0]
+    feed = inputs.feed(tensor, bundle.preprocess, slice(0, 1))
+    return runtime.executed({tensor.name: tile_rows(feed, batch_limit(tensor) or 1)})

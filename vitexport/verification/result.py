@@ -1,0 +1,179 @@
+"""What a verification found: every variant, gate and check with its outcome. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vitexport.benchmark.latency import Latency
+from vitexport.tables import Table, Tabular, cell
+from vitexport.verification.accuracy import Accuracy, PairedDifference
+from vitexport.verification.parity import ParityReport
+
+__all__ = ["Check", "GateResult", "VariantResult", "VerificationResult"]
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """A judged variant.
+
+    Attributes:
+        name: Name of the variant.
+        runtime: Runtime that answered.
+        precision: What its body computes in.
+        parity: Against PyTorch; None for PyTorch itself.
+        step: Against the variant before, without limits: who lost what.
+        accuracy: On the labelled images; None without labels.
+        difference: Paired top-1 difference with PyTorch; None without labels.
+        bytes: File size with companions.
+        latency: By batch size.
+        executed: Share of the weighted multiply-accumulates executed in each precision; None when not measured.
+    """
+
+    name: str
+    runtime: str
+    precision: str
+    parity: ParityReport | None
+    step: ParityReport | None
+    accuracy: Accuracy | None
+    difference: PairedDifference | None
+    bytes: int | None
+    latency: tuple[Latency, ...]
+    executed: Mapping[str, float] | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the variant agrees with PyTorch as asked; the reference itself always does."""
+        return self.parity is None or self.parity.passed
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate of the recipe.
+
+    Attributes:
+        gate: Name of the setting, e.g. ``max_top1_drop``.
+        limit: What was asked.
+        value: What was measured; None when it could not be.
+        passed: The verdict; False when it could not be measured.
+        note: Why it could not be measured, or how sure the value is.
+    """
+
+    gate: str
+    limit: float
+    value: float | None
+    passed: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of what surrounds the models: their labels, the pixels they are fed.
+
+    Attributes:
+        name: What was checked, in words.
+        variant: The variant whose numbers it puts in doubt.
+        passed: The verdict; None when it could not be checked.
+        finding: What was found, or why it could not be checked.
+    """
+
+    name: str
+    variant: str
+    passed: bool | None
+    finding: str
+
+
+@dataclass(frozen=True, repr=False)
+class VerificationResult(Tabular):
+    """Everything that was found, and whether it is enough.
+
+    Attributes:
+        variants: From PyTorch to the last variant.
+        gates: The gates that were set, judged on the last variant.
+        unchecked: Names of the gates that were not set.
+        checks: Checks of labels and pixels; one that failed fails the whole.
+    """
+
+    variants: tuple[VariantResult, ...]
+    gates: tuple[GateResult, ...]
+    unchecked: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every variant and every gate passed, with at least one variant beside the reference."""
+        return (
+            len(self.variants) > 1
+            and all(variant.passed for variant in self.variants)
+            and all(gate.passed for gate in self.gates)
+            and all(check.passed is not False for check in self.checks)
+        )
+
+    def failures(self) -> tuple[str, ...]:
+        """Return one line per breach: which variant or gate, and by how much."""
+        lines = [
+            f"{variant.name}: {line}" for variant in self.variants if variant.parity for line in variant.parity.failures
+        ]
+        if len(self.variants) < 2:
+            lines.append("no variant beside the reference was judged")
+        for gate in self.gates:
+            if not gate.passed:
+                value = "was not measured" if gate.value is None else f"is {gate.value:.4g}"
+                note = f" ({gate.note})" if gate.note else ""
+                lines.append(f"gate {gate.gate}: limit {gate.limit:g}, {value}{note}")
+        lines += [f"{check.variant}: {check.name}: {check.finding}" for check in self.checks if check.passed is False]
+        return tuple(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; numbers that are not finite stay as they are."""
+        return {"passed": self.passed, "failures": self.failures(), **asdict(self)}
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the variants, then the gates and checks, as far as there are any."""
+        found = [Table("", _COLUMNS, tuple(_cells(variant) for variant in self.variants), text=("verdict",))]
+        if self.gates:
+            rows = tuple(
+                (gate.gate, f"{gate.limit:g}", cell(gate.value, ".4g"), _verdict(gate.passed), gate.note)
+                for gate in self.gates
+            )
+            found.append(Table("", ("gate", "limit", "value", "verdict", "note"), rows, text=("verdict", "note")))
+        if self.checks:
+            checked = tuple((check.name, _verdict(check.passed), check.finding) for check in self.checks)
+            found.append(Table("", ("check", "verdict", "finding"), checked, text=("verdict", "finding")))
+        return tuple(found)
+
+
+_COLUMNS = (
+    "variant",
+    "max abs error",
+    "cosine",
+    "SQNR dB",
+    "top-1 %",
+    "agree %",
+    "p50 ms",
+    "p99 ms",
+    "size MB",
+    "verdict",
+)
+
+
+def _cells(variant: VariantResult) -> tuple[str, ...]:
+    main = variant.parity.main if variant.parity else None
+    latency = variant.latency[0] if variant.latency else None
+    return (
+        variant.name,
+        cell(main.max_abs if main else None, ".2g"),
+        cell(main.min_cosine if main else None, ".5f"),
+        cell(main.sqnr_db if main else None, ".1f"),
+        cell(variant.accuracy.top1 if variant.accuracy else None, ".2f", 100),
+        cell(main.agreement if main else None, ".2f", 100),
+        cell(latency.p50_ms if latency else None, ".1f"),
+        cell(latency.p99_ms if latency else None, ".1f"),
+        cell(variant.bytes, ".2f", 1e-6),
+        "reference" if variant.parity is None else _verdict(variant.passed),
+    )
+
+
+def _verdict(passed: bool | None) -> str:
+    return "not checked" if passed is None else "ok" if passed else "FAILED"

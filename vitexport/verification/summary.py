@@ -1,0 +1,136 @@
+"""What a reader of a verdict must know although no limit was broken: noise, slowness, things nobody measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitexport.recipe.settings import Recipe, Tolerance
+from vitexport.verification.result import VariantResult, VerificationResult
+
+__all__ = ["budget_sentence", "headline", "remarks", "replaced_variant"]
+
+SIGNIFICANT = 0.05
+"""Below this McNemar p-value a difference in top-1 counts as real (the customary 5 % level)."""
+
+SLOWER = 0.97
+"""Below this speed ratio a variant is called slower; interleaved A/A runs of one model differ by up to 3 %."""
+
+
+def replaced_variant(verification: VerificationResult) -> VariantResult | None:
+    """Return the float variant that the final one stands in for, or None when the final one is float itself."""
+    last = verification.variants[-1]
+    if last.precision == "float32":
+        return None
+    return next(
+        (
+            variant
+            for variant in reversed(verification.variants[:-1])
+            if variant.precision == "float32" and variant.parity
+        ),
+        None,
+    )
+
+
+def budget_sentence(mixed: Mapping[str, Any]) -> str:
+    """Say what a search for a budget left in float, and what that changed.
+
+    Args:
+        mixed: ``mixed_precision`` of a quantized model's details.
+    """
+    kept, before, after = mixed["kept_float"], mixed["before"], mixed["after"]
+    what = f"kept in float: {', '.join(kept)}" if kept else "nothing had to stay in float"
+    return (
+        f"{what}; SQNR {before['sqnr_db']:.1f} to {after['sqnr_db']:.1f} dB, agreement "
+        f"{before['agreement']:.1%} to {after['agreement']:.1%} on {mixed['images']} calibration images"
+    )
+
+
+def headline(verification: VerificationResult) -> str:
+    """Return the verdict in one sentence."""
+    last = verification.variants[-1]
+    if last.parity is None:
+        return "Nothing was compared with PyTorch."
+    main = last.parity.main
+    parts = []
+    if main is not None and main.agreement is not None:
+        parts.append(f"chooses the same class as PyTorch on {main.agreement:.1%} of {last.parity.images} images")
+    elif main is not None:
+        parts.append(f"stays within a cosine of {main.min_cosine:.4f} of PyTorch on {last.parity.images} images")
+    base = replaced_variant(verification)
+    if base is not None and base.latency and last.latency and base.runtime == last.runtime:
+        ratio = base.latency[0].p50_ms / last.latency[0].p50_ms
+        parts.append(f"runs at {ratio:.2f}x the speed of {base.name}")
+    if base is not None and base.bytes and last.bytes:
+        parts.append(f"takes {last.bytes / base.bytes:.0%} of its size")
+    return f"{last.name} {_join(parts)}." if parts else f"{last.name} could not be compared with PyTorch."
+
+
+def remarks(verification: VerificationResult, recipe: Recipe | None = None) -> tuple[str, ...]:
+    """Return what the numbers do and do not show, one sentence each.
+
+    Args:
+        verification: The verdict.
+        recipe: What was asked for, to say what of it has not been shown here.
+    """
+    found = [*_speed(verification), *_accuracy(verification.variants[-1]), *_elsewhere(verification, recipe)]
+    if len(verification.variants) > 1 and not verification.gates:
+        found.append("No gate is set in the recipe: the variants were held to their tolerances only.")
+    loose = [variant.name for variant in verification.variants if variant.parity and not _limited(variant)]
+    if loose:
+        found.append(f"No tolerance was checked for {', '.join(loose)}: every difference passes there.")
+    return tuple(found)
+
+
+def _speed(verification: VerificationResult) -> list[str]:
+    last, base = verification.variants[-1], replaced_variant(verification)
+    if base is None:
+        return []
+    if not base.latency or not last.latency:
+        return [f"Speed was not measured: whether {last.name} is faster than {base.name} is not known."]
+    found = []
+    for mine, other in zip(last.latency, base.latency, strict=False):
+        ratio = other.p50_ms / mine.p50_ms
+        if ratio < SLOWER and base.runtime == last.runtime:
+            found.append(
+                f"{last.name} is slower than {base.name}, which it replaces: {mine.p50_ms:.2f} ms against "
+                f"{other.p50_ms:.2f} ms at batch {mine.batch} on {last.runtime} ({ratio:.2f}x)."
+            )
+    return found
+
+
+def _accuracy(last: VariantResult) -> list[str]:
+    if last.difference is None:
+        return ["The images have no labels: agreement with PyTorch was measured, accuracy was not."]
+    found = last.difference
+    low, high = found.interval_points
+    change = "no change" if found.drop_points == 0 else f"{-found.drop_points:+.2f} points"
+    if found.p_value >= SIGNIFICANT:
+        judgement = "too few images to tell from no change" if found.drop_points else "no sign of a change"
+    else:
+        judgement = "a real difference at the 5 % level"
+    return [
+        f"Top-1 of {last.name} against PyTorch: {change} on {found.images} images (95 % interval {0.0 - high:+.2f} to "
+        f"{0.0 - low:+.2f} points, McNemar p = {found.p_value:.2g}): {judgement}."
+    ]
+
+
+def _elsewhere(verification: VerificationResult, recipe: Recipe | None) -> list[str]:
+    """Say that a model meant for TensorRT has not run there: an engine is built and verified on its own machine."""
+    if recipe is None or any(variant.runtime.startswith("tensorrt") for variant in verification.variants):
+        return []
+    if recipe.engine is None and (recipe.quantize is None or recipe.quantize.target != "tensorrt"):
+        return []
+    return [
+        f"The model is meant for TensorRT, and was measured on {verification.variants[-1].runtime}: build the engine "
+        "where it runs (`vitexport build-engine`), and check it there (`vitexport verify BUNDLE --engine`)."
+    ]
+
+
+def _limited(variant: VariantResult) -> bool:
+    """Whether at least one tolerance was set: parity lists every field of the tolerance that was not."""
+    return variant.parity is not None and len(set(variant.parity.unchecked)) < len(Tolerance.model_fields)
+
+
+def _join(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
