@@ -78,7 +78,7 @@ def evaluate(
 
     Example::
 
-        print(vx.evaluate("out/quickstart", "calib/holdout", labels="calib/manifest.json"))
+        print(vx.evaluate("out/quickstart", "calib/holdout", labels="calib/manifest.json", limit=32))
 
     Args:
         target: Model file or bundle directory.
@@ -167,7 +167,7 @@ def bench(
 
     Example::
 
-        print(vx.bench(["out/vit", "other.onnx"], batch=(1, 8)))
+        print(vx.bench(["out/vit", "other.onnx"], batch=(1, 8), seconds=0.1))
 
     Args:
         targets: Model files and bundle directories; the first model is what the others are compared with.
@@ -252,7 +252,7 @@ def lint(
 
     Example::
 
-        assert vx.lint("vit-int8.onnx", product="tensorrt:10.3", device="orin-nano").passed
+        print(vx.lint("vit-int8.onnx", product="tensorrt:10.3", device="orin-nano").passed)
 
     Args:
         model: ONNX file or bundle directory.

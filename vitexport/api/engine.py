@@ -85,7 +85,7 @@ def build_engine(
 
     Example::
 
-        vx.build_engine("out/vit", "vit.engine", device="orin-nano", batch=(1, 8))
+        vx.build_engine("vit.onnx", "vit.engine", product="tensorrt-rtx", batch=(1,))
 
     Args:
         model: ONNX file, or a bundle directory, which stands for its last ONNX file.
@@ -123,6 +123,8 @@ def build_engine(
 def refit(engine: str | Path, model: str | Path, out: str | Path) -> EngineSidecar:
     """Put the weights of an ONNX file into an engine built with ``strip_weights`` or ``refit``; needs its GPU.
 
+    Example (needs the engine's GPU): ``vx.refit("stripped.engine", "vit.onnx", "vit.engine")``
+
     Args:
         engine: The plan, with its sidecar.
         model: ONNX file of the same graph.
@@ -141,6 +143,10 @@ def refit(engine: str | Path, model: str | Path, out: str | Path) -> EngineSidec
 
 def trtexec(model: str | Path, out: str | Path | None = None, *, variant: str | None = None, **settings: Any) -> str:
     """Return the trtexec command line that builds the same engine, to check ours with the vendor's tool.
+
+    Example::
+
+        print(vx.trtexec("vit.onnx", "check.engine", batch=(1, 8)))
 
     Args:
         model: ONNX file or bundle directory.

@@ -135,8 +135,8 @@ def run(
 
     Example::
 
-        bundle = vx.run("recipes/quickstart.yaml", "out/quickstart")
-        print(bundle.passed, bundle.verification)
+        bundle = vx.run("recipes/quickstart.yaml", "out/new", until="simplify")
+        print(bundle)
 
     Args:
         recipe: Path of a YAML file, or a Recipe; or leave it out and name a ``source``.
@@ -196,8 +196,8 @@ def export(
 
     Example::
 
-        vx.export("google/vit-base-patch16-224", "vit.onnx")
-        vx.export(my_module, "mine.onnx", preprocess=processor, class_names=["cat", "dog"])
+        vx.export("recipes/quickstart/model", "exported.onnx")     # or a hub id: "google/vit-base-patch16-224"
+        vx.export(module, "mine.onnx", preprocess=preprocess, class_names=["cat", "dog"])     # or a live module
 
     Args:
         model: Hub id, Hugging Face directory, ``timm:NAME``, ``timm:NAME@FILE``, ``timm:local-dir:PATH``, or a live
@@ -285,7 +285,7 @@ def quantize(
 
     Example::
 
-        vx.quantize("vit.onnx", images="calib/", target="tensorrt", out="vit-int8.onnx")
+        vx.quantize("vit.onnx", images="calib/calibration", target="tensorrt", out="int8.onnx", preset="fast")
 
     Args:
         model: ONNX file that carries its preprocessing, as :func:`export` writes it.
