@@ -1,1 +1,1 @@
-"""What a target can do: device profiles, and checks that refuse what cannot work before anything is built."""
+"""What a target can do: device profiles, checks that refuse what cannot work, and the doctor of this machine."""

@@ -82,7 +82,7 @@ class DeviceProfile:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Precisions the hardware computes matrix products in."""
+        """Precisions the hardware computes GEMMs in."""
         return precisions_of(self.compute_capability) if self.compute_capability else ("float32", "int8")
 
     @property
@@ -109,13 +109,13 @@ def precisions_of(compute_capability: str) -> tuple[str, ...]:
     """
     major, _, minor = compute_capability.partition(".")
     capability = (int(major), int(minor))
-    found = ["float32"]
-    found += ["float16"] if capability >= (7, 0) else []
-    found += ["int8"] if capability >= (7, 2) else []
-    found += ["bfloat16"] if capability >= (8, 0) else []
-    found += ["fp8"] if capability >= (8, 9) else []
-    found += ["fp4"] if capability >= (10, 0) else []
-    return tuple(found)
+    precisions = ["float32"]
+    precisions += ["float16"] if capability >= (7, 0) else []
+    precisions += ["int8"] if capability >= (7, 2) else []
+    precisions += ["bfloat16"] if capability >= (8, 0) else []
+    precisions += ["fp8"] if capability >= (8, 9) else []
+    precisions += ["fp4"] if capability >= (10, 0) else []
+    return tuple(precisions)
 
 
 _ORIN = ("6.0", "6.1", "6.2", "7.2")

@@ -1,1 +1,1 @@
-"""ONNX to TensorRT and TensorRT-RTX engines, and the audit of what came out."""
+"""Building engines from ONNX files: TensorRT and TensorRT-RTX. What runs and reads engines is a runtime's."""

@@ -169,7 +169,7 @@ def _runs_on(
 
 
 def _flops(sidecar: EngineSidecar) -> dict[str, int]:
-    found: dict[str, int] = {}
+    flops: dict[str, int] = {}
     for gemm in sidecar.requested:
-        found[gemm.precision] = found.get(gemm.precision, 0) + gemm.flops
-    return found
+        flops[gemm.precision] = flops.get(gemm.precision, 0) + gemm.flops
+    return flops

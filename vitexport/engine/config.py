@@ -8,6 +8,7 @@ from typing import Any
 from vitexport.device.profiles import DeviceProfile
 from vitexport.engine.network import Network
 from vitexport.errors import EngineBuildError
+from vitexport.files import write_atomic
 from vitexport.recipe.settings import EngineSettings
 from vitexport.runtimes.tensorrt.api import TensorRTApi
 from vitexport.runtimes.tensorrt.sidecar import ProfileShapes
@@ -96,12 +97,12 @@ def add_profiles(network: Network, config: Any, settings: EngineSettings) -> tup
     if not dynamic:
         _check_fixed_batch(network, settings)
         return ()
-    found: list[dict[str, ProfileShapes]] = []
+    profiles: list[dict[str, ProfileShapes]] = []
     for batch in settings.batch:
         profile = network.builder.create_optimization_profile()
         shapes: dict[str, ProfileShapes] = {}
         for item in dynamic:
-            low, best, high = settings.shapes.get(item.name) or _with_batch(item.name, item.shape, batch)
+            low, best, high = settings.shapes.get(item.name) or _batch_shapes(item.name, item.shape, batch)
             shapes[item.name] = ProfileShapes(min=low, opt=best, max=high)
             try:
                 profile.set_shape(item.name, low, best, high)
@@ -112,8 +113,8 @@ def add_profiles(network: Network, config: Any, settings: EngineSettings) -> tup
         if index < 0:
             first = next(iter(shapes.values()))
             raise _bad_profile(dynamic[0].spec.describe(), first.min, first.opt, first.max, "; ".join(messages))
-        found.append(shapes)
-    return tuple(found)
+        profiles.append(shapes)
+    return tuple(profiles)
 
 
 def load_timing_cache(config: Any, path: Path | None) -> None:
@@ -127,8 +128,6 @@ def load_timing_cache(config: Any, path: Path | None) -> None:
 
 def save_timing_cache(config: Any, path: Path | None) -> None:
     """Keep the kernel timings for the next build."""
-    from vitexport.files import write_atomic
-
     cache = None if path is None else config.get_timing_cache()
     if path is not None and cache is not None:
         write_atomic(path, bytes(cache.serialize()))
@@ -161,7 +160,7 @@ def _check_ahead_of_time(api: TensorRTApi, settings: EngineSettings, *, has_gpu:
         )
 
 
-def _with_batch(
+def _batch_shapes(
     name: str, shape: tuple[int | str, ...], batch: tuple[int, int, int]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     others = [axis for axis in shape[1:] if isinstance(axis, str)]

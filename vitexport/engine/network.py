@@ -1,4 +1,4 @@
-"""ONNX file -> strongly typed TensorRT network, and what that network asks for.
+"""ONNX file -> strongly typed TensorRT network, and which GEMMs that network requests.
 
 The request is read from the parsed network rather than from the ONNX file: the network has every shape and type, and
 reading it needs no onnx package, which a device does not have.
@@ -7,14 +7,13 @@ reading it needs no onnx package, which a device does not have.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from vitexport.errors import EngineBuildError
-from vitexport.runtimes.tensorrt.api import TensorRTApi
+from vitexport.runtimes.tensorrt.api import NO_GPU, TensorRTApi
 from vitexport.runtimes.tensorrt.sidecar import Precision, RequestedGemm, TensorRecord
 
 __all__ = ["Network", "parse_network", "requested_gemms", "requested_precision"]
@@ -32,10 +31,6 @@ _DTYPES = {**_PRECISIONS, "INT32": "int32", "INT64": "int64", "BOOL": "bool", "U
 
 # Layers that hand a tensor on without computing with it, so that Q/DQ is looked for behind them.
 _TRANSPARENT = ("SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE", "SLICE")
-
-
-# What TensorRT-RTX adds to every parser error on a machine without a GPU; it has nothing to do with the model.
-_NO_GPU = re.compile(r"catchCudaError.*cudaError 35")
 
 
 @dataclass
@@ -117,7 +112,7 @@ def _check_parsed(network: Network, model: Path, parsed: bool, messages: Sequenc
 
 
 def _create(api: TensorRTApi, what: str, make: Any, messages: Sequence[str]) -> Any:
-    """Call a TensorRT factory, which answers None (or pybind11's TypeError) when CUDA or memory is missing."""
+    """Call a TensorRT factory, which returns None (or raises pybind11's TypeError) when CUDA or memory is missing."""
     try:
         made = make()
     except TypeError as error:
@@ -138,12 +133,12 @@ def _parser_error(error: Any) -> str:
     # The description of an operator without support is just "false", so the code's name goes with it.
     name = error.node_name() or (f"number {error.node()}" if error.node() >= 0 else "")
     where = f"node {name} ({error.node_operator()}): " if name else ""
-    lines = [line for line in error.desc().splitlines() if not _NO_GPU.search(line)]
+    lines = [line for line in error.desc().splitlines() if not NO_GPU.search(line)]
     return f"{where}{' '.join(lines)} [{getattr(error.code(), 'name', error.code())}]"
 
 
 def _let_attention_decompose(network: Network) -> None:
-    """Let attention layers fall back to plain matrix products where no fused kernel takes them.
+    """Let attention layers fall back to plain GEMMs where no fused kernel takes them.
 
     An ``Attention`` node in float32 has no fused kernel, and without this the build fails.
     """
@@ -169,14 +164,14 @@ def _record(tensor: Any, batch: str = "") -> TensorRecord:
 
 
 def requested_gemms(network: Network) -> tuple[RequestedGemm, ...]:
-    """Return every matrix product and convolution of a network with its operands' type and its work at batch 1."""
+    """Return every GEMM and convolution of a network with its operands' type and its work at batch 1."""
     definition = network.definition
     layers = [definition.get_layer(index) for index in range(definition.num_layers)]
     producer: dict[str, Any] = {}
     for layer in layers:
         for index in range(layer.num_outputs):
             producer[layer.get_output(index).name] = layer
-    found: list[RequestedGemm] = []
+    gemms: list[RequestedGemm] = []
     for layer in layers:
         kind = layer.type.name
         if kind == "MATRIX_MULTIPLY":
@@ -187,23 +182,23 @@ def requested_gemms(network: Network) -> tuple[RequestedGemm, ...]:
             if _is_transposed(layer, network.api.module):
                 inner = max(1, operands[0].shape[-2])
             work = 2 * inner * _elements(layer.get_output(0).shape)
-            found.append(_gemm(layer, "weighted" if constant else "attention", operands, producer, work))
+            gemms.append(_gemm(layer, "weighted" if constant else "attention", operands, producer, work))
         elif kind == "CONVOLUTION":
             operands = [layer.get_input(index) for index in range(min(2, layer.num_inputs))]
             layer.__class__ = network.api.module.IConvolutionLayer
             per_output = math.prod(layer.kernel_size_nd) * max(1, operands[0].shape[1]) // max(1, layer.num_groups)
             work = 2 * per_output * _elements(layer.get_output(0).shape)
-            found.append(_gemm(layer, "convolution", operands, producer, work))
+            gemms.append(_gemm(layer, "convolution", operands, producer, work))
         elif kind == "ATTENTION_INPUT":
             operands = [layer.get_input(0), layer.get_input(1)]
-            # Q and K are [batch, heads, tokens, head size]; the products with K and with V are the same work.
+            # Q and K are [batch, heads, tokens, head size]; the GEMMs with K and with V are the same work.
             work = 2 * _elements(operands[0].shape) * max(1, operands[1].shape[-2])
-            found += [_gemm(layer, "attention", operands, producer, work)] * 2
-    return tuple(found)
+            gemms += [_gemm(layer, "attention", operands, producer, work)] * 2
+    return tuple(gemms)
 
 
 def requested_precision(requested: Sequence[RequestedGemm]) -> Precision:
-    """Return what most of the work of the weighted products was asked to compute in."""
+    """Return what most of the work of the weighted GEMMs is requested to compute in."""
     work: dict[Precision, int] = {}
     weighted = [gemm for gemm in requested if gemm.kind != "attention"]
     for gemm in weighted or requested:
@@ -214,7 +209,7 @@ def requested_precision(requested: Sequence[RequestedGemm]) -> Precision:
 
 def _gemm(layer: Any, kind: str, operands: Sequence[Any], producer: dict[str, Any], work: int) -> RequestedGemm:
     precisions: set[Precision] = {_operand_precision(operand, producer) for operand in operands if operand is not None}
-    # One quantized operand alone is weight-only quantization: the product itself runs in the other operand's type.
+    # One quantized operand alone is weight-only quantization: the GEMM itself runs in the other operand's type.
     floats: set[Precision] = {item for item in precisions if item not in ("int8", "fp8", "int4", "fp4")}
     chosen: Precision = next(iter(sorted(floats or precisions)), "other")
     return RequestedGemm(name=_onnx_name(layer), kind=cast(Any, kind), precision=chosen, flops=work)

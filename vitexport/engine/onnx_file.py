@@ -25,20 +25,20 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         EngineBuildError: The file is no complete protobuf message.
     """
-    found: dict[str, str] = {}
+    metadata: dict[str, str] = {}
     try:
         with path.open("rb") as stream:
             for number, length in _fields(stream, path.stat().st_size):
                 if number == _METADATA_PROPS:
                     key, value = _entry(stream.read(length))
-                    found[key] = value
+                    metadata[key] = value
                 else:
                     stream.seek(length, 1)
     except (EOFError, UnicodeDecodeError) as error:
         raise EngineBuildError(
             f"'{path}' is not a complete ONNX file.", "Export it again, or copy it again as a whole."
         ) from error
-    return found
+    return metadata
 
 
 def _fields(stream: BinaryIO, size: int) -> Iterator[tuple[int, int]]:

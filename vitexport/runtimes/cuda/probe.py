@@ -25,7 +25,7 @@ class GpuInfo:
 
     Attributes:
         index: CUDA ordinal.
-        name: Product name.
+        name: Marketing name, e.g. ``NVIDIA L4``.
         compute_capability: E.g. ``8.7``.
         memory_bytes: Device memory; on Jetson this is the memory shared with the CPU.
         integrated: True where GPU and CPU share memory.
@@ -40,7 +40,7 @@ class GpuInfo:
 
 @dataclass(frozen=True)
 class CudaState:
-    """What the CUDA driver answered.
+    """What the CUDA driver says.
 
     Attributes:
         gpus: The GPUs, empty when there is none to use.

@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT-RTX behind one door: loading, logging, and capabilities found by looking at the API.
+"""The products TensorRT and TensorRT-RTX behind one door: loading, logging, and what a release can do.
 
-Nothing here compares version numbers. What a release can do is asked of its classes (``hasattr``, enum members): the
-two products number their releases differently, and TensorRT 11 removed what 10 had.
+Nothing here compares version numbers. Capabilities are asked of the API's classes (``hasattr``, enum members): the two
+products number their releases differently, and TensorRT 11 removed what 10 had.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from vitexport.errors import MissingDependencyError, RuntimeBackendError
 
-__all__ = ["PRODUCTS", "ProductName", "TensorRTApi", "load_api"]
+__all__ = ["NO_GPU", "PRODUCTS", "ProductName", "TensorRTApi", "load_api"]
 
 ProductName = Literal["tensorrt", "tensorrt-rtx"]
 
 # What TensorRT-RTX logs beside every real message on a machine without a GPU; it says nothing about the model.
-_NO_GPU = re.compile(r"catchCudaError.*cudaError 35", re.DOTALL)
+NO_GPU = re.compile(r"catchCudaError.*cudaError 35", re.DOTALL)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ PRODUCTS: dict[str, _Product] = {
 
 @dataclass(frozen=True)
 class TensorRTApi:
-    """One loaded product.
+    """One loaded product: its Python module, and what its release can do.
 
     Attributes:
         product: ``tensorrt`` or ``tensorrt-rtx``.
@@ -105,7 +105,7 @@ class _Records:
 
 @functools.cache
 def load_api(product: ProductName) -> TensorRTApi:
-    """Import a product.
+    """Import the Python module of a product.
 
     Raises:
         MissingDependencyError: Its package is not installed.
@@ -147,7 +147,7 @@ def _make_logger(module: Any, records: _Records) -> Any:
             level = levels.get(severity, logging.DEBUG)
             # Warnings and errors reach the user as part of our messages, so they are not also printed.
             _LOGGER.debug("%s", message)
-            if level >= logging.WARNING and not _NO_GPU.search(message):
+            if level >= logging.WARNING and not NO_GPU.search(message):
                 with records.lock:
                     for collected in records.open:
                         collected.append(str(message).strip())

@@ -126,7 +126,7 @@ class EngineLayer:
 
         The kernel's name says so. Without one it is the narrowest type among the inputs, but quantized only if that is
         the first input's or more than one's, and never narrower than the weights: a float activation times quantized
-        weights is a float product.
+        weights is a float GEMM.
         """
         tactic = _HASH.sub("", self.tactic.lower())
         named = _XMMA.search(tactic) or _CUTLASS.search(tactic)
@@ -140,8 +140,8 @@ class EngineLayer:
             for precision in self.inputs
             if precision not in _QUANTIZED or self.inputs[0] == precision or self.inputs.count(precision) > 1
         ]
-        found = next((precision for precision in _ORDER if precision in usable), self.weights or "other")
-        return found if self.weights is None else max(found, self.weights, key=_width)
+        narrowest = next((precision for precision in _ORDER if precision in usable), self.weights or "other")
+        return narrowest if self.weights is None else max(narrowest, self.weights, key=_width)
 
 
 def _width(precision: Precision) -> int:
@@ -159,7 +159,7 @@ def parse_layers(text: str) -> tuple[EngineLayer, ...]:
         layers = data["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise RuntimeBackendError(
-            f"The engine inspector's answer cannot be read: {error}",
+            f"The engine inspector's output cannot be read: {error}",
             "Build the engine again with `vitexport build-engine`.",
         ) from error
     if any(not isinstance(layer, dict) for layer in layers):
@@ -186,13 +186,13 @@ def _layer(data: dict[str, Any]) -> EngineLayer:
 
 
 def _precisions(tensors: list[dict[str, Any]]) -> tuple[Precision, ...]:
-    found: list[Precision] = []
+    precisions: list[Precision] = []
     for tensor in tensors:
         text = next((str(tensor[key]) for key in ("DataType", "Datatype", "Format/Datatype") if key in tensor), "")
         precision = _precision(text)
         if precision is not None:
-            found.append(precision)
-    return tuple(found)
+            precisions.append(precision)
+    return tuple(precisions)
 
 
 def _precision(text: str) -> Precision | None:

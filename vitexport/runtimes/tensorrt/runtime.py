@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX engines behind the runtime protocol.
+"""TensorRT and TensorRT-RTX engines behind the runtime protocol: opening them, and choosing an execution context.
 
 The order of checks matters: the sidecar refuses engines of another product, version or GPU in words; the CUDA driver is
 asked for a GPU before any TensorRT call, because TensorRT may crash without one; only then is the plan deserialized.
@@ -89,7 +89,7 @@ class TensorRTRuntime(Adapter):
             MissingDependencyError: The product, or the CUDA binding, is not installed.
             RuntimeBackendError: There is no GPU, or the engine was made for another product, version or GPU.
         """
-        # The plan is hashed only once there is a GPU for it: without one the answer comes at once.
+        # The plan is hashed only once there is a GPU for it: without one the refusal comes at once.
         sidecar = read_sidecar(model, check_hash=False)
         if sidecar is not None and sidecar.product != cls._product:
             raise RuntimeBackendError(
