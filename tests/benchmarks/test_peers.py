@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from benchmarks.peers.install import install, peer_names, peer_python, why_absent
 from benchmarks.peers.job import Job
 from benchmarks.peers.launch import PeerError, run_worker
+from benchmarks.suites.processes import environment, module_command
 from tests.support.paths import ROOT
 from vitexport.inputs.images import list_images
 
@@ -62,3 +66,36 @@ def test_a_peer_that_pip_cannot_install_is_absent_with_pips_reason(
     assert "nncf==3" in reason
     assert peer_python("nncf") is None
     assert why_absent("nncf") == f"does not install: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("job", {"numpy", "PIL", "pydantic", "pydantic_core", "annotated_types", "typing_extensions"}),
+        ("inference_worker", {"numpy"}),
+    ],
+)
+def test_a_workers_environment_needs_no_more_than_its_requirements_name(module: str, allowed: set[str]) -> None:
+    """Peers lack nearly everything that this project's own environment has."""
+    program = (
+        "import json, sys, sysconfig\n"
+        "before = set(sys.modules)\n"
+        f"import benchmarks.peers.{module}\n"
+        "places = {sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}\n"
+        "files = {name: getattr(module, '__file__', None) or '' for name, module in list(sys.modules.items())}\n"
+        "print(json.dumps(sorted({name for name, file in files.items() if '.' not in name and name not in before\n"
+        "                         and any(file.startswith(place) for place in places)})))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert set(json.loads(done.stdout)) <= allowed | {"typing_inspection"}
+
+
+def test_a_worker_is_found_from_any_folder(tmp_path: Path) -> None:
+    command = module_command("peers.inference_worker", "gemm-numpy", "-", 1, tmp_path / "inputs.npy")
+    np.save(tmp_path / "inputs.npy", np.zeros((1, 2), np.float32))
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), input="time 1\n", capture_output=True, text=True, check=True
+    )
+    assert [line[0] for line in done.stdout.splitlines()] == ["@", "@"]
