@@ -36,9 +36,17 @@ if TYPE_CHECKING:
     from vitexport.api.checks import evaluate as evaluate
     from vitexport.api.checks import lint as lint
     from vitexport.api.checks import verify as verify
+    from vitexport.api.deploy import deepstream as deepstream
+    from vitexport.api.deploy import kit as kit
+    from vitexport.api.deploy import serve as serve
+    from vitexport.api.deploy import triton as triton
     from vitexport.api.engine import build_engine as build_engine
     from vitexport.api.engine import refit as refit
     from vitexport.api.engine import trtexec as trtexec
+    from vitexport.api.inspection import inspect as inspect
+    from vitexport.api.machine import doctor as doctor
+    from vitexport.api.machine import models as models
+    from vitexport.api.predict import predict_files as predict_files
     from vitexport.api.stages import export as export
     from vitexport.api.stages import quantize as quantize
     from vitexport.api.stages import run as run
@@ -63,14 +71,22 @@ _EXPORTS = {
     "bench": "vitexport.api.checks",
     "bisect": "vitexport.api.checks",
     "build_engine": "vitexport.api.engine",
+    "deepstream": "vitexport.api.deploy",
     "diagnose": "vitexport.api.checks",
+    "doctor": "vitexport.api.machine",
     "evaluate": "vitexport.api.checks",
     "export": "vitexport.api.stages",
+    "inspect": "vitexport.api.inspection",
+    "kit": "vitexport.api.deploy",
     "lint": "vitexport.api.checks",
+    "models": "vitexport.api.machine",
+    "predict_files": "vitexport.api.predict",
     "quantize": "vitexport.api.stages",
     "refit": "vitexport.api.engine",
     "run": "vitexport.api.stages",
+    "serve": "vitexport.api.deploy",
     "simplify": "vitexport.api.stages",
+    "triton": "vitexport.api.deploy",
     "trtexec": "vitexport.api.engine",
     "verify": "vitexport.api.checks",
 }
