@@ -129,7 +129,7 @@ def test_without_onnx_the_parser_is_the_check(
 ) -> None:
     pretend(inspector=engine_information("xmma_gemm_f32f32_"))
     model = save(linear(zero=3), tmp_path / "model.onnx")
-    monkeypatch.setattr("vitexport.cli.build_engine.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("vitexport.api.engine.importlib.util.find_spec", lambda name: None)
     result = _call("build-engine", model, "-o", tmp_path / "m.engine", "--timing-cache", tmp_path / "t")
     assert "lint: not run" in result.stderr
     assert result.exit_code == 0, result.output
