@@ -21,7 +21,7 @@ __all__ = ["triton"]
 @click.option("--max-delay-us", type=click.IntRange(min=0), default=2000, show_default=True, help="Wait for a batch.")
 @click.option("--instances", type=click.IntRange(min=1), default=1, show_default=True, help="Copies of the model.")
 @click.option("--kind", type=click.Choice(["gpu", "cpu"]), default="gpu", show_default=True, help="Where to run.")
-@click.option("--tensorrt", is_flag=True, help="Run the ONNX file through ONNX Runtime's TensorRT provider.")
+@click.option("--tensorrt", is_flag=True, help="Run the ONNX file through ONNX Runtime's TensorRT execution provider.")
 def triton(
     bundle: Path,
     output: Path,

@@ -27,7 +27,7 @@ from vitexport.verification.select import choose_variant
 
 __all__ = ["build_wheel", "write_kit"]
 
-# ONNX Runtime's CPU provider has no kernels for these; float16 it computes in float32.
+# ONNX Runtime's CPU execution provider has no kernels for these; float16 it computes in float32.
 _NOT_ON_CPU = frozenset({"fp8", "fp4", "int4", "bfloat16"})
 
 

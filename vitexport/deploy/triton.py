@@ -46,7 +46,7 @@ class TritonSettings:
         max_delay_us: Microseconds a request waits for others.
         instances: Copies of the model that run at the same time.
         kind: ``gpu`` or ``cpu``.
-        tensorrt: Let ONNX Runtime run the graph through its TensorRT provider.
+        tensorrt: Let ONNX Runtime run the graph through its TensorRT execution provider.
     """
 
     name: str | None = None
