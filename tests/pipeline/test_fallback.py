@@ -15,8 +15,9 @@ from tests.support.paths import ROOT
 from vitexport.benchmark.latency import summarize
 from vitexport.bundle.recording import Recording
 from vitexport.errors import QuantizeError
-from vitexport.pipeline import recipe_run as pipeline
+from vitexport.pipeline import recipe_run
 from vitexport.pipeline.fallback import Candidate, candidates, settle
+from vitexport.pipeline.run import run
 from vitexport.recipe.load import load_recipe, parse_recipe
 from vitexport.recipe.settings import Budget, Gates, QuantizeSettings, Recipe, Tolerance
 from vitexport.verification.result import VerificationResult
@@ -200,7 +201,7 @@ def test_int8_that_fails_its_accuracy_gate_ends_in_a_float_model_and_the_report_
     recipe: Recipe, tmp_path: Path
 ) -> None:
     strict = with_gates(recipe, min_cosine=0.9999999)
-    result = pipeline.run(strict, tmp_path)
+    result = run(strict, tmp_path)
     assert result.verification is not None
     assert result.verification.passed, result.verification.failures()
     assert [variant.name for variant in result.verification.variants] == ["pytorch", "onnx", "simplified"]
@@ -211,7 +212,7 @@ def test_int8_that_fails_its_accuracy_gate_ends_in_a_float_model_and_the_report_
     story = (tmp_path / "report.md").read_text()
     assert "How it came to this model" in story
     assert "1. int8 linear layers: rejected (gate min_cosine: limit 1, is 0.99" in story
-    again = pipeline.run(strict, tmp_path)
+    again = run(strict, tmp_path)
     assert again.executed == ()
     assert again.verification is not None
     assert again.verification.passed
@@ -220,7 +221,7 @@ def test_int8_that_fails_its_accuracy_gate_ends_in_a_float_model_and_the_report_
 def test_int8_that_fails_its_speed_gate_is_replaced_by_what_it_was_to_replace(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = pipeline.measure_latency
+    measure = recipe_run.measure_latency
 
     def slow_int8(*arguments: Any) -> Any:
         """Make int8 measure twice as slow as the float variant, as it is on processors without int8 instructions."""
@@ -235,8 +236,8 @@ def test_int8_that_fails_its_speed_gate_is_replaced_by_what_it_was_to_replace(
         result.path.write_text(json.dumps(content))
         return result
 
-    monkeypatch.setattr(pipeline, "measure_latency", slow_int8)
-    result = pipeline.run(with_gates(recipe, min_speedup=1.0), tmp_path)
+    monkeypatch.setattr(recipe_run, "measure_latency", slow_int8)
+    result = run(with_gates(recipe, min_speedup=1.0), tmp_path)
     assert result.verification is not None
     assert result.verification.passed, result.verification.failures()
     assert result.verification.variants[-1].name == "simplified"
@@ -248,7 +249,7 @@ def test_int8_that_fails_its_speed_gate_is_replaced_by_what_it_was_to_replace(
 
 def test_on_failure_fail_keeps_the_model_and_rejects_it(recipe: Recipe, tmp_path: Path) -> None:
     failing = with_gates(recipe, min_cosine=0.9999999, on_failure="fail")
-    result = pipeline.run(failing, tmp_path)
+    result = run(failing, tmp_path)
     assert result.verification is not None
     assert not result.verification.passed
     assert result.verification.variants[-1].name == "int8"
@@ -257,7 +258,7 @@ def test_on_failure_fail_keeps_the_model_and_rejects_it(recipe: Recipe, tmp_path
 
 def test_the_precision_that_runs_is_measured_and_gated(recipe: Recipe, tmp_path: Path) -> None:
     asked = with_gates(recipe, min_actual_precision=0.8, on_failure="fail")
-    result = pipeline.run(asked, tmp_path)
+    result = run(asked, tmp_path)
     assert result.verification is not None
     gate = next(gate for gate in result.verification.gates if gate.gate == "min_actual_precision")
     assert gate.value is not None
