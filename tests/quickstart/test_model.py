@@ -100,7 +100,7 @@ def test_training_depends_on_the_seed_alone_and_writes_what_it_trained(
 
     train_script.write_model(first, spec, tmp_path / "model")
     written = load_model(ModelSettings(source=str(tmp_path / "model")))
-    assert written.preprocess == spec
+    assert written.metadata.preprocess == spec
     planes = torch.from_numpy(np.stack([preprocess(digits_script.render(digit), spec) for digit in digits]))
     with torch.inference_mode():
         assert torch.equal(written.module(planes)[0], first(pixel_values=planes).logits)
