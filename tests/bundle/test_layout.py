@@ -142,3 +142,29 @@ def test_the_recipe_is_read_back_and_a_wrong_one_is_named(bundle: Bundle) -> Non
     path.write_text(yaml.safe_dump({**content, "colour": "red"}))
     with pytest.raises(RecipeError, match="colour"):
         read_recipe(kept)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "\xff"])
+def test_a_recipe_that_is_no_yaml_is_an_error_in_words(text: str, bundle: Bundle) -> None:
+    path = recipe_path(bundle.root)
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(BundleError, match="Expected a recipe at"):
+        read_recipe(keep(bundle, RECIPE, "recipe", path))
+
+
+def test_a_recording_without_its_inputs_is_an_error_in_words(bundle: Bundle) -> None:
+    path = recording_path(bundle.root, REFERENCE)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+    with pytest.raises(BundleError, match="Expected the inputs of 'recording/pytorch'"):
+        read_replay_inputs(keep(bundle, recording_name(REFERENCE), "recording", path))
+
+
+@pytest.mark.parametrize("header", ["[1]", "null", '{"images": 3}'])
+def test_a_recording_with_another_header_is_an_error_in_words(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.npz"
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, header=np.array(header), pixels=np.zeros((1, 2, 2, 3), np.uint8))
+    for kind in (Recording, ReplayInputs):
+        with pytest.raises(BundleError, match="Expected a recording at"):
+            kind.load(path)

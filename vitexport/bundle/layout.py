@@ -82,11 +82,22 @@ ATTEMPTS = "attempts"
 SAMPLES = "samples"
 """Folder, beside :data:`PREPROCESSING`, of original image files."""
 
+_AGAIN = "Copy the bundle again as a whole, or run its recipe again."
+
 
 def read_recipe(bundle: Bundle) -> Recipe:
-    """Read the resolved recipe a bundle was made from."""
+    """Read the resolved recipe a bundle was made from.
+
+    Raises:
+        BundleError: The bundle has none, or it is no YAML.
+        RecipeError: It is no recipe of this version.
+    """
     path = bundle.path(bundle.artifact(RECIPE))
-    return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), where=str(path))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BundleError(f"Expected a recipe at '{path}', found: {error}", _AGAIN) from error
+    return parse_recipe(content, where=str(path))
 
 
 def is_bundle(path: Path) -> bool:
@@ -144,7 +155,12 @@ def read_replay_inputs(bundle: Bundle) -> ReplayInputs:
     Raises:
         BundleError: The bundle holds no reference recording.
     """
-    return ReplayInputs.load(bundle.root / bundle.artifact(recording_name(REFERENCE)).companions[0].path)
+    reference = bundle.artifact(recording_name(REFERENCE))
+    if not reference.companions:
+        raise BundleError(
+            f"Expected the inputs of '{reference.name}' in the bundle '{bundle.root}', found none.", _AGAIN
+        )
+    return ReplayInputs.load(bundle.root / reference.companions[0].path)
 
 
 def read_disagreements(bundle: Bundle) -> ReplayInputs | None:
@@ -166,7 +182,7 @@ def read_analysis(bundle: Bundle, name: str) -> Mapping[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BundleError(f"'{path}' cannot be read: {error}", "Run the recipe again.") from error
+        raise BundleError(f"'{path}' cannot be read: {error}", _AGAIN) from error
     if not isinstance(content, Mapping):
-        raise BundleError(f"Expected a mapping in '{path}', found {type(content).__name__}.", "Run the recipe again.")
+        raise BundleError(f"Expected a mapping in '{path}', found {type(content).__name__}.", _AGAIN)
     return content

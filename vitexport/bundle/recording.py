@@ -59,7 +59,7 @@ class Recording:
         outputs = {key.removeprefix(_OUTPUT): array for key, array in arrays.items() if key.startswith(_OUTPUT)}
         try:
             return cls(header["runtime"], tuple(header["images"]), tuple(header["input_sha256"]), outputs)
-        except KeyError as error:
+        except (KeyError, TypeError) as error:
             raise _unreadable(path, error) from error
 
     def select(self, images: Sequence[str]) -> Recording:
@@ -120,7 +120,7 @@ class ReplayInputs:
         try:
             targets = header["targets"]
             return cls(tuple(header["images"]), arrays["pixels"], None if targets is None else tuple(targets))
-        except KeyError as error:
+        except (KeyError, TypeError) as error:
             raise _unreadable(path, error) from error
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import click
 import yaml
 
-from vitexport.api.stages import plan_run, read_recipe
+from vitexport.api.stages import plan_run
 from vitexport.api.stages import run as run_recipe
+from vitexport.bundle.layout import read_recipe
 from vitexport.cli.screen import finish, suggest_bisect
 from vitexport.errors import RecipeError
 from vitexport.pipeline.recipe_run import STAGES

@@ -111,7 +111,8 @@ def _size_ratio(last: VariantResult, base: VariantResult | None) -> Measured:
 def _actual_precision(last: VariantResult, _: VariantResult | None) -> Measured:
     if last.executed is None:
         return None, f"{last.runtime} was not profiled on '{last.name}'"
-    found = ", ".join(f"{name} {share:.1%}" for name, share in sorted(last.executed.items(), key=lambda x: -x[1]))
+    parts = sorted(last.executed.items(), key=lambda part: -part[1])
+    found = ", ".join(f"{name} {fraction:.1%}" for name, fraction in parts)
     return last.executed.get(last.precision, 0.0), f"{last.runtime} executed {found} of the weighted work"
 
 

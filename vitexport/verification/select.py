@@ -1,4 +1,4 @@
-"""Which model file of a bundle serves: the last variant that its evidence accepts."""
+"""Which model file of a bundle serves: the last variant that its recordings and gates accept."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _last_accepted(bundle: Bundle) -> Choice:
 
 
 def _rejections(bundle: Bundle) -> dict[str, str]:
-    """Return variant name to the reason why it must not serve, from the evidence inside the bundle."""
+    """Return variant name to the reason why it must not serve, from what was recorded in the bundle."""
     if bundle.find(recording_name(REFERENCE)) is None or bundle.find("recipe") is None:
         return {}
     verification = judge(bundle, read_recipe(bundle))

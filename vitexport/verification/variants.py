@@ -27,7 +27,7 @@ class VariantInput:
     Attributes:
         name: Name of the variant, e.g. ``int8``.
         precision: What its body computes in.
-        recording: Its answers.
+        recording: Its outputs.
         tolerance: What it must reach.
         same_inputs: Whether it takes byte-equal input tensors to the reference (a uint8 graph does not).
         bytes: File size with companions; None for the reference.
@@ -56,7 +56,7 @@ def evaluate_variants(
     """Judge every variant against the reference and the variant before it.
 
     Args:
-        reference: PyTorch's answers.
+        reference: PyTorch's outputs.
         variants: The others, in the order they were made.
         targets: Class index per image, or None.
         gates: Limits for the last variant.
