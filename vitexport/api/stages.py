@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from vitexport.inputs.preprocess import PreprocessSpec
 
-__all__ = ["FinishedRun", "export", "plan_run", "quantize", "read_recipe", "run", "simplify"]
+__all__ = ["FinishedRun", "export", "plan_run", "quantize", "resolve_recipe", "run", "simplify"]
 
 
 class FinishedRun(Bundle):
@@ -81,7 +81,7 @@ class FinishedRun(Bundle):
         return replace(first, title=headline(self.verification)), *others
 
 
-def read_recipe(
+def resolve_recipe(
     recipe: str | Path | Recipe | None = None,
     *,
     source: str | Path | None = None,
@@ -157,7 +157,7 @@ def run(
         RecipeError: The recipe is wrong.
         VitexportError: A stage could not do what was asked; what earlier stages made stays and is reused next time.
     """
-    resolved = read_recipe(
+    resolved = resolve_recipe(
         recipe, source=source, images=images, labels=labels, calibration=calibration, settings=settings
     )
     with shown(progress, plan(resolved, until)) as show:

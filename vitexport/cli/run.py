@@ -8,9 +8,8 @@ from typing import Any
 import click
 import yaml
 
-from vitexport.api.stages import plan_run
+from vitexport.api.stages import plan_run, resolve_recipe
 from vitexport.api.stages import run as run_recipe
-from vitexport.bundle.layout import read_recipe
 from vitexport.cli.screen import finish, suggest_bisect
 from vitexport.errors import RecipeError
 from vitexport.pipeline.recipe_run import STAGES
@@ -55,7 +54,7 @@ def run(
     """
     named: dict[str, Any] = {"images": images, "labels": labels, "calibration": calibration}
     named["recipe" if recipe.endswith((".yaml", ".yml")) else "source"] = recipe
-    resolved = read_recipe(**named, settings=_settings(overrides))
+    resolved = resolve_recipe(**named, settings=_settings(overrides))
     if dry_run:
         executed, skipped = plan_run(resolved, output, until=until, force=force)
         click.echo(f"would run: {_join(executed)}; current: {_join(skipped)}", err=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from vitexport.api import stages as api
 from vitexport.cli.screen import OUT, print_json
 from vitexport.files import StageResult
+from vitexport.recipe.settings import Precision, Target, Task
 
 __all__ = ["export", "quantize", "simplify"]
 
@@ -22,9 +23,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was wri
 @click.command()
 @click.argument("source")
 @_OUT
-@click.option(
-    "--task", type=click.Choice(["classify", "features"]), help="Head to export; the checkpoint's own otherwise."
-)
+@click.option("--task", type=click.Choice(get_args(Task)), help="Head to export; the checkpoint's own otherwise.")
 @click.option(
     "--image-size", type=int, nargs=2, metavar="H W", help="Resolution in pixels; the checkpoint's otherwise."
 )
@@ -86,10 +85,8 @@ def simplify(model: Path, output: Path, onnxsim: bool, as_json: bool) -> None:
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Calibration images, at least 16.")
 @click.option("--limit", type=click.IntRange(1), help="Use only so many of them.")
 @_OUT
-@click.option(
-    "--target", type=click.Choice(["tensorrt", "ort-x86", "ort-arm64", "portable"]), default="ort-x86", help="Runtime."
-)
-@click.option("--precision", type=click.Choice(["int8", "fp8", "fp16", "bf16"]), default="int8", help="Precision.")
+@click.option("--target", type=click.Choice(get_args(Target)), default="ort-x86", help="Runtime.")
+@click.option("--precision", type=click.Choice(get_args(Precision)), default="int8", help="Precision.")
 @click.option("--attention", type=click.Choice(["float", "int8"]), default="float", help="Attention batch matmuls.")
 @click.option("--preset", type=click.Choice(["default", "fast"]), default="default", help="Search effort.")
 @click.option("--max-top1-drop", type=float, help="Budget: points of top-1 that may be lost.")

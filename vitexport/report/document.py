@@ -21,6 +21,7 @@ from vitexport.bundle.layout import (
 from vitexport.files import finite
 from vitexport.machine import describe_machine
 from vitexport.recipe.settings import Recipe
+from vitexport.report.sections import SECTIONS
 from vitexport.verification.disagreement import Disagreement, worst_images
 from vitexport.verification.result import VerificationResult
 from vitexport.verification.summary import budget_sentence, headline, remarks
@@ -50,6 +51,7 @@ def build_document(bundle: Bundle, verification: VerificationResult, recipe: Rec
         "images": _images(bundle, verification),
         **asdict(verification),
         "disagreements": [_described(entry, bundle.class_names) for entry in _disagreements(bundle, verification)],
+        "sections": [asdict(made) for make in SECTIONS if (made := make(bundle, verification)) is not None],
         "attempts": (read_analysis(bundle, ATTEMPTS) or {}).get("attempts", []),
         "errors": (read_analysis(bundle, ERRORS) or {}).get("variants", {}),
         "quantization": {a.name: _quantization(a.details) for a in bundle.artifacts if a.details.get("ranges")},
