@@ -10,7 +10,7 @@ from vitexport.errors import EngineBuildError
 from vitexport.files import sha256_file, write_atomic
 from vitexport.runtimes.cuda.probe import require_gpu
 from vitexport.runtimes.tensorrt.api import TensorRTApi, load_api
-from vitexport.runtimes.tensorrt.runtime import deserialize
+from vitexport.runtimes.tensorrt.plan import deserialize
 from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, mismatches, read_sidecar, sidecar_path
 
 __all__ = ["refit_engine"]

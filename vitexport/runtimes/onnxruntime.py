@@ -1,7 +1,4 @@
-"""ONNX Runtime on the CPU, or on its CUDA and TensorRT execution providers where they are installed.
-
-Opening and running sessions; what a session really executes is in :mod:`vitexport.runtimes.onnxruntime_profile`.
-"""
+"""ONNX Runtime on the CPU, or on its CUDA and TensorRT execution providers where they are installed."""
 
 from __future__ import annotations
 
@@ -11,22 +8,13 @@ from typing import Any
 
 from typing_extensions import Self
 
-from vitexport.errors import InferenceError, MissingDependencyError, RuntimeBackendError
+from vitexport.errors import InferenceError
 from vitexport.runtimes.base import Adapter, RuntimeOptions, RuntimePackage
+from vitexport.runtimes.onnxruntime_profile import executed_layers, fraction_of_work
+from vitexport.runtimes.onnxruntime_session import open_session, vendor_errors
 from vitexport.tensors import Array, TensorSpec
 
-__all__ = ["OnnxRuntime", "open_session", "vendor_errors"]
-
-_EXECUTION_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-
-_SPIN_MICROSECONDS = "1000"
-"""How long an idle thread waits busily. ONNX Runtime's default goes on for tens of milliseconds after a run, and takes
-the cores from what runs next: another model, the decoding of images. Between operators of one run the wait is shorter.
-"""
+__all__ = ["OnnxRuntime"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -89,8 +77,6 @@ class OnnxRuntime(Adapter):
         None where nothing with weights was executed, and on the TensorRT execution provider: it turns whole subgraphs
         into one node each, and the profile does not see into them.
         """
-        from vitexport.runtimes.onnxruntime_profile import executed_layers, fraction_of_work
-
         if self._options.execution_provider == "tensorrt":
             return None
         layers = executed_layers(self._model, feeds, self._options)
@@ -99,88 +85,6 @@ class OnnxRuntime(Adapter):
     def close(self) -> None:
         """Drop the session."""
         self._session = None
-
-
-def open_session(model: Path, options: RuntimeOptions, *, profile: Path | None = None) -> Any:
-    """Open an ``onnxruntime.InferenceSession`` as the options say.
-
-    Args:
-        model: ONNX file.
-        options: Threads, execution provider and graph optimisation.
-        profile: Prefix of the profile that the session shall write; None writes none.
-
-    Raises:
-        MissingDependencyError: onnxruntime is not installed.
-        RuntimeBackendError: The file is no ONNX model, uses what this version lacks, or the execution provider is
-            absent.
-    """
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise MissingDependencyError("onnxruntime", "ort", "Running ONNX models") from error
-    chosen = _execution_provider(ort, options)
-    session_options = ort.SessionOptions()
-    session_options.log_severity_level = 3
-    if profile is not None:
-        session_options.enable_profiling = True
-        session_options.profile_file_prefix = str(profile)
-    session_options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
-    if options.in_order:
-        session_options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    if options.threads is not None:
-        session_options.intra_op_num_threads = options.threads
-    if not options.optimize:
-        session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = ort.InferenceSession(str(model), session_options, providers=[chosen])
-    except vendor_errors() as error:
-        raise RuntimeBackendError(
-            f"ONNX Runtime cannot open '{model}': {error}",
-            "Check that the file is a complete ONNX model, with its external data beside it; "
-            "`vitexport inspect` shows what it holds.",
-        ) from error
-    if chosen[0] not in session.get_providers():
-        # ONNX Runtime logs that an execution provider cannot start (no GPU, another CUDA version) and goes on with the
-        # CPU.
-        raise RuntimeBackendError(
-            f"ONNX Runtime cannot use {chosen[0]} here; it fell back to {', '.join(session.get_providers())}.",
-            "Check the GPU, its driver and the CUDA and cuDNN versions onnxruntime-gpu asks for; see `vitexport "
-            "doctor`.",
-        )
-    return session
-
-
-def _execution_provider(ort: Any, options: RuntimeOptions) -> tuple[str, dict[str, str]]:
-    """Return an execution provider and its options; a GPU is chosen by ``cuda:N``."""
-    name = options.execution_provider or ("cuda" if options.device.startswith("cuda") else "cpu")
-    if name not in _EXECUTION_PROVIDERS:
-        raise RuntimeBackendError(
-            f"Expected an ONNX Runtime execution provider of {', '.join(_EXECUTION_PROVIDERS)}, found '{name}'.",
-            "Choose one of those.",
-        )
-    available = ort.get_available_providers()
-    if _EXECUTION_PROVIDERS[name] not in available:
-        raise RuntimeBackendError(
-            f"This ONNX Runtime has no {_EXECUTION_PROVIDERS[name]}; it has {', '.join(available)}.",
-            "Install the build that brings it (onnxruntime-gpu for CUDA and TensorRT).",
-        )
-    if name == "cpu":
-        return _EXECUTION_PROVIDERS[name], {}
-    index = options.device.partition(":")[2] or "0"
-    graph = {"enable_cuda_graph": "1"} if options.cuda_graph and name == "cuda" else {}
-    return _EXECUTION_PROVIDERS[name], {"device_id": index, **graph}
-
-
-def vendor_errors() -> tuple[type[Exception], ...]:
-    """Return what ONNX Runtime raises: its own tree hangs directly under Exception."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = tuple(
-        value
-        for value in vars(state).values()
-        if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == state.__name__
-    )
-    return (*own, RuntimeError, ValueError)
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -16,7 +16,7 @@ from typing import Any
 
 from vitexport.errors import InferenceError, RuntimeBackendError
 from vitexport.runtimes.base import RuntimeOptions
-from vitexport.runtimes.onnxruntime import open_session, vendor_errors
+from vitexport.runtimes.onnxruntime_session import open_session, vendor_errors
 from vitexport.tensors import Array
 
 __all__ = ["ExecutedLayer", "executed_layers", "fraction_of_work"]

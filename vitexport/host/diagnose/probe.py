@@ -16,7 +16,7 @@ from typing_extensions import Self
 from vitexport.errors import InferenceError, RuntimeBackendError
 from vitexport.host.graph.intermediate import exposed_file, take_as_inputs
 from vitexport.runtimes import RuntimeOptions
-from vitexport.runtimes.onnxruntime import open_session, vendor_errors
+from vitexport.runtimes.onnxruntime_session import open_session, vendor_errors
 
 __all__ = ["GIVEN", "Probe"]
 

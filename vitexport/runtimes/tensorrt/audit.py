@@ -20,7 +20,7 @@ from vitexport.errors import MissingDependencyError, RuntimeBackendError
 from vitexport.runtimes.cuda.probe import require_gpu
 from vitexport.runtimes.tensorrt.api import ProductName, load_api
 from vitexport.runtimes.tensorrt.inspector import EngineLayer, parse_layers
-from vitexport.runtimes.tensorrt.runtime import deserialize, require_compatible
+from vitexport.runtimes.tensorrt.plan import deserialize, require_compatible
 from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, Precision, RequestedGemm, describe, read_sidecar
 
 __all__ = [
