@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -26,10 +26,12 @@ from vitexport.bundle.layout import (
     recording_name,
 )
 from vitexport.bundle.recording import Recording
+from vitexport.errors import InferenceError, RuntimeBackendError
 from vitexport.files import StageResult
 from vitexport.host.sources import LoadedModel
 from vitexport.inputs.images import list_images, load_image
 from vitexport.inputs.preprocess import preprocess
+from vitexport.pipeline import stages
 from vitexport.pipeline.stages import (
     VerificationImages,
     compare_preprocessing,
@@ -41,6 +43,9 @@ from vitexport.pipeline.stages import (
 from vitexport.pipeline.step import Step
 from vitexport.pipeline.workspace import Workspace
 from vitexport.recipe.settings import BenchmarkSettings, ModelSettings, VerifySettings
+from vitexport.runtimes.base import RuntimeOptions
+from vitexport.runtimes.onnxruntime import OnnxRuntime
+from vitexport.tensors import Array
 from vitexport.verification.parity import compare
 
 COUNT = 7
@@ -144,6 +149,35 @@ def test_every_variant_is_timed_at_every_size_that_all_can_run(
     assert len(runs) == 1, "taking turns, all run as often"
     assert content["executed"] == {"simplified": {"float32": 1.0}, "int8": {"float32": 1.0}}
     assert content["machine"]["cores"]
+
+
+@pytest.mark.parametrize("failing", ["open", "run"])
+def test_every_opened_model_is_closed_when_a_measurement_fails(
+    failing: str, tmp_path: Path, images: VerificationImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = with_reference(bundle_of(tmp_path, variants=("simplified", "int8")), images)
+    opened: list[str] = []
+    closed: list[str] = []
+
+    class Broken(OnnxRuntime):
+        @classmethod
+        def open(cls, model: Path, options: RuntimeOptions) -> Broken:
+            if failing == "open" and opened:
+                raise RuntimeBackendError("the second model does not open", "")
+            opened.append(model.stem)
+            return super().open(model, options)
+
+        def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+            raise InferenceError("the model does not run", "")
+
+        def close(self) -> None:
+            closed.append(self._model.stem)
+            super().close()
+
+    monkeypatch.setattr(stages, "open_runtime", lambda path, options: Broken.open(path, options))
+    with pytest.raises(RuntimeBackendError):
+        measure_latency(bundle, loaded(bundle), BenchmarkSettings(seconds=0.01, warmup=0))
+    assert opened and closed == opened[::-1]
 
 
 def _library(folder: Path, **settings: object) -> ModelSettings:

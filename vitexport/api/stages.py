@@ -120,7 +120,7 @@ def resolve_recipe(
 
 def run(
     recipe: str | Path | Recipe | None = None,
-    out: str | Path = "out",
+    out: str | Path | None = None,
     *,
     source: str | Path | None = None,
     images: str | Path | None = None,
@@ -140,7 +140,7 @@ def run(
 
     Args:
         recipe: Path of a YAML file, or a Recipe; or leave it out and name a ``source``.
-        out: Bundle directory, created when absent.
+        out: Bundle directory, created when absent; always needed.
         source: Model source for the default recipe: hub id, directory, ``timm:NAME``.
         images: Folder of verification images, for a ``source``.
         labels: JSON file with their classes, for a ``source``.
@@ -154,9 +154,11 @@ def run(
         The bundle, with its verification result. A model that does not match is a result, not an exception.
 
     Raises:
-        RecipeError: The recipe is wrong.
+        RecipeError: The recipe is wrong, or there is no ``out``.
         VitexportError: A stage could not do what was asked; what earlier stages made stays and is reused next time.
     """
+    if out is None:
+        raise RecipeError("Expected a directory for the bundle, found none.", "Pass out=...")
     resolved = resolve_recipe(
         recipe, source=source, images=images, labels=labels, calibration=calibration, settings=settings
     )
