@@ -117,7 +117,7 @@ def _variants(spec: PreprocessSpec) -> Iterator[tuple[str, PreprocessSpec]]:
             text = f"the interpolation is {spec.interpolation} here and {method} there"
             yield text, spec.model_copy(update={"interpolation": method})
     height, width = spec.image_size
-    edges = {min(height, width), *(round(max(height, width) / share) for share in (0.875, 0.9, 0.95))}
+    edges = {min(height, width), *(round(max(height, width) / fraction) for fraction in (0.875, 0.9, 0.95))}
     shapes = [("squashed to the input size", Resize(size=spec.image_size), False)]
     shapes += [
         (f"resized to {edge} on the shorter edge and cropped", Resize(mode="shortest_edge", size=(edge, edge)), True)

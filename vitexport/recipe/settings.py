@@ -235,7 +235,7 @@ class Tolerance(_Settings):
         max_rel: Largest absolute difference over the largest reference magnitude.
         min_cosine: Smallest per-image cosine similarity.
         min_sqnr_db: Signal-to-noise ratio over all images, in dB.
-        min_agreement: Share of images with the same top-1 class, 0 to 1.
+        min_agreement: Fraction of images with the same top-1 class, 0 to 1.
     """
 
     max_abs: float | None = Field(default=None, ge=0)
@@ -286,7 +286,7 @@ class Gates(_Settings):
         min_cosine: Smallest per-image cosine similarity with PyTorch.
         min_speedup: Speed against the ``baseline`` variant on the same runtime, measured interleaved.
         max_size_ratio: File size against the ``baseline`` variant.
-        min_actual_precision: Share of the multiply-accumulates with weights that the runtime really executes in the
+        min_actual_precision: Fraction of the multiply-accumulates with weights that the runtime really executes in the
             variant's precision, 0 to 1, read from the runtime's own profile or engine.
         baseline: Variant that speed and size are compared with: what the final one replaces.
         on_failure: ``fail`` ends with exit code 3; ``fallback`` tries the next safer quantization first, down to none.

@@ -30,7 +30,7 @@ def fixed(value: float | None, digits: int = 2) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Write a share as a percentage; only exactly everything is 100 %."""
+    """Write a fraction as a percentage; only exactly everything is 100 %."""
     if value is None:
         return MISSING
     text = f"{100 * value:.{digits}f}"

@@ -16,7 +16,7 @@ __all__ = ["Accuracy", "PairedDifference", "accuracy", "compare_top1", "top1"]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of images, 0 to 1, whose class is the first or among the first five."""
+    """Fractions of images, 0 to 1, whose class is the first or among the first five."""
 
     images: int
     top1: float

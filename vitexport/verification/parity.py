@@ -31,8 +31,8 @@ class OutputParity:
         rms_rel: RMS of the difference over RMS of the reference.
         min_cosine: Smallest cosine similarity of an image's output with its reference.
         sqnr_db: ``10 log10(sum(reference^2) / sum(difference^2))`` in dB; infinite when equal.
-        agreement: Share of images with the same top-1 class, or None for outputs that are not ``[N, classes]``.
-        agreement_top5: Share of the reference's five first classes that are among the candidate's five first, averaged
+        agreement: Fraction of images with the same top-1 class, or None for outputs that are not ``[N, classes]``.
+        agreement_top5: Fraction of the reference's five first classes that are among the candidate's five first, averaged
             over images; None for outputs that are not ``[N, classes]`` with more than five classes.
         worst_image: Row with the largest relative error.
     """

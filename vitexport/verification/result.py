@@ -28,7 +28,7 @@ class VariantResult:
         difference: Paired top-1 difference with PyTorch; None without labels.
         bytes: File size with companions.
         latency: By batch size.
-        executed: Share of the weighted multiply-accumulates executed in each precision; None when not measured.
+        executed: Fraction of the weighted multiply-accumulates executed in each precision; None when not measured.
     """
 
     name: str
