@@ -32,7 +32,7 @@ class VariantInput:
         same_inputs: Whether it takes byte-equal input tensors to the reference (a uint8 graph does not).
         bytes: File size with companions; None for the reference.
         latency: By batch size; empty when not measured.
-        executed: Fraction of the weighted multiply-accumulates the runtime executed in each precision, by precision; None
+        executed: Fraction of the weighted multiply-accumulates executed in each precision, by precision; None
             when not measured.
     """
 
