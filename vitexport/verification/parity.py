@@ -32,8 +32,8 @@ class OutputParity:
         min_cosine: Smallest cosine similarity of an image's output with its reference.
         sqnr_db: ``10 log10(sum(reference^2) / sum(difference^2))`` in dB; infinite when equal.
         agreement: Fraction of images with the same top-1 class, or None for outputs that are not ``[N, classes]``.
-        agreement_top5: Fraction of the reference's five first classes that are among the candidate's five first, averaged
-            over images; None for outputs that are not ``[N, classes]`` with more than five classes.
+        agreement_top5: Fraction of the reference's five first classes that are among the candidate's five first,
+            averaged over images; None for outputs that are not ``[N, classes]`` with more than five classes.
         worst_image: Row with the largest relative error.
     """
 
