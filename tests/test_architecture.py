@@ -76,6 +76,17 @@ def test_heavy_packages_are_imported_only_in_their_rooms(path: Path) -> None:
             assert any(relative == r or relative.startswith(f"{r}/") for r in rooms), f"{relative} imports {module}"
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda p: p.name)
+def test_the_command_line_calls_the_api_and_nothing_else(path: Path) -> None:
+    """Beside it only errors, what an option may be chosen from, and the types of results."""
+    allowed = {"api", "cli", "errors", "__version__", "tables"}
+    choices = {"vitexport.runtimes", "vitexport.recipe.settings", "vitexport.pipeline.recipe_run"}
+    results = {"vitexport.files", "vitexport.verification.result", "vitexport.predict.job"}
+    for module, eager in imports(path):
+        if module.startswith("vitexport.") and room(module) not in allowed and eager:
+            assert module in choices | results, f"{path.name} imports {module}"
+
+
 def module_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitexport.benchmark.compare import Measured, find_models, time_models, tune
-from vitexport.benchmark.latency import load_warning
+from vitexport.benchmark.latency import load_warning, pin
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_recipe, read_replay_inputs
 from vitexport.bundle.target import resolve_target
@@ -130,6 +130,17 @@ class BenchResult(Tabular):
             "results": [row.to_dict() for row in self.rows],
         }
 
+    def draw(self, out: str | Path) -> Path:
+        """Draw the result as an SVG picture.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+        """
+        from vitexport.report.comparison_plot import draw_comparison
+
+        draw_comparison(self.rows, Path(out))
+        return Path(out)
+
     def tables(self) -> tuple[Table, ...]:
         """Return one row per model and batch size."""
         tuned = any(row.threads is not None for row in self.rows)
@@ -158,6 +169,7 @@ def bench(
     seconds: float = 3.0,
     warmup: int = 5,
     threads: int | None = None,
+    cpus: Collection[int] | None = None,
     tune_threads: bool = False,
 ) -> BenchResult:
     """Measure latency, throughput and memory of models by turns, so that their ratio holds on a busy machine.
@@ -175,13 +187,17 @@ def bench(
         batch: Images per run, one measurement each.
         seconds: Measured time per model and batch size, in seconds.
         warmup: Runs before measuring.
-        threads: Runtime threads; None lets the runtime choose.
+        threads: Runtime threads; None lets the runtime choose, or takes one for each of ``cpus``.
+        cpus: Keep this process, from now on, on these cores.
         tune_threads: Find the best number of threads of each model instead.
 
     Raises:
         RuntimeBackendError: A model does not open here, or none takes a batch of these sizes.
     """
     wanted = [targets] if isinstance(targets, str | Path) else list(targets)
+    if cpus is not None:
+        pin(cpus)
+        threads = threads if threads is not None or tune_threads else len(cpus)
     warning = load_warning()
     candidates = [(model, runtime) for model in find_models(wanted) for runtime in runtimes or (None,)]
     options = RuntimeOptions(threads=threads)

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from vitexport.api import checks as api
-from vitexport.benchmark.latency import pin
 from vitexport.cli.screen import OUT, print_json, rich_table
 from vitexport.runtimes import available_runtimes
 
@@ -86,9 +85,6 @@ def bench(
         raise click.UsageError("--tune tries every number of threads; leave out --threads.")
     if plot is not None and plot.suffix != ".svg":
         raise click.BadParameter(f"expected a name that ends with .svg, found '{plot}'", param_hint="--plot")
-    if cpus is not None:
-        pin(cpus)
-        threads = threads if threads is not None or tuned else len(cpus)
     found = api.bench(
         targets,
         runtimes=runtimes,
@@ -96,15 +92,13 @@ def bench(
         seconds=seconds,
         warmup=warmup,
         threads=threads,
+        cpus=cpus,
         tune_threads=tuned,
     )
     for line in (*(f"warning: {text}" for text in found.warnings), *found.skipped):
         click.echo(line, err=True)
     if plot is not None:
-        from vitexport.report.comparison_plot import draw_comparison
-
-        draw_comparison(found.rows, plot)
-        click.echo(f"wrote {plot}", err=True)
+        click.echo(f"wrote {found.draw(plot)}", err=True)
     if as_json:
         print_json(found.to_dict())
         return
