@@ -12,7 +12,7 @@ from typing import Any
 
 from vitexport.bundle.layout import REFERENCE
 from vitexport.errors import StageError
-from vitexport.recipe.settings import Budget, Gates, QuantizeSettings
+from vitexport.recipe.settings import WITH_16_BIT_KERNELS, Budget, Gates, QuantizeSettings
 from vitexport.verification.gates import GATES
 from vitexport.verification.result import VerificationResult
 
@@ -58,8 +58,7 @@ class Attempt:
 def candidates(settings: QuantizeSettings, gates: Gates) -> tuple[Candidate, ...]:
     """Return what to try, in order: what was asked, then ever safer, then the float model.
 
-    Half precision is offered to the targets that have kernels for it; ONNX Runtime's CPU kernels compute it in float32
-    behind casts, so there it would only be slower.
+    A 16-bit body is offered to the targets that have kernels for it.
     """
     found = [Candidate(_describe(settings), settings)]
     if settings.attention == "int8":
@@ -74,9 +73,9 @@ def candidates(settings: QuantizeSettings, gates: Gates) -> tuple[Candidate, ...
             budget = Budget(max_top1_drop=1.0)
         searched = settings.model_copy(update={"budget": budget})
         found.append(Candidate(f"{_describe(settings)}, fewest layers that keep the accuracy", searched, True))
-    if settings.precision in ("int8", "fp8") and settings.target in ("tensorrt", "portable"):
-        half = settings.model_copy(update={"precision": "fp16", "attention": "float", "budget": None})
-        found.append(Candidate("fp16", half))
+    if settings.precision in ("int8", "fp8") and settings.target in WITH_16_BIT_KERNELS:
+        body16 = settings.model_copy(update={"precision": "fp16", "attention": "float", "budget": None})
+        found.append(Candidate("fp16", body16))
     found.append(Candidate("float32, not quantized", None))
     return tuple(found)
 

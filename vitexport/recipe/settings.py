@@ -25,10 +25,14 @@ __all__ = [
     "SimplifySettings",
     "Tolerance",
     "VerifySettings",
+    "WITH_16_BIT_KERNELS",
     "Task",
 ]
 
 Target = Literal["tensorrt", "ort-x86", "ort-arm64", "portable"]
+WITH_16_BIT_KERNELS: frozenset[Target] = frozenset({"tensorrt", "portable"})
+"""Targets that gain by a 16-bit body; ONNX Runtime's CPU kernels compute it in float32 behind casts."""
+
 Task = Literal["classify", "features"]
 Precision = Literal["int8", "fp8", "fp16", "bf16"]
 
