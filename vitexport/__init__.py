@@ -1,8 +1,8 @@
 """Vision Transformers from PyTorch to production, with proof.
 
 vitexport exports a Vision Transformer to ONNX, quantizes it with real calibration images, builds TensorRT engines, and
-checks on real images that what runs there still matches PyTorch. Every function here is a command of the command line
-too, and the other way round::
+checks on real images that what runs there still matches PyTorch. Every command of the command line is a function here
+(`predict` is :class:`Predictor`, and :func:`predict_files` for many)::
 
     import vitexport as vx
 
@@ -19,7 +19,8 @@ too, and the other way round::
 Paths are ``str`` or ``Path``. Results are small frozen objects: ``to_dict()`` gives plain values, ``print`` a table, a
 notebook shows the same. Long work takes ``progress=True`` for a bar, or a function that gets every
 :class:`StepEvent`. A model that does not match PyTorch is a result (``passed`` is False); what could not be done at all
-raises a :class:`VitexportError` that says what was expected, found, and what to do.
+raises a :class:`VitexportError` that says what was expected, found, and what to do; its kinds are in
+``vitexport.errors``.
 
 Importing this module imports nothing else; each function imports what it needs when it is first used.
 """
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from vitexport.files import StepEvent as StepEvent
     from vitexport.inputs.preprocess import PreprocessSpec as PreprocessSpec
     from vitexport.predict.predictor import Predictor as Predictor
-    from vitexport.recipe.settings import Recipe as Recipe
+    from vitexport.runtimes.base import RuntimeOptions as RuntimeOptions
 
 __version__ = "0.1.0"
 
@@ -65,7 +66,7 @@ _EXPORTS = {
     "Bundle": "vitexport.bundle.bundle",
     "Predictor": "vitexport.predict.predictor",
     "PreprocessSpec": "vitexport.inputs.preprocess",
-    "Recipe": "vitexport.recipe.settings",
+    "RuntimeOptions": "vitexport.runtimes.base",
     "StepEvent": "vitexport.files",
     "VitexportError": "vitexport.errors",
     "bench": "vitexport.api.checks",

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vitexport.errors import VitexportError
 from vitexport.tables import Table, Tabular
 
-__all__ = ["StageResult", "StepEvent", "atomic_path", "finite", "sha256_file", "write_atomic"]
+__all__ = ["StageResult", "StepEvent", "as_path", "atomic_path", "finite", "sha256_file", "write_atomic"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,6 +38,10 @@ class StageResult(Tabular):
     def bytes(self) -> int:
         """Size of the file and its companions in bytes."""
         return sum(path.stat().st_size for path in (self.path, *self.companions))
+
+    def __fspath__(self) -> str:
+        """Return the file, so that a result can be passed wherever a path can."""
+        return str(self.path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -64,6 +69,23 @@ class StepEvent:
     fraction: float | None = None
 
 
+def as_path(value: object, what: str) -> Path:
+    """Return a path from text, a path, or an object that stands for one, such as a bundle or a stage's result.
+
+    Args:
+        value: What a caller passed.
+        what: What it should be the path of, for the error message.
+
+    Raises:
+        VitexportError: It is no path.
+    """
+    if isinstance(value, str | os.PathLike) and str(value):
+        return Path(value)
+    raise VitexportError(
+        f"Expected {what} as a path, found {value!r} ({type(value).__name__}).", "Pass a str or a pathlib.Path."
+    )
+
+
 @contextmanager
 def atomic_path(final: Path) -> Iterator[Path]:
     """Yield a path in a temporary directory beside ``final``; on success everything written there is moved into place.
@@ -71,6 +93,8 @@ def atomic_path(final: Path) -> Iterator[Path]:
     ``final`` itself is moved last, so that when it exists its companions (ONNX external data) do too. After an
     exception or a kill nothing is left under a final name.
     """
+    if final.is_dir():
+        raise VitexportError(f"Expected the name of a file to write, found the directory '{final}'.", "Add a name.")
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as folder:
         temporary = Path(folder) / final.name

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitexport.api.arguments import require_positive
 from vitexport.benchmark.compare import Measured, find_models, time_models, tune
 from vitexport.benchmark.latency import load_warning, pin
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_recipe, read_replay_inputs
 from vitexport.bundle.target import resolve_target
-from vitexport.errors import ImageError, RuntimeBackendError
-from vitexport.files import finite
+from vitexport.errors import ImageError, RecipeError, RuntimeBackendError
+from vitexport.files import as_path, finite
 from vitexport.inputs.images import batches, list_images
 from vitexport.machine import describe_machine
 from vitexport.runtimes import RuntimeOptions, open_runtime
@@ -31,7 +33,7 @@ __all__ = ["BenchResult", "Diagnosis", "LintResult", "bench", "bisect", "diagnos
 
 
 def verify(
-    bundle: str | Path | Bundle,
+    bundle: str | PathLike[str],
     *,
     engine: str | Path | None = None,
     runtime: str | None = None,
@@ -59,11 +61,11 @@ def verify(
     recipe = read_recipe(opened)
     if engine is None:
         return replay(opened, recipe, runtime=runtime)
-    return replay_engine(opened, recipe, Path(engine), runtime=runtime)
+    return replay_engine(opened, recipe, as_path(engine, "an engine"), runtime=runtime)
 
 
 def evaluate(
-    target: str | Path,
+    target: str | PathLike[str],
     images: str | Path,
     *,
     labels: str | Path | None = None,
@@ -91,12 +93,13 @@ def evaluate(
     Raises:
         ImageError: The images have no labels, or the model gives no class scores.
     """
-    folder = Path(images)
+    require_positive(batch=batch)
+    folder = as_path(images, "a folder of images")
     return evaluate_models(
         resolve_target(target),
         folder,
         list_images(folder, limit=limit),
-        labels=None if labels is None else Path(labels),
+        labels=None if labels is None else as_path(labels, "a labels file"),
         batch=batch,
         runtime=runtime,
     )
@@ -162,10 +165,10 @@ def _measured_cells(row: Measured, tuned: bool, powered: bool) -> tuple[str, ...
 
 
 def bench(
-    targets: str | Path | Sequence[str | Path],
+    targets: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
     runtimes: Sequence[str] = (),
-    batch: Sequence[int] = (1,),
+    batch: int | Sequence[int] = (1,),
     seconds: float = 3.0,
     warmup: int = 5,
     threads: int | None = None,
@@ -194,7 +197,14 @@ def bench(
     Raises:
         RuntimeBackendError: A model does not open here, or none takes a batch of these sizes.
     """
-    wanted = [targets] if isinstance(targets, str | Path) else list(targets)
+    if isinstance(targets, Sequence) and not isinstance(targets, str):
+        wanted = [as_path(entry, "a model or bundle") for entry in targets]
+    else:
+        wanted = [as_path(targets, "a model or bundle")]
+    sizes = (batch,) if isinstance(batch, int) else tuple(batch)
+    require_positive(seconds=seconds, threads=threads, **{f"batch[{i}]": size for i, size in enumerate(sizes)})
+    if not sizes:
+        raise RecipeError("Expected at least one batch size, found none.", "Pass batch=1, or several as (1, 8).")
     if cpus is not None:
         pin(cpus)
         threads = threads if threads is not None or tune_threads else len(cpus)
@@ -206,14 +216,14 @@ def bench(
         rows = [
             row
             for model, runtime in candidates
-            for size in batch
+            for size in sizes
             for row in tune(model, runtime, options, size, seconds=seconds, warmup=warmup)
         ]
     else:
-        rows, skipped = time_models(candidates, options, batch, seconds=seconds, warmup=warmup)
+        rows, skipped = time_models(candidates, options, sizes, seconds=seconds, warmup=warmup)
     if not rows:
         raise RuntimeBackendError(
-            f"No model here takes a batch of {' or '.join(map(str, batch))}.", "Choose the size it was exported for."
+            f"No model here takes a batch of {' or '.join(map(str, sizes))}.", "Choose the size it was exported for."
         )
     warnings = () if warning is None else (warning,)
     return BenchResult(tuple(rows), skipped, describe_machine(), threads, warnings)
@@ -257,7 +267,7 @@ class LintResult(Tabular):
 
 
 def lint(
-    model: str | Path,
+    model: str | PathLike[str],
     product: str = "tensorrt",
     *,
     device: str | None = None,
@@ -319,7 +329,7 @@ class Diagnosis(Tabular):
         return (Table(f"on {self.anatomy.images} images", columns, rows, text=columns),)
 
 
-def diagnose(target: str | Path, images: str | Path | None = None, *, limit: int = 16) -> Diagnosis:
+def diagnose(target: str | PathLike[str], images: str | Path | None = None, *, limit: int = 16) -> Diagnosis:
     """Say what will be hard to quantize or to run in fp16, and what to write into the recipe; needs no GPU.
 
     Example::
@@ -334,15 +344,18 @@ def diagnose(target: str | Path, images: str | Path | None = None, *, limit: int
     Raises:
         ImageError: A single file was given without images.
     """
+    require_positive(limit=limit)
     from vitexport.host.diagnose import advise, measure_anatomy, recipe_of
 
-    model, feeds = _float_model_and_feeds(Path(target), None if images is None else Path(images), limit)
+    model, feeds = _float_model_and_feeds(
+        target, None if images is None else as_path(images, "a folder of images"), limit
+    )
     anatomy = measure_anatomy(model, feeds)
     advice = advise(anatomy)
     return Diagnosis(anatomy, advice, recipe_of(advice))
 
 
-def _float_model_and_feeds(target: Path, folder: Path | None, limit: int) -> tuple[Path, list[Array]]:
+def _float_model_and_feeds(target: str | PathLike[str], folder: Path | None, limit: int) -> tuple[Path, list[Array]]:
     resolved = resolve_target(target)
     bundle = resolved.bundle
     model = resolved.float_model().path
@@ -360,7 +373,7 @@ def _float_model_and_feeds(target: Path, folder: Path | None, limit: int) -> tup
         return model, list(batches(list_images(folder, limit=limit), spec, runtime.inputs[0], 1))
 
 
-def bisect(bundle: str | Path | Bundle, variant: str, *, against: str | None = None, images: int = 8) -> BisectReport:
+def bisect(bundle: str | PathLike[str], variant: str, *, against: str | None = None, images: int = 8) -> BisectReport:
     """Find the block and layer where a variant loses accuracy, by feeding every layer exact inputs.
 
     Example::
@@ -371,11 +384,12 @@ def bisect(bundle: str | Path | Bundle, variant: str, *, against: str | None = N
         bundle: Bundle directory, or an opened bundle.
         variant: Variant to examine, e.g. ``int8``.
         against: Variant that is right; None takes the last float one before it.
-        images: How many of the bundle's images to use.
+        images: How many of the bundle's images to use, at least 1.
 
     Raises:
         BundleError: There is no such variant, none before it, or it is no ONNX graph.
     """
+    require_positive(images=images)
     from vitexport.host.diagnose.bundle import bisect_variant
 
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)

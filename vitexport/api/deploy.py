@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vitexport.api.arguments import open_bundle, path_of, require_positive
+from vitexport.api.arguments import open_bundle, require_positive
 from vitexport.errors import MissingDependencyError, RecipeError, VitexportError
 from vitexport.files import finite
 from vitexport.inputs.images import load_image
@@ -157,7 +157,7 @@ def serve(
     options = RuntimeOptions(threads=threads, device=device)
     with (
         bind(host, port) as listener,
-        Predictor.open(path_of(model), runtime=runtime, variant=variant, options=options) as predictor,
+        Predictor.open(model, runtime=runtime, variant=variant, options=options) as predictor,
     ):
         app = create_app(predictor, limits, BatchSettings(max_batch, max_delay_ms / 1000, workers))
         serving = Serving(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from vitexport.api.checks import LintResult, lint
 from vitexport.api.progress import OnEvent, Progress, shown
 from vitexport.bundle.layout import read_recipe
 from vitexport.bundle.target import resolve_target
-from vitexport.files import StageResult, StepEvent
+from vitexport.files import StageResult, StepEvent, as_path
 from vitexport.recipe.load import validated
 from vitexport.recipe.settings import EngineSettings
 from vitexport.tables import Table, Tabular
@@ -70,7 +71,7 @@ class EngineResult(Tabular):
 
 
 def build_engine(
-    model: str | Path,
+    model: str | PathLike[str],
     out: str | Path,
     *,
     variant: str | None = None,
@@ -114,9 +115,9 @@ def build_engine(
         if not found.passed:
             return EngineResult(None, found, None, "nothing was built")
     with shown(progress, ("build",)) as show:
-        built = build(path, wanted, Path(out), progress=None if progress is False else _Phases(show))
+        built = build(path, wanted, as_path(out, "an engine"), progress=None if progress is False else _Phases(show))
         show(StepEvent("build", "done", str(out)))
-    report, why = _audit(Path(out), min_fraction) if audit else (None, "not asked for")
+    report, why = _audit(as_path(out, "an engine"), min_fraction) if audit else (None, "not asked for")
     return EngineResult(built, found, report, why)
 
 
@@ -138,10 +139,12 @@ def refit(engine: str | Path, model: str | Path, out: str | Path) -> EngineSidec
     """
     from vitexport.engine.refit import refit_engine
 
-    return refit_engine(Path(engine), Path(model), Path(out))
+    return refit_engine(as_path(engine, "an engine"), as_path(model, "an ONNX file"), as_path(out, "an engine"))
 
 
-def trtexec(model: str | Path, out: str | Path | None = None, *, variant: str | None = None, **settings: Any) -> str:
+def trtexec(
+    model: str | PathLike[str], out: str | Path | None = None, *, variant: str | None = None, **settings: Any
+) -> str:
     """Return the trtexec command line that builds the same engine, to check ours with the vendor's tool.
 
     Example::
@@ -165,12 +168,12 @@ def trtexec(model: str | Path, out: str | Path | None = None, *, variant: str | 
     path, wanted = _model_and_settings(model, variant, settings)
     metadata = ModelMetadata.from_metadata(read_metadata(path), where=str(path))
     device = None if wanted.device is None else device_profile(wanted.device)
-    engine = None if out is None else Path(out)
+    engine = None if out is None else as_path(out, "an engine")
     return trtexec_command(path, wanted, metadata.model.inputs, engine=engine, device=device)
 
 
 def _model_and_settings(
-    model: str | Path, variant: str | None, settings: dict[str, Any]
+    model: str | PathLike[str], variant: str | None, settings: dict[str, Any]
 ) -> tuple[Path, EngineSettings]:
     """Return the ONNX file, and the settings of the bundle's recipe with the given ones put over them."""
     target = resolve_target(model)

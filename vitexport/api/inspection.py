@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitexport.api.arguments import path_of
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.target import Target, resolve_target
 from vitexport.errors import BundleError, MissingDependencyError
-from vitexport.files import write_atomic
+from vitexport.files import as_path, write_atomic
 from vitexport.tables import Table, Tabular
 from vitexport.verification.summary import budget_sentence
 
@@ -86,7 +85,7 @@ def inspect(target: str | Path | Bundle, *, ranges: bool = False) -> Inspection:
         RuntimeBackendError: An engine's sidecar is damaged or belongs to another engine.
         MissingDependencyError: onnx is not installed.
     """
-    path = path_of(target)
+    path = as_path(target, "a model or bundle")
     resolved = resolve_target(path)
     if ranges:
         return Inspection(path, _ranges(resolved))

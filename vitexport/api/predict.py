@@ -9,10 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from vitexport.api.arguments import path_of, require_positive
+from vitexport.api.arguments import require_positive
 from vitexport.api.progress import OnEvent, Progress, StepEvent, shown
 from vitexport.errors import RecipeError
-from vitexport.files import finite
+from vitexport.files import as_path, finite
 from vitexport.machine import usable_cores
 from vitexport.predict.batch import ChunkPredictor, Row, chunks, predict_chunks
 from vitexport.predict.job import JobResult, OnOpen, OnProgress, predict_to_file
@@ -175,7 +175,7 @@ def predict_files(
     if out is None and (engine == "ray" or overwrite):
         raise RecipeError("Expected a results file with engine='ray' or overwrite, found none.", "Pass out=...")
     settings = JobSettings(
-        model=path_of(model),
+        model=as_path(model, "a model or bundle"),
         runtime=runtime,
         variant=variant,
         top=top,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
+from vitexport.errors import RecipeError
 from vitexport.files import StepEvent
 
 __all__ = ["OnEvent", "Progress", "StepEvent", "shown"]
@@ -30,8 +31,12 @@ def shown(progress: Progress, stages: Sequence[str]) -> Iterator[OnEvent]:
     elif progress is True:
         with _bars(stages) as show:
             yield show
-    else:
+    elif callable(progress):
         yield progress
+    else:
+        raise RecipeError(
+            f"Expected progress to be True, False or a function, found {progress!r}.", "Pass progress=True for a bar."
+        )
 
 
 def _ignore(event: StepEvent) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vitexport.api.arguments import onnx_output
 from vitexport.api.progress import Progress, shown
 from vitexport.bundle.bundle import Bundle
 from vitexport.errors import RecipeError
-from vitexport.files import StageResult, StepEvent
+from vitexport.files import StageResult, StepEvent, as_path
 from vitexport.inputs.images import list_images
 from vitexport.pipeline.run import plan
 from vitexport.pipeline.run import run as run_recipe
-from vitexport.recipe.load import default_recipe, load_recipe, override_settings
+from vitexport.recipe.load import default_recipe, load_recipe, override_settings, validated
 from vitexport.recipe.settings import (
     ExportSettings,
     ModelSettings,
@@ -63,9 +65,9 @@ class FinishedRun(Bundle):
         self.remarks = remarks
 
     @property
-    def passed(self) -> bool:
-        """Whether every variant, gate and check passed; False when nothing was verified."""
-        return self.verification is not None and self.verification.passed
+    def passed(self) -> bool | None:
+        """Whether every variant, gate and check passed; None when the run stopped before verification."""
+        return None if self.verification is None else self.verification.passed
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result, what the run did, and what ``bundle.json`` holds."""
@@ -96,19 +98,23 @@ def resolve_recipe(
         RecipeError: It cannot be read, names unknown settings, or both a recipe and a source are given.
     """
     named = {"images": images, "labels": labels, "calibration": calibration}
+    if settings is not None and not (isinstance(settings, Mapping) and all(isinstance(key, str) for key in settings)):
+        raise RecipeError(
+            f"Expected settings by dotted name, found {settings!r}.", 'Write settings={"quantize.preset": "fast"}.'
+        )
     if (recipe is None) == (source is None):
         raise RecipeError(
             "Expected a recipe or a model source, found " + ("neither." if recipe is None else "both."),
             "Pass a recipe (a path or a Recipe), or source=... with images=...",
         )
     if source is not None:
-        paths = {key: None if value is None else Path(value) for key, value in named.items()}
+        paths = {key: None if value is None else as_path(value, key) for key, value in named.items()}
         found = default_recipe(str(source), paths["images"], paths["labels"], paths["calibration"])
     elif isinstance(recipe, Recipe):
         found = recipe
     else:
         assert recipe is not None
-        found = load_recipe(Path(recipe))
+        found = load_recipe(as_path(recipe, "a recipe"))
     given = [key for key, value in named.items() if value is not None and source is None]
     if given:
         raise RecipeError(
@@ -163,7 +169,7 @@ def run(
         recipe, source=source, images=images, labels=labels, calibration=calibration, settings=settings
     )
     with shown(progress, plan(resolved, until)) as show:
-        done = run_recipe(resolved, Path(out), until=until, force=force, on_event=show)
+        done = run_recipe(resolved, as_path(out, "a bundle directory"), until=until, force=force, on_event=show)
     assert done.bundle is not None  # only a dry run can leave none
     notes = () if done.verification is None else remarks(done.verification, resolved)
     return FinishedRun(
@@ -175,12 +181,12 @@ def plan_run(
     recipe: Recipe, out: str | Path, *, until: str | None = None, force: bool = False
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the stages that :func:`run` would carry out, and those whose result is current; nothing is written."""
-    done = run_recipe(recipe, Path(out), until=until, force=force, dry_run=True)
+    done = run_recipe(recipe, as_path(out, "a bundle directory"), until=until, force=force, dry_run=True)
     return done.executed, done.skipped
 
 
 def export(
-    model: str | Path | torch.nn.Module,
+    model: str | PathLike[str] | torch.nn.Module,
     out: str | Path,
     *,
     task: Task | None = None,
@@ -222,25 +228,34 @@ def export(
     Raises:
         ModelSourceError: The checkpoint cannot be loaded.
         ExportError: It cannot be exported, or the file does not answer as PyTorch does.
+        RecipeError: An argument does not fit.
         MissingDependencyError: torch or the checkpoint's library is not installed.
     """
     from vitexport.host.export import export_onnx
     from vitexport.host.export_check import compare_with_pytorch
     from vitexport.host.sources import load_model
 
-    settings = ExportSettings(batch=batch, opset=opset, image_size=image_size, input=input)
+    path = onnx_output(out)
+    asked = {"batch": batch, "opset": opset, "image_size": image_size, "input": input}
+    settings = validated(ExportSettings, asked, where="export")
+    from_checkpoint = isinstance(model, str | PathLike)
+    if from_checkpoint and (preprocess is not None or len(class_names)):
+        raise RecipeError(
+            "Expected preprocess and class_names for a live module only, found them beside a checkpoint.",
+            "Leave them out: a checkpoint brings its own.",
+        )
     with shown(progress, ("load", "export", "compare")) as show:
         show(StepEvent("load", "running", model if isinstance(model, str) else type(model).__name__))
-        if isinstance(model, str | Path):
-            source = ModelSettings(source=str(model), task=task, revision=revision, allow_pickle=allow_pickle)
-            loaded = load_model(source, image_size=image_size)
+        if isinstance(model, str | PathLike):
+            named = {"source": str(model), "task": task, "revision": revision, "allow_pickle": allow_pickle}
+            loaded = load_model(validated(ModelSettings, named, where="model"), image_size=image_size)
         else:
             from vitexport.host.sources.live import wrap_module
 
             loaded = wrap_module(model, preprocess, class_names, task=task, image_size=image_size)
         show(StepEvent("load", "done"))
         show(StepEvent("export", "running", str(out)))
-        result = export_onnx(loaded, settings, Path(out))
+        result = export_onnx(loaded, settings, path)
         show(StepEvent("export", "done"))
         show(StepEvent("compare", "running", "with PyTorch's own outputs"))
         difference = compare_with_pytorch(loaded, result.path)
@@ -248,7 +263,7 @@ def export(
     return replace(result, details={**result.details, "max_rel_difference": difference})
 
 
-def simplify(model: str | Path, out: str | Path, *, onnxsim: bool = True) -> StageResult:
+def simplify(model: str | PathLike[str], out: str | Path, *, onnxsim: bool = True) -> StageResult:
     """Simplify an exported ONNX file to the canonical ViT graph, outputs unchanged.
 
     Example::
@@ -265,12 +280,12 @@ def simplify(model: str | Path, out: str | Path, *, onnxsim: bool = True) -> Sta
     """
     from vitexport.host.simplify import simplify_onnx
 
-    return simplify_onnx(Path(model), SimplifySettings(onnxsim=onnxsim), Path(out))
+    return simplify_onnx(as_path(model, "an ONNX file"), SimplifySettings(onnxsim=onnxsim), onnx_output(out))
 
 
 def quantize(
-    model: str | Path,
-    images: str | Path,
+    model: str | PathLike[str],
+    images: str | PathLike[str],
     out: str | Path,
     *,
     target: Target = "ort-x86",
@@ -308,26 +323,29 @@ def quantize(
         RecipeError: ``out`` is ``model``.
         QuantizeError: The model cannot be quantized as asked.
     """
-    if Path(out).resolve() == Path(model).resolve():
+    source, path = as_path(model, "an ONNX file"), onnx_output(out)
+    if path.resolve() == source.resolve():
         raise RecipeError(f"'{out}' is also the input.", "Write to another file; the float model stays as it is.")
     from vitexport.host.quantize import quantize_onnx
 
     budget = {"max_top1_drop": max_top1_drop, "min_agreement": min_agreement, "min_sqnr_db": min_sqnr_db}
-    settings = QuantizeSettings.model_validate(
+    settings = validated(
+        QuantizeSettings,
         {
             "target": target,
             "precision": precision,
             "attention": attention,
             "preset": preset,
             "budget": budget if any(value is not None for value in budget.values()) else None,
-        }
+        },
+        where="quantize",
     )
     with shown(progress, ("quantize",)) as show:
         result = quantize_onnx(
-            Path(model),
-            list_images(Path(images), limit=limit),
+            source,
+            list_images(as_path(images, "a folder of images"), limit=limit),
             settings,
-            Path(out),
+            path,
             progress=lambda message, fraction: show(StepEvent("quantize", "running", message, fraction)),
         )
         show(StepEvent("quantize", "done", str(out)))

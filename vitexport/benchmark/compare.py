@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class Measured:
         return found
 
 
-def find_models(targets: Sequence[str | Path]) -> tuple[Model, ...]:
+def find_models(targets: Sequence[str | PathLike[str]]) -> tuple[Model, ...]:
     """Return the models of files and bundles; several bundles put their names in front.
 
     Raises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import BundleError
-from vitexport.files import sha256_file, write_atomic
+from vitexport.files import as_path, sha256_file, write_atomic
 from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.tables import Table, Tabular
 
@@ -130,6 +131,10 @@ class Bundle(Tabular):
         self.metadata = metadata
         self.artifacts = artifacts
 
+    def __fspath__(self) -> str:
+        """Return the directory, so that a bundle can be passed wherever a path can."""
+        return str(self.root)
+
     @property
     def model(self) -> ModelSpec:
         """Identity and interface of the model."""
@@ -146,7 +151,7 @@ class Bundle(Tabular):
         return self.metadata.class_names
 
     @classmethod
-    def open(cls, root: str | Path, *, check_files: bool = True) -> Bundle:
+    def open(cls, root: str | PathLike[str], *, check_files: bool = True) -> Bundle:
         """Open a bundle and check that its files are all there and unaltered.
 
         Args:
@@ -156,7 +161,7 @@ class Bundle(Tabular):
         Raises:
             BundleError: The directory is no bundle, of another schema, or a file is missing or altered.
         """
-        root = Path(root)
+        root = as_path(root, "a bundle")
         path = root / BUNDLE_FILE
         if root.is_file():
             raise BundleError(
@@ -175,7 +180,7 @@ class Bundle(Tabular):
         if schema != SCHEMA:
             raise BundleError(
                 f"Expected bundle schema {SCHEMA} in '{path}', found {schema!r}.",
-                "Run the recipe again with --force, or use the vitexport version that wrote the bundle.",
+                "Run its recipe again with force (--force), or use the vitexport version that wrote the bundle.",
             )
         try:
             data = _BundleData.model_validate(raw)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from vitexport.bundle.bundle import BUNDLE_FILE, Artifact, Bundle
 from vitexport.bundle.layout import is_bundle
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import BundleError
+from vitexport.files import as_path
 
 __all__ = ["ModelFile", "Target", "resolve_target"]
 
@@ -118,7 +120,7 @@ class Target:
         return named
 
 
-def resolve_target(path: str | Path, *, check_files: bool = True) -> Target:
+def resolve_target(path: str | PathLike[str], *, check_files: bool = True) -> Target:
     """Find out what a path means.
 
     Args:
@@ -128,7 +130,7 @@ def resolve_target(path: str | Path, *, check_files: bool = True) -> Target:
     Raises:
         BundleError: Nothing is there, the directory is no bundle, or a file of the bundle is missing or altered.
     """
-    path = Path(path)
+    path = as_path(path, "a model or bundle")
     if path.is_file():
         return Target(path, None, (ModelFile(str(path), path),))
     if not path.is_dir():

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from vitexport.api import checks as api
 from vitexport.cli.screen import OUT, print_json
-from vitexport.files import finite
 
 if TYPE_CHECKING:
     from vitexport.host.diagnose import BisectReport
@@ -34,7 +33,7 @@ def bisect(bundle: Path, variant: str, against: str | None, images: int, as_json
     """
     report = api.bisect(bundle, variant, against=against, images=images)
     if as_json:
-        print_json(finite({"description": report.describe(), **report.to_dict()}))
+        print_json(report.to_dict())
         return
     OUT.print(f"[bold]{escape(report.describe())}[/]")
     OUT.print(_layers(report))

@@ -35,18 +35,21 @@ def compare_with_pytorch(loaded: LoadedModel, path: Path) -> float:
         The largest difference of any output element over the largest magnitude of that output.
 
     Raises:
-        ExportError: The difference is above :data:`MAX_DIFFERENCE`, or an output is not finite. The file is removed, so
-            that nobody takes it for a good one.
+        ExportError: The difference is above :data:`MAX_DIFFERENCE`, an output is not finite, or images of a batch are
+            mixed. The file is removed, so that nobody takes it for a good one.
     """
     spec = loaded.metadata.preprocess
     with open_runtime(path) as runtime:
         tensor = runtime.inputs[0]
         worst = 0.0
+        alone: tuple[torch.Tensor, ...] = ()
         for size in [batch_limit(tensor)] if batch_limit(tensor) else (1, 3):
             shown = _pixels(int(size or 1), spec.image_size)
             with torch.no_grad():
                 planes = torch.from_numpy(np.stack([normalize(image, spec) for image in shown]))
                 expected = loaded.module(planes)
+            _require_rows_of_their_own(alone, expected, path, loaded)
+            alone = expected
             found = runtime.run({tensor.name: from_pixels(shown, spec, tensor)})
             for output, reference in zip(runtime.outputs, expected, strict=True):
                 wanted = reference.numpy().astype(np.float64)
@@ -61,6 +64,21 @@ def compare_with_pytorch(loaded: LoadedModel, path: Path) -> float:
             "Report the model with this message; a fixed batch (`--batch 1`) or another opset may work.",
         )
     return worst
+
+
+def _require_rows_of_their_own(
+    alone: tuple[torch.Tensor, ...], together: tuple[torch.Tensor, ...], path: Path, loaded: LoadedModel
+) -> None:
+    """Refuse a model whose answer for an image depends on the others in its batch: serving would change results."""
+    for one, several in zip(alone, together, strict=False):
+        scale = max(float(one.abs().max()), np.finfo(np.float32).tiny)
+        if float((several[:1] - one).abs().max()) > MAX_DIFFERENCE * scale:
+            path.unlink()
+            raise ExportError(
+                f"'{loaded.metadata.model.id}' answers otherwise for an image when others are in its batch.",
+                "Export it for one image at a time (`--batch 1`), or take out what mixes the batch, such as a mean "
+                "over it.",
+            )
 
 
 def _pixels(count: int, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -31,8 +31,10 @@ def list_images(folder: Path, *, limit: int | None = None) -> tuple[Path, ...]:
         limit: At most so many, spread evenly over the sorted list so that a prefix of classes is not all that is seen.
 
     Raises:
-        ImageError: The folder does not exist or holds no image.
+        ImageError: The folder does not exist or holds no image, or the limit is none.
     """
+    if limit is not None and limit < 1:
+        raise ImageError(f"Expected a limit of at least 1 image, found {limit}.", "Give a positive number, or none.")
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise ImageError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitexport.bundle.bundle import Bundle
+from vitexport.errors import RecipeError
 from vitexport.pipeline.recipe_run import STAGES, RecipeRun
 from vitexport.pipeline.workspace import OnEvent, StaleError, Workspace
 from vitexport.recipe.settings import Recipe
@@ -34,7 +35,13 @@ class RunResult:
 
 
 def plan(recipe: Recipe, until: str | None = None) -> tuple[str, ...]:
-    """Return the stages that ``recipe`` asks for, up to and including ``until``."""
+    """Return the stages that ``recipe`` asks for, up to and including ``until``.
+
+    Raises:
+        RecipeError: There is no stage of that name.
+    """
+    if until is not None and until not in STAGES:
+        raise RecipeError(f"Expected a stage of {', '.join(STAGES)}, found '{until}'.", "Stop after one of these.")
     stages = [stage for stage in STAGES if stage != "quantize" or recipe.quantize is not None]
     return tuple(stages[: stages.index(until) + 1] if until in stages else stages)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from vitexport.bundle.bundle import Artifact, Bundle
@@ -45,7 +46,9 @@ class Workspace:
         self._made: set[str] = set()
         self.bundle: Bundle | None = None
         if is_bundle(root):
-            self.bundle = Bundle.open(root, check_files=False)
+            # Forced, everything is made again: what cannot be read, such as an older bundle, is replaced.
+            with suppress(BundleError) if force else nullcontext():
+                self.bundle = Bundle.open(root, check_files=False)
 
     def current(self) -> Bundle:
         """Return the bundle.

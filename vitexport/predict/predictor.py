@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast, overload
@@ -17,11 +18,12 @@ from typing_extensions import Self
 
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.target import resolve_target
-from vitexport.errors import BundleError, InferenceError
+from vitexport.errors import BundleError, ImageError, InferenceError
 from vitexport.inputs.preprocess import batch
 from vitexport.predict.sources import ImageInput, is_one_image, to_image
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import run_rows
+from vitexport.tables import Table, Tabular
 from vitexport.tensors import Array, TensorSpec, batch_limit
 from vitexport.verification.select import choose_variant
 
@@ -46,7 +48,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, repr=False)
-class ImageResult:
+class ImageResult(Tabular):
     """What a model says about one image.
 
     Attributes:
@@ -76,6 +78,12 @@ class ImageResult:
         if self.features:
             return {"features": list(self.features)}
         return {"predictions": [prediction.to_dict() for prediction in self.predictions]}
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the classes with their scores, or the features."""
+        if self.features:
+            return (Table("", ("feature", "value"), tuple((str(i), f"{v:.6g}") for i, v in enumerate(self.features))),)
+        return (Table("", ("class", "score"), tuple((p.label, f"{p.score:.4f}") for p in self.predictions)),)
 
     def __repr__(self) -> str:
         if self.features:
@@ -134,7 +142,7 @@ class Predictor:
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | PathLike[str],
         *,
         runtime: str | None = None,
         variant: str | None = None,
@@ -302,6 +310,8 @@ class Predictor:
             ImageError: An image is missing, damaged or too large, or an array is no uint8 ``[H, W, 3]``.
             InferenceError: The model failed, or its output holds NaN or infinity.
         """
+        if batch < 1 or (top is not None and top < 1):
+            raise ImageError(f"Expected top and batch of at least 1, found {top} and {batch}.", "Leave them out.")
         if is_one_image(images) or not isinstance(images, Iterable):
             image = to_image(cast(ImageInput, images))
             return self.result(self.infer([self.prepare(image)])[0], top)
@@ -318,6 +328,9 @@ class Predictor:
                 f"Expected a classifier, but '{self.name}' gives feature vectors.",
                 "Write the vectors to a file with `vitexport predict ... -o FILE`, or export with --task classify.",
             )
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.name!r}, variant {self.variant!r}, {self.runtime.name}, {self.tensor.describe()})"
 
     def close(self) -> None:
         """Release the runtime."""

@@ -65,6 +65,8 @@ class OnnxRuntime(Adapter):
         return cls(model, options, session, dict(session.get_modelmeta().custom_metadata_map))
 
     def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if self._session is None:
+            raise InferenceError("This runtime is closed.", "Open the model again.")
         try:
             values = self._session.run(self._output_names, feeds)
         except vendor_errors() as error:

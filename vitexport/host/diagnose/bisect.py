@@ -18,6 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.errors import BundleError
+from vitexport.files import finite
 from vitexport.host.diagnose.coordinates import Affine
 from vitexport.host.diagnose.cuts import Cut, computed_in_float, find_cuts
 from vitexport.host.diagnose.difference import Difference
@@ -26,6 +27,7 @@ from vitexport.host.diagnose.rows import common_shapes, first_rows
 from vitexport.host.diagnose.transforms import find_transforms
 from vitexport.host.graph.layers import find_linears
 from vitexport.host.graph.scopes import block_path
+from vitexport.tables import Table, Tabular
 
 __all__ = ["BisectReport", "BlockError", "LayerError", "bisect"]
 
@@ -86,8 +88,8 @@ class BlockError:
     accumulated: float
 
 
-@dataclass(frozen=True)
-class BisectReport:
+@dataclass(frozen=True, repr=False)
+class BisectReport(Tabular):
     """Where an error enters.
 
     Attributes:
@@ -124,8 +126,20 @@ class BisectReport:
         return f"No single layer is to blame: the error is spread. Largest contributions: {names}."
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; numbers that are not finite stay, see :mod:`vitexport.report.document`."""
-        return asdict(self)
+        """Return plain data for JSON, with the finding as a sentence; numbers that are not finite become None."""
+        content: dict[str, Any] = finite({"description": self.describe(), **asdict(self)})
+        return content
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the layers at fault, or those that add most, under the finding."""
+        blamed = {layer.tensor for layer in self.culprits}
+        others = sorted((x for x in self.layers if x.tensor not in blamed), key=lambda layer: -layer.local)
+        rows = tuple(
+            (layer.layer, layer.role, f"{layer.local:.2g}", f"{layer.peak:.2g}", f"{layer.sqnr_db:.1f}")
+            for layer in [*self.culprits, *others][:12]
+        )
+        columns = ("layer", "role", "own error", "worst channel", "SQNR dB")
+        return (Table(self.describe(), columns, rows, text=("role",)),)
 
 
 def bisect(

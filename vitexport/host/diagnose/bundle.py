@@ -64,7 +64,6 @@ def write_errors(bundle: Bundle, path: Path, *, images: int = 4) -> None:
             continue
         ranges = measure_ranges(bundle.path(artifact), _feeds(bundle, artifact, images))
         variants[artifact.name] = {
-            "description": report.describe(),
             **report.to_dict(),
             "ranges": [asdict(entry) for entry in ranges],
         }

@@ -45,6 +45,13 @@ def wrap_module(
     Raises:
         ModelSourceError: The preprocessing is not known, or the model does not map images to tensors.
     """
+    if not isinstance(module, torch.nn.Module):
+        raise ModelSourceError(
+            f"Expected a module, a path or a hub id, found {module!r} ({type(module).__name__}).",
+            "Pass a torch.nn.Module, or name a checkpoint as text.",
+        )
+    if isinstance(class_names, str):
+        raise ModelSourceError(f"Expected a sequence of class names, found the text '{class_names}'.", "Pass a list.")
     name = type(module).__name__
     spec = _preprocess(module, preprocess, image_size)
     inner = copy.deepcopy(module).to("cpu", torch.float32).eval()
