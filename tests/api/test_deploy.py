@@ -53,7 +53,7 @@ def test_serve_refuses_a_thread_and_a_number_below_one(bundle_dir: Path) -> None
     with ThreadPoolExecutor(1) as pool:
         error = pool.submit(serve, bundle_dir, port=0).exception()
     assert isinstance(error, VitexportError) and "main thread" in error.message
-    with pytest.raises(RecipeError, match="Expected workers to be at least 1, found 0"):
+    with pytest.raises(RecipeError, match="Expected workers to be a number above zero, found 0"):
         serve(bundle_dir, port=0, workers=0)
 
 
@@ -72,7 +72,7 @@ def test_triton_says_where_the_model_lies(bundle_dir: Path, tmp_path: Path) -> N
 def test_triton_refuses_what_its_configuration_cannot_say(bundle_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="kind to be 'gpu' or 'cpu', found 'tpu'"):
         triton(bundle_dir, tmp_path, kind="tpu")  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match="instances to be at least 1"):
+    with pytest.raises(RecipeError, match="instances to be a number above zero"):
         triton(bundle_dir, tmp_path, instances=0)
     with pytest.raises(BundleError, match="named 'int8'"):
         triton(bundle_dir, tmp_path, variant="int8")

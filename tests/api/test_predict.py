@@ -113,5 +113,5 @@ def test_what_belongs_to_a_job_is_refused_without_one(bundle_dir: Path, image_fi
         predict_files(bundle_dir, image_file, overwrite=True)
     with pytest.raises(RecipeError, match="'local' or 'ray', found 'dask'"):
         predict_files(bundle_dir, image_file, "r.csv", engine="dask")  # type: ignore[call-overload]
-    with pytest.raises(RecipeError, match="batch to be at least 1, found 0"):
+    with pytest.raises(RecipeError, match="batch to be a number above zero, found 0"):
         predict_files(bundle_dir, image_file, batch=0)
