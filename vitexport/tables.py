@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -61,12 +62,12 @@ class Table:
         return f'<{tag} style="text-align:{"left" if self._is_text(index) else "right"}">{escape(value)}</{tag}>'
 
 
-class Tabular:
+class Tabular(ABC):
     """A result that shows itself as tables: when printed, and in a notebook."""
 
+    @abstractmethod
     def tables(self) -> Sequence[Table]:
         """Return the tables, the most important first."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return "\n\n".join(table.to_text() for table in self.tables())

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vitexport"
 PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "tables"),
+    ("errors", "tables", "closing"),
     ("files", "machine", "tensors", "source"),
     ("inputs", "recipe"),
     ("bundle",),

@@ -144,8 +144,11 @@ def open_subject(model: Model, runtime: str | None, options: RuntimeOptions, *, 
     """
     before = resident_bytes()
     opened = open_runtime(model.path, runtime, options)
-    subject = Subject(name or model.name, opened, _feed(opened, model), None)
-    subject.call(batch_limit(opened.inputs[0]) or batch)()
+    with ExitStack() as undo:
+        undo.callback(opened.close)
+        subject = Subject(name or model.name, opened, _feed(opened, model), None)
+        subject.call(batch_limit(opened.inputs[0]) or batch)()
+        undo.pop_all()  # whoever asked for it closes it
     after = resident_bytes()
     grown = None if before is None or after is None else max(0, after - before)
     return replace(subject, memory_bytes=grown)
@@ -205,17 +208,14 @@ def tune(
         RuntimeBackendError: The runtime refuses the model.
     """
     counts = {f"{count} threads": count for count in thread_counts()}
-    subjects = [
-        open_subject(model, runtime, replace(options, threads=count), batch=size, name=name)
-        for name, count in counts.items()
-    ]
-    try:
-        measured = measure_subjects(
-            [subject for subject in subjects if subject.takes(size)], size, seconds=seconds, warmup=warmup
-        )
-    finally:
-        for subject in subjects:
-            subject.runtime.close()
+    with ExitStack() as opened:
+        subjects: list[Subject] = []
+        for name, count in counts.items():
+            subject = open_subject(model, runtime, replace(options, threads=count), batch=size, name=name)
+            opened.callback(subject.runtime.close)
+            subjects.append(subject)
+        fitting = [subject for subject in subjects if subject.takes(size)]
+        measured = measure_subjects(fitting, size, seconds=seconds, warmup=warmup)
     rows = [replace(row, subject=model.name, threads=counts[row.subject]) for row in measured]
     return ranked(rows)
 

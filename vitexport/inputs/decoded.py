@@ -5,12 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
+from vitexport.closing import Closing
 from vitexport.inputs.images import load_image
 from vitexport.inputs.preprocess import PreprocessSpec, from_pixels, pixels
 from vitexport.tensors import Array, TensorSpec
@@ -18,7 +17,7 @@ from vitexport.tensors import Array, TensorSpec
 __all__ = ["DecodedImages"]
 
 
-class DecodedImages:
+class DecodedImages(Closing):
     """Resized and cropped pixels of image files, in a file without a name: the memory they take does not grow.
 
     Args:
@@ -58,11 +57,3 @@ class DecodedImages:
         """Release the pixels and their place on disk."""
         self._pixels = self._pixels[:0].copy()
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

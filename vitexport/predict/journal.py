@@ -12,11 +12,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from typing_extensions import Self
-
+from vitexport.closing import Closing
 from vitexport.errors import VitexportError
 from vitexport.predict.batch import Chunk, ChunkResult, Row
 from vitexport.predict.results import row_from_json, row_to_json
@@ -38,7 +36,7 @@ def job_identity(work: Sequence[Chunk], settings: Mapping[str, object]) -> dict[
     return {"journal": 1, "sources": digest.hexdigest(), "chunks": len(work), **settings}
 
 
-class Journal:
+class Journal(Closing):
     """An open journal.
 
     Attributes:
@@ -113,12 +111,8 @@ class Journal:
         self._stream.close()
         self.path.unlink()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the file; the journal stays, for the job to be resumed."""
         self._stream.close()
 
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast, overload
 
 import numpy as np
@@ -18,6 +17,7 @@ from typing_extensions import Self
 
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.target import resolve_target
+from vitexport.closing import Closing
 from vitexport.errors import BundleError, ImageError, InferenceError
 from vitexport.inputs.preprocess import batch
 from vitexport.predict.sources import ImageInput, is_one_image, to_image
@@ -102,7 +102,7 @@ def softmax(logits: Array) -> NDArray[np.float64]:
     return result
 
 
-class Predictor:
+class Predictor(Closing):
     """A model that takes images.
 
     :meth:`predict` does all of it. :meth:`prepare`, :meth:`infer` and :meth:`result` are its parts, for who batches
@@ -335,11 +335,3 @@ class Predictor:
     def close(self) -> None:
         """Release the runtime."""
         self.runtime.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -113,7 +113,11 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
         update={"calibration": image_set(recipe.data.calibration), "verification": image_set(recipe.data.verification)}
     )
     source = str(ModelSource.parse(recipe.model.source, base).absolute())
-    return recipe.model_copy(update={"data": data, "model": recipe.model.model_copy(update={"source": source})})
+    engine = recipe.engine
+    if engine is not None and engine.timing_cache is not None:
+        engine = engine.model_copy(update={"timing_cache": base / engine.timing_cache})
+    model = recipe.model.model_copy(update={"source": source})
+    return recipe.model_copy(update={"data": data, "model": model, "engine": engine})
 
 
 def default_recipe(source: str, images: Path | None, labels: Path | None, calibration: Path | None) -> Recipe:

@@ -5,7 +5,7 @@ What is true of every runtime; what is true of one stands in its own module.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 
 from typing_extensions import Self
 
+from vitexport.closing import Closing
 from vitexport.tensors import Array, TensorSpec, check_feeds
 
 __all__ = ["Adapter", "Runtime", "RuntimeOptions", "RuntimePackage"]
@@ -118,7 +119,7 @@ class Runtime(Protocol):
     ) -> None: ...
 
 
-class Adapter(ABC):
+class Adapter(Closing):
     """Base of every runtime: checks the feeds, then lets the subclass execute.
 
     A subclass says all that is special about its runtime; its module imports the vendor's package only when a model is
@@ -169,11 +170,3 @@ class Adapter(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release what the runtime holds."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from typing_extensions import Self
 
+from vitexport.closing import Closing
 from vitexport.errors import InferenceError, RuntimeBackendError
 from vitexport.host.graph.intermediate import exposed_file, take_as_inputs
 from vitexport.runtimes import RuntimeOptions
@@ -26,7 +25,7 @@ GIVEN = "::given"
 Tensors = dict[str, NDArray[np.generic]]
 
 
-class Probe:
+class Probe(Closing):
     """A model whose intermediate tensors can be read and replaced.
 
     The graph runs as written, without ONNX Runtime's optimisations: fused kernels would hide the tensors, and what is
@@ -74,11 +73,7 @@ class Probe:
             raise InferenceError(f"ONNX Runtime failed: {error}", "Check the input values and free memory.") from error
         return dict(zip(self.outputs, outputs, strict=True))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Drop the session and the exposed graph."""
         self._session = None
         self._open.close()
