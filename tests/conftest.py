@@ -15,7 +15,7 @@ from vitexport.pipeline.run import run
 from vitexport.recipe.load import load_recipe, parse_recipe
 from vitexport.recipe.settings import Recipe
 
-pytest_plugins = ["tests.support.fake_gpu", "tests.support.serving"]
+pytest_plugins = ["tests.support.fake_gpu", "tests.support.serving", "tests.support.workplace"]
 
 
 @pytest.fixture(scope="session")

@@ -31,15 +31,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitexport.api.checks import bench as bench
-    from vitexport.api.checks import bisect as bisect
-    from vitexport.api.checks import diagnose as diagnose
+    from vitexport.api.analysis import bisect as bisect
+    from vitexport.api.analysis import diagnose as diagnose
+    from vitexport.api.analysis import lint as lint
+    from vitexport.api.bench import bench as bench
     from vitexport.api.checks import evaluate as evaluate
-    from vitexport.api.checks import lint as lint
     from vitexport.api.checks import verify as verify
     from vitexport.api.deploy import deepstream as deepstream
     from vitexport.api.deploy import kit as kit
-    from vitexport.api.deploy import serve as serve
     from vitexport.api.deploy import triton as triton
     from vitexport.api.engine import build_engine as build_engine
     from vitexport.api.engine import refit as refit
@@ -48,9 +47,10 @@ if TYPE_CHECKING:
     from vitexport.api.machine import doctor as doctor
     from vitexport.api.machine import models as models
     from vitexport.api.predict import predict_files as predict_files
+    from vitexport.api.run import run as run
+    from vitexport.api.serving import serve as serve
     from vitexport.api.stages import export as export
     from vitexport.api.stages import quantize as quantize
-    from vitexport.api.stages import run as run
     from vitexport.api.stages import simplify as simplify
     from vitexport.bundle.bundle import Bundle as Bundle
     from vitexport.errors import VitexportError as VitexportError
@@ -69,23 +69,23 @@ _EXPORTS = {
     "RuntimeOptions": "vitexport.runtimes.base",
     "StepEvent": "vitexport.files",
     "VitexportError": "vitexport.errors",
-    "bench": "vitexport.api.checks",
-    "bisect": "vitexport.api.checks",
+    "bench": "vitexport.api.bench",
+    "bisect": "vitexport.api.analysis",
     "build_engine": "vitexport.api.engine",
     "deepstream": "vitexport.api.deploy",
-    "diagnose": "vitexport.api.checks",
+    "diagnose": "vitexport.api.analysis",
     "doctor": "vitexport.api.machine",
     "evaluate": "vitexport.api.checks",
     "export": "vitexport.api.stages",
     "inspect": "vitexport.api.inspection",
     "kit": "vitexport.api.deploy",
-    "lint": "vitexport.api.checks",
+    "lint": "vitexport.api.analysis",
     "models": "vitexport.api.machine",
     "predict_files": "vitexport.api.predict",
     "quantize": "vitexport.api.stages",
     "refit": "vitexport.api.engine",
-    "run": "vitexport.api.stages",
-    "serve": "vitexport.api.deploy",
+    "run": "vitexport.api.run",
+    "serve": "vitexport.api.serving",
     "simplify": "vitexport.api.stages",
     "triton": "vitexport.api.deploy",
     "trtexec": "vitexport.api.engine",

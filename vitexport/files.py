@@ -56,7 +56,7 @@ class StageResult(Tabular):
         """Return what was written, and the plain facts about it."""
         facts = {"file": str(self.path), "MB": f"{self.bytes / 1e6:.2f}", "precision": self.precision}
         facts |= {key: str(value) for key, value in self.details.items() if isinstance(value, int | float | str)}
-        return (Table("", ("fact", "value"), tuple(facts.items()), text=("value",)),)
+        return (Table.of_facts(facts),)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -32,6 +32,11 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     text: tuple[str, ...] = ()
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, str]) -> Table:
+        """Return a table of two columns: what a fact is about, and the fact."""
+        return cls("", ("fact", "value"), tuple(facts.items()), text=("value",))
 
     def to_text(self) -> str:
         """Return the table with columns padded to their widest cell."""

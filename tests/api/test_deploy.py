@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.linear_model import save_image, write_bundle, write_recorded_bundle
-from vitexport.api.deploy import Serving, deepstream, kit, serve, triton
+from vitexport.api.deploy import deepstream, kit, triton
+from vitexport.api.serving import Serving, serve
 from vitexport.bundle.bundle import Bundle
 from vitexport.errors import BundleError, EngineBuildError, RecipeError, VitexportError
 from vitexport.predict.predictor import Predictor

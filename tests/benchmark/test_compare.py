@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -14,11 +15,16 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
+import vitexport as vx
+from vitexport.benchmark import compare
 from vitexport.benchmark.compare import Measured, find_models, open_subject, ranked, thread_counts
 from vitexport.benchmark.latency import summarize
 from vitexport.cli import main
 from vitexport.cli.bench import parse_cores
+from vitexport.errors import InferenceError
 from vitexport.runtimes import RuntimeOptions
+from vitexport.runtimes.onnxruntime import OnnxRuntime
+from vitexport.tensors import Array
 
 
 def _model(path: Path, batch: str | int = "N") -> Path:
@@ -158,3 +164,33 @@ def test_a_subject_runs_the_asked_batch(tmp_path: Path) -> None:
     outputs = subject.call(3)()
     subject.runtime.close()
     assert isinstance(outputs, dict) and outputs["y"].shape == (3, 3, 8, 8)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_models_are_closed_also_when_one_of_them_fails_at_its_first_run(
+    tuned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    closed: list[str] = []
+
+    class Fails(OnnxRuntime):
+        @classmethod
+        def open(cls, model: Path, options: RuntimeOptions) -> Fails:
+            opened.append(model.stem)
+            return super().open(model, options)
+
+        def _execute(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+            if len(opened) == 2:
+                raise InferenceError("the second model does not run", "")
+            return super()._execute(feeds)
+
+        def close(self) -> None:
+            closed.append(self._model.stem)
+            super().close()
+
+    monkeypatch.setattr(compare, "open_runtime", lambda path, runtime, options: Fails.open(path, options))
+    monkeypatch.setattr(compare, "thread_counts", lambda: (1, 2))
+    models = [_model(tmp_path / "a.onnx"), _model(tmp_path / "b.onnx")]
+    with pytest.raises(InferenceError, match="second"):
+        vx.bench(models, seconds=0.01, tune_threads=tuned)
+    assert len(opened) == 2 and closed == opened[::-1]

@@ -55,6 +55,13 @@ def test_paths_are_relative_to_the_recipe_and_hub_ids_stay(tmp_path: Path) -> No
         assert recipe.data.verification.images == tmp_path / "v"
 
 
+def test_a_timing_cache_is_relative_to_the_recipe_too(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, "engine": {"timing_cache": "cache/t.bin"}}))
+    engine = load_recipe(path).engine
+    assert engine is not None and engine.timing_cache == tmp_path / "cache" / "t.bin"
+
+
 def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
     recipe = parse_recipe({**MINIMAL, "gates": {"max_top1_drop": 1}}, where="r")
     again = parse_recipe(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json"))), where="r")

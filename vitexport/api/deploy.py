@@ -1,189 +1,27 @@
-"""A model where it is used: an HTTP server, a Triton repository, a DeepStream configuration, a device kit."""
+"""Files for another place: a Triton repository, a DeepStream configuration, a device kit."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitexport.api.arguments import open_bundle, require_positive
-from vitexport.errors import MissingDependencyError, RecipeError, VitexportError
-from vitexport.files import finite
+from vitexport.errors import RecipeError
+from vitexport.files import as_path, finite
 from vitexport.inputs.images import load_image
-from vitexport.machine import usable_cores
 from vitexport.predict.sources import expand_sources
 from vitexport.tables import Table, Tabular, cell
 
 if TYPE_CHECKING:
-    from vitexport.bundle.bundle import Bundle
     from vitexport.deploy.deepstream import PreprocessParity
 
-__all__ = ["DeepstreamConfig", "DeviceKit", "Serving", "TritonRepository", "deepstream", "kit", "serve", "triton"]
+__all__ = ["DeepstreamConfig", "DeviceKit", "TritonRepository", "deepstream", "kit", "triton"]
 
 _PARITY_LIMIT = 1e-5
 _PARITY_IMAGES = 64
-
-
-@dataclass(frozen=True, repr=False)
-class Serving(Tabular):
-    """A model behind an address.
-
-    Attributes:
-        name: Name of the model.
-        variant: Which model of the bundle, or the file's name.
-        runtime: Runtime that runs it.
-        host: Address that is listened on, as it was given.
-        port: Port that is listened on; never 0.
-        notes: What a person should know, e.g. that a later variant was rejected by its checks.
-    """
-
-    name: str
-    variant: str
-    runtime: str
-    host: str
-    port: int
-    notes: tuple[str, ...] = ()
-
-    @property
-    def url(self) -> str:
-        """Where a browser shows the page to try the model."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return {**asdict(self), "notes": list(self.notes), "url": self.url}
-
-    def tables(self) -> tuple[Table, ...]:
-        """Return the model and its address."""
-        facts = {"model": self.name, "variant": self.variant, "runtime": self.runtime, "address": self.url}
-        return (_facts({**facts, **{f"note {i}": note for i, note in enumerate(self.notes, 1)}}),)
-
-
-def serve(
-    model: str | Path | Bundle,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    runtime: str | None = None,
-    variant: str | None = None,
-    device: str = "cpu",
-    workers: int = 2,
-    threads: int | None = None,
-    max_batch: int = 8,
-    max_delay_ms: float = 2.0,
-    max_queue: int = 128,
-    max_images: int = 64,
-    max_body_mb: int = 32,
-    head_timeout: float = 10.0,
-    body_timeout: float = 30.0,
-    url_hosts: Collection[str] = (),
-    url_private_network: bool = False,
-    on_ready: Callable[[Serving], None] | None = None,
-) -> Serving:
-    """Serve a model over HTTP until SIGTERM or Ctrl-C: Azure's /score, /predict, KServe v2 on /v2, /metrics, a page.
-
-    Blocks, and answers what it accepted before it returns. It handles signals and runs an event loop, so it is called
-    from the main thread of a program, not from a notebook.
-
-    Example::
-
-        vx.serve("out/quickstart", port=8000, on_ready=lambda serving: print(serving.url))
-
-    Args:
-        model: Bundle, its directory, or a model file.
-        host: Address to listen on; ``0.0.0.0`` for all.
-        port: 0 takes a free one.
-        runtime: Runtime name; None lets the file choose.
-        variant: Which model of a bundle; None takes the last one its checks accept.
-        device: ``cpu`` or ``cuda:N``.
-        workers: Runs at the same time.
-        threads: Threads of each run; None shares the cores among the workers.
-        max_batch: Images per run.
-        max_delay_ms: Milliseconds that an image waits for others to join its run.
-        max_queue: Images accepted and not yet answered; beyond it the server answers 429.
-        max_images: Images per request.
-        max_body_mb: MiB per request.
-        head_timeout: Seconds to send a request's head.
-        body_timeout: Seconds to send a request's body.
-        url_hosts: Hosts (``name`` or ``name:port``) that image URLs may name; none refuses all URLs.
-        url_private_network: Let those hosts be inside a private network.
-        on_ready: Called once the address is bound and the model is open, before the first request is answered.
-
-    Returns:
-        What was served, after it has stopped.
-
-    Raises:
-        BundleError: The model cannot be used.
-        RuntimeBackendError: The runtime cannot open it.
-        MissingDependencyError: The extra ``serve``, or the runtime, is not installed.
-        RecipeError: A number is less than 1.
-        VitexportError: The address cannot be bound, or this is not the main thread.
-    """
-    from vitexport.predict.predictor import Predictor
-    from vitexport.runtimes import RuntimeOptions
-    from vitexport.server.limits import BatchSettings, Limits
-
-    try:
-        from vitexport.server.app import create_app
-        from vitexport.server.server import bind, run_server
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "starlette", "serve", "The HTTP server") from error
-
-    require_positive(
-        workers=workers,
-        threads=threads,
-        max_batch=max_batch,
-        max_queue=max_queue,
-        max_images=max_images,
-        max_body_mb=max_body_mb,
-    )
-    _require_main_thread()
-    body = max_body_mb << 20
-    limits = Limits(
-        body_bytes=body,
-        total_bytes=max(Limits.total_bytes, 2 * body),
-        images=max_images,
-        queue=max(max_queue, max_images),
-        head_seconds=head_timeout,
-        body_seconds=body_timeout,
-        url_hosts=frozenset(url_hosts),
-        private_urls=url_private_network,
-    )
-    if threads is None and device == "cpu":
-        threads = max(1, usable_cores() // workers)
-    options = RuntimeOptions(threads=threads, device=device)
-    with (
-        bind(host, port) as listener,
-        Predictor.open(model, runtime=runtime, variant=variant, options=options) as predictor,
-    ):
-        app = create_app(predictor, limits, BatchSettings(max_batch, max_delay_ms / 1000, workers))
-        serving = Serving(
-            name=predictor.name,
-            variant=predictor.variant,
-            runtime=predictor.runtime.name,
-            host=host,
-            port=listener.getsockname()[1],
-            notes=predictor.notes,
-        )
-        if on_ready is not None:
-            on_ready(serving)
-        run_server(app, listener)
-    return serving
-
-
-def _require_main_thread() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        if threading.current_thread() is threading.main_thread():
-            return
-    raise VitexportError(
-        "Expected serve() to be called from the main thread without a running event loop, found another place.",
-        "Start `vitexport serve MODEL` as a process of its own, e.g. from a notebook.",
-    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -210,12 +48,12 @@ class TritonRepository(Tabular):
     def tables(self) -> tuple[Table, ...]:
         """Return where the model lies, and how Triton is started."""
         start = f"tritonserver --model-repository={self.repository}"
-        return (_facts({"model": self.name, "folder": str(self.model), "start": start}),)
+        return (Table.of_facts({"model": self.name, "folder": str(self.model), "start": start}),)
 
 
 def triton(
-    bundle: str | Path | Bundle,
-    out: str | Path,
+    bundle: str | PathLike[str],
+    out: str | PathLike[str],
     *,
     name: str | None = None,
     variant: str | None = None,
@@ -253,7 +91,8 @@ def triton(
     if kind not in ("gpu", "cpu"):
         raise RecipeError(f"Expected kind to be 'gpu' or 'cpu', found '{kind}'.", "Choose one of them.")
     settings = TritonSettings(name, variant, max_batch, max_delay_us, instances, kind, tensorrt)
-    return TritonRepository(Path(out), write_repository(open_bundle(bundle), out, settings))
+    folder = as_path(out, "a model repository")
+    return TritonRepository(folder, write_repository(open_bundle(bundle), folder, settings))
 
 
 @dataclass(frozen=True, repr=False)
@@ -281,7 +120,7 @@ class DeepstreamConfig(Tabular):
         """Return the file, and the differences in probability."""
         facts = {"config": str(self.config)}
         if self.parity is None:
-            return (_facts({**facts, "preprocessing": "not measured"}),)
+            return (Table.of_facts({**facts, "preprocessing": "not measured"}),)
         found = self.parity
         facts |= {
             "images": str(found.images),
@@ -290,16 +129,16 @@ class DeepstreamConfig(Tabular):
             "mean with nvinfer's own resize": cell(found.own_resize_mean, ".3f"),
             "top-1 agreement %": cell(found.agreement, ".1f", 100),
         }
-        return (_facts({**facts, **{f"note {i}": note for i, note in enumerate(found.notes, 1)}}),)
+        return (Table.of_facts({**facts, **{f"note {i}": note for i, note in enumerate(found.notes, 1)}}),)
 
 
 def deepstream(
-    bundle: str | Path | Bundle,
-    out: str | Path,
+    bundle: str | PathLike[str],
+    out: str | PathLike[str],
     *,
     variant: str | None = None,
     batch: int = 8,
-    images: str | Path | Sequence[str | Path] | None = None,
+    images: str | PathLike[str] | Sequence[str | PathLike[str]] | None = None,
 ) -> DeepstreamConfig:
     """Write a DeepStream nvinfer configuration, and measure on images what its preprocessing changes.
 
@@ -327,10 +166,10 @@ def deepstream(
 
     require_positive(batch=batch)
     opened = open_bundle(bundle)
-    config = write_deepstream(opened, out, variant=variant, batch=batch)
+    config = write_deepstream(opened, as_path(out, "a folder"), variant=variant, batch=batch)
     if images is None:
         return DeepstreamConfig(config, None)
-    sources = [images] if isinstance(images, str | Path) else images
+    sources = [images] if isinstance(images, str | PathLike) else images
     pictures = [load_image(path) for path in expand_sources(sources)[:_PARITY_IMAGES]]
     return DeepstreamConfig(config, measure_parity(opened, config, pictures, variant=variant))
 
@@ -363,13 +202,13 @@ class DeviceKit(Tabular):
     def tables(self) -> tuple[Table, ...]:
         """Return what was packed for which device."""
         size = f"{self.bytes / 2**20:.1f}"
-        return (_facts({"file": str(self.path), "MiB": size, "model": self.variant, "device": self.title}),)
+        return (Table.of_facts({"file": str(self.path), "MiB": size, "model": self.variant, "device": self.title}),)
 
 
 def kit(
-    bundle: str | Path | Bundle,
+    bundle: str | PathLike[str],
     device: str,
-    out: str | Path | None = None,
+    out: str | PathLike[str] | None = None,
     *,
     variant: str | None = None,
     jetpack: str | None = None,
@@ -400,7 +239,3 @@ def kit(
     path = Path(f"{opened.name}-{profile.name}.tar.gz") if out is None else Path(out)
     artifact = write_kit(opened, profile, path, variant=variant, jetpack=jetpack)
     return DeviceKit(path, artifact.name, profile.name, profile.title)
-
-
-def _facts(facts: dict[str, str]) -> Table:
-    return Table("", ("fact", "value"), tuple(facts.items()), text=("value",))

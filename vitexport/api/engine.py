@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitexport.api.checks import LintResult, lint
+from vitexport.api.analysis import LintResult, lint
 from vitexport.api.progress import OnEvent, Progress, shown
 from vitexport.bundle.layout import read_recipe
 from vitexport.bundle.target import resolve_target
@@ -67,12 +67,12 @@ class EngineResult(Tabular):
         else:
             executed = ", ".join(f"{name} {part:.1%}" for name, part in sorted(self.audit.executed_fraction.items()))
             facts["audit"] = f"{'ok' if self.audit.passed else 'FAILED'}: runs {executed}"
-        return (Table("", ("fact", "value"), tuple(facts.items()), text=("value",)),)
+        return (Table.of_facts(facts),)
 
 
 def build_engine(
     model: str | PathLike[str],
-    out: str | Path,
+    out: str | PathLike[str],
     *,
     variant: str | None = None,
     check: bool = True,
@@ -121,7 +121,7 @@ def build_engine(
     return EngineResult(built, found, report, why)
 
 
-def refit(engine: str | Path, model: str | Path, out: str | Path) -> EngineSidecar:
+def refit(engine: str | PathLike[str], model: str | PathLike[str], out: str | PathLike[str]) -> EngineSidecar:
     """Put the weights of an ONNX file into an engine built with ``strip_weights`` or ``refit``; needs its GPU.
 
     Example (needs the engine's GPU): ``vx.refit("stripped.engine", "vit.onnx", "vit.engine")``
@@ -143,7 +143,7 @@ def refit(engine: str | Path, model: str | Path, out: str | Path) -> EngineSidec
 
 
 def trtexec(
-    model: str | PathLike[str], out: str | Path | None = None, *, variant: str | None = None, **settings: Any
+    model: str | PathLike[str], out: str | PathLike[str] | None = None, *, variant: str | None = None, **settings: Any
 ) -> str:
     """Return the trtexec command line that builds the same engine, to check ours with the vendor's tool.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class Inspection(Tabular):
         plain = (Table("", ("fact", "value"), facts, text=("value",)),) if facts else ()
         return (*plain, *(_table(key, rows) for key, rows in tables.items()))
 
-    def write_html(self, out: str | Path) -> Path:
+    def write_html(self, out: str | PathLike[str]) -> Path:
         """Write an engine's facts and audit as one self-contained page, and return its path.
 
         Args:
@@ -65,7 +66,7 @@ class Inspection(Tabular):
         return Path(out)
 
 
-def inspect(target: str | Path | Bundle, *, ranges: bool = False) -> Inspection:
+def inspect(target: str | PathLike[str], *, ranges: bool = False) -> Inspection:
     """Say what an ONNX file, a bundle or an engine holds: identity, inputs, outputs, preprocessing, operators.
 
     An engine is audited kernel by kernel where it can be loaded; elsewhere its sidecar is shown.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -22,7 +23,7 @@ from vitexport.predict.sources import expand_sources
 from vitexport.tables import Table, Tabular
 
 if TYPE_CHECKING:
-    from vitexport.bundle.bundle import Bundle
+    pass
 
 __all__ = ["Predictions", "predict_files"]
 
@@ -77,8 +78,8 @@ class Predictions(Tabular):
 
 @overload
 def predict_files(
-    model: str | Path | Bundle,
-    sources: str | Path | Sequence[str | Path],
+    model: str | PathLike[str],
+    sources: str | PathLike[str] | Sequence[str | PathLike[str]],
     out: None = None,
     *,
     top: int = ...,
@@ -96,9 +97,9 @@ def predict_files(
 ) -> Predictions: ...
 @overload
 def predict_files(
-    model: str | Path | Bundle,
-    sources: str | Path | Sequence[str | Path],
-    out: str | Path,
+    model: str | PathLike[str],
+    sources: str | PathLike[str] | Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
     *,
     top: int = ...,
     runtime: str | None = ...,
@@ -114,9 +115,9 @@ def predict_files(
     on_open: OnOpen | None = ...,
 ) -> JobResult: ...
 def predict_files(
-    model: str | Path | Bundle,
-    sources: str | Path | Sequence[str | Path],
-    out: str | Path | None = None,
+    model: str | PathLike[str],
+    sources: str | PathLike[str] | Sequence[str | PathLike[str]],
+    out: str | PathLike[str] | None = None,
     *,
     top: int = 5,
     runtime: str | None = None,
@@ -186,13 +187,15 @@ def predict_files(
         engine=engine,
         address=ray_address,
     )
-    paths = expand_sources([sources] if isinstance(sources, str | Path) else sources)
+    paths = expand_sources([sources] if isinstance(sources, str | PathLike) else sources)
     with shown(progress, ("predict",)) as show:
         tell, opened = _Counter(show), on_open or _ignore
         if out is None:
             result: Predictions | JobResult = _rows(settings, paths, tell, opened)
         else:
-            result = predict_to_file(settings, paths, out, overwrite=overwrite, on_open=opened, on_progress=tell)
+            result = predict_to_file(
+                settings, paths, as_path(out, "a results file"), overwrite=overwrite, on_open=opened, on_progress=tell
+            )
         show(StepEvent("predict", "done", f"{len(paths)} image{'s' * (len(paths) != 1)}"))
     return result
 

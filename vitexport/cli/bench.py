@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vitexport.api import checks as api
+from vitexport.api import bench as api
 from vitexport.cli.screen import OUT, print_json, rich_table
 from vitexport.runtimes import available_runtimes
 

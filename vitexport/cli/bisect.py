@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.api import checks as api
+from vitexport.api import analysis as api
 from vitexport.cli.screen import OUT, print_json
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitexport.api import engine as api
-from vitexport.api.checks import LintResult
+from vitexport.api.analysis import LintResult
 from vitexport.cli.engine_options import engine_options, given_settings
 from vitexport.cli.lint import findings_table
 from vitexport.cli.screen import OUT, print_json

@@ -8,8 +8,8 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from vitexport.api import checks as api
-from vitexport.api.checks import LintResult
+from vitexport.api import analysis as api
+from vitexport.api.analysis import LintResult
 from vitexport.cli.engine_options import parse_shapes
 from vitexport.cli.screen import OUT, print_json, rich_table
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 import yaml
 
-from vitexport.api.stages import plan_run, resolve_recipe
-from vitexport.api.stages import run as run_recipe
+from vitexport.api.run import plan_run, resolve_recipe
+from vitexport.api.run import run as run_recipe
 from vitexport.cli.screen import finish, suggest_bisect
 from vitexport.errors import RecipeError
 from vitexport.pipeline.recipe_run import STAGES

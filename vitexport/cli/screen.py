@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitexport import tables
-from vitexport.bundle.layout import ENGINE
 from vitexport.verification.result import VerificationResult
 
 if TYPE_CHECKING:
@@ -102,6 +101,6 @@ def finish(verification: VerificationResult, title: str, *, as_json: bool, notes
 
 def suggest_bisect(verification: VerificationResult, bundle: Path) -> None:
     """Say how to find the layer at fault, where a variant that has a graph before it disagrees with PyTorch."""
-    graphs = [variant for variant in verification.variants[2:] if variant.name != ENGINE and not variant.passed]
-    if graphs and verification.variants[1].passed:
-        click.echo(f"find the layer: vitexport bisect {bundle} --variant {graphs[0].name}", err=True)
+    suspect = verification.suspect()
+    if suspect is not None:
+        click.echo(f"find the layer: vitexport bisect {bundle} --variant {suspect}", err=True)

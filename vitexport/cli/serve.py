@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vitexport.api import deploy as api
+from vitexport.api import serving as api
 
 __all__ = ["serve"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property, partial
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import yaml
@@ -28,13 +27,10 @@ from vitexport.bundle.layout import (
     recipe_path,
     recording_name,
 )
-from vitexport.errors import CalibrationError
 from vitexport.files import StageResult, StepEvent, write_atomic
-from vitexport.inputs.images import list_images
-from vitexport.inputs.labels import find_targets
 from vitexport.pipeline.fallback import Candidate, candidates, settle
+from vitexport.pipeline.materials import Materials
 from vitexport.pipeline.stages import (
-    VerificationImages,
     compare_preprocessing,
     keep_disagreements,
     locate_errors,
@@ -42,15 +38,15 @@ from vitexport.pipeline.stages import (
     record_reference,
     record_variant,
 )
-from vitexport.pipeline.step import Step, images_fingerprint, settings_of, source_fingerprint
+from vitexport.pipeline.step import Step, settings_of
 from vitexport.pipeline.workspace import Workspace
-from vitexport.recipe.settings import QuantizeSettings, Recipe
+from vitexport.recipe.settings import QuantizeSettings
 from vitexport.report import write_report
 from vitexport.verification.judge import judge
 from vitexport.verification.result import VerificationResult
 
 if TYPE_CHECKING:
-    from vitexport.host.sources import LoadedModel
+    pass
 
 __all__ = ["STAGES", "RecipeRun"]
 
@@ -59,48 +55,18 @@ _ONNX = ("onnx", "onnx-ir", "onnxruntime")
 
 
 class RecipeRun:
-    """One run of a recipe: its stages, its images, and the PyTorch model if a stage needs it."""
+    """One run of a recipe: a method for each stage, which makes what it makes through the workspace.
 
-    def __init__(self, recipe: Recipe, work: Workspace) -> None:
-        self.recipe = recipe
+    Attributes:
+        recipe: What was asked for.
+        given: Model and images.
+        work: The bundle directory.
+    """
+
+    def __init__(self, given: Materials, work: Workspace) -> None:
+        self.recipe = given.recipe
+        self.given = given
         self.work = work
-
-    def close(self) -> None:
-        if "verification" in self.__dict__:
-            self.verification.close()
-
-    # What the stages work on, made when the first of them needs it
-
-    @cached_property
-    def verification(self) -> VerificationImages:
-        images = self.recipe.data.verification
-        paths = list_images(images.images, limit=images.limit)
-        return VerificationImages(images.images, paths, find_targets(images.images, paths, images.labels))
-
-    @cached_property
-    def calibration(self) -> tuple[Path, ...]:
-        images = self.recipe.data.calibration
-        if images is None:
-            raise CalibrationError(
-                "Expected calibration images for quantization, found no `data.calibration` in the recipe.",
-                "Name a folder of real images (128 are good), or set `quantize: null` for a float bundle.",
-            )
-        return list_images(images.images, limit=images.limit)
-
-    @cached_property
-    def loaded(self) -> LoadedModel:
-        from vitexport.host.sources import load_model
-
-        return load_model(self.recipe.model, image_size=self.recipe.export.image_size)
-
-    @cached_property
-    def model_key(self) -> str:
-        return source_fingerprint(self.recipe.model)
-
-    @cached_property
-    def images_key(self) -> str:
-        images = self.verification
-        return images_fingerprint(self.recipe.data.verification.images, images.paths) + f":{images.targets}"
 
     # Stages, in the order of STAGES
 
@@ -117,7 +83,7 @@ class RecipeRun:
                 output=recording_name(REFERENCE),
                 kind="recording",
                 settings=settings,
-                parents=(self.model_key, self.images_key),
+                parents=(self.given.model_key, self.given.images_key),
                 tools=_TORCH,
                 run=self._record_reference,
             )
@@ -128,9 +94,11 @@ class RecipeRun:
                 output=PREPROCESSING,
                 kind="analysis",
                 settings=settings,
-                parents=(self.model_key, recorded.companions[0].sha256),
+                parents=(self.given.model_key, recorded.companions[0].sha256),
                 tools=(*_TORCH, "Pillow"),
-                run=lambda: compare_preprocessing(self.loaded, recipe.model, self.verification, self.work.current()),
+                run=lambda: compare_preprocessing(
+                    self.given.loaded, recipe.model, self.given.verification, self.work.current()
+                ),
             )
         )
         if not self.work.dry_run:  # a changed name or recipe is always written, and by itself redoes no stage
@@ -146,8 +114,8 @@ class RecipeRun:
             )
 
     def _record_reference(self) -> StageResult:
-        self.work.begin(self.recipe.name, self.loaded.metadata)
-        return record_reference(self.loaded, self.verification, self.recipe.verify, self.work.root)
+        self.work.begin(self.recipe.name, self.given.loaded.metadata)
+        return record_reference(self.given.loaded, self.given.verification, self.recipe.verify, self.work.root)
 
     def _write_recipe(self) -> StageResult:
         path = recipe_path(self.work.root)
@@ -158,7 +126,7 @@ class RecipeRun:
         def export() -> StageResult:
             from vitexport.host.export import export_onnx
 
-            return export_onnx(self.loaded, self.recipe.export, model_path(self.work.root, EXPORTED))
+            return export_onnx(self.given.loaded, self.recipe.export, model_path(self.work.root, EXPORTED))
 
         self.work.ensure(
             Step(
@@ -166,7 +134,7 @@ class RecipeRun:
                 output=EXPORTED,
                 kind="onnx",
                 settings=settings_of(self.recipe.export),
-                parents=(self.model_key,),
+                parents=(self.given.model_key,),
                 tools=(*_TORCH, *_ONNX),
                 run=export,
             )
@@ -207,7 +175,7 @@ class RecipeRun:
                 output=ATTEMPTS,
                 kind="analysis",
                 settings=named,
-                parents=(*self._quantize_parents(), self.model_key),
+                parents=(*self._quantize_parents(), self.given.model_key),
                 tools=_ONNX,
                 run=partial(self._settle, choices),
             )
@@ -244,10 +212,10 @@ class RecipeRun:
 
             return quantize_onnx(
                 bundle.path(bundle.artifact(SIMPLIFIED)),
-                self.calibration,
+                self.given.calibration,
                 settings,
                 model_path(bundle.root, name),
-                verification=self.verification.paths,
+                verification=self.given.verification.paths,
                 progress=self.work.advance("quantize"),
             )
 
@@ -265,10 +233,8 @@ class RecipeRun:
         self.work.keep_models({EXPORTED, SIMPLIFIED, name})
 
     def _quantize_parents(self) -> tuple[str, ...]:
-        calibration = self.recipe.data.calibration
-        assert calibration is not None  # self.calibration has checked it
         model = self.work.current().artifact(SIMPLIFIED).file.sha256
-        return model, images_fingerprint(calibration.images, self.calibration), self.images_key
+        return model, self.given.calibration_key, self.given.images_key
 
     def verify(self) -> None:
         for artifact in self.work.current().models:
@@ -278,14 +244,14 @@ class RecipeRun:
                     output=recording_name(artifact.name),
                     kind="recording",
                     settings={"batch_size": self.recipe.verify.batch_size},
-                    parents=(artifact.file.sha256, self.images_key),
+                    parents=(artifact.file.sha256, self.given.images_key),
                     tools=("onnxruntime",),
                     run=partial(self._record_variant, artifact),
                 )
             )
 
     def _record_variant(self, artifact: Artifact) -> StageResult:
-        return record_variant(self.work.current(), artifact, self.verification, self.recipe.verify)
+        return record_variant(self.work.current(), artifact, self.given.verification, self.recipe.verify)
 
     def benchmark(self) -> None:
         self.work.ensure(
@@ -294,9 +260,9 @@ class RecipeRun:
                 output=BENCHMARK,
                 kind="benchmark",
                 settings=settings_of(self.recipe.benchmark),
-                parents=(self.model_key, *(artifact.file.sha256 for artifact in self.work.current().models)),
+                parents=(self.given.model_key, *(artifact.file.sha256 for artifact in self.work.current().models)),
                 tools=(*_TORCH, "onnxruntime"),
-                run=lambda: measure_latency(self.work.current(), self.loaded, self.recipe.benchmark),
+                run=lambda: measure_latency(self.work.current(), self.given.loaded, self.recipe.benchmark),
             )
         )
 
@@ -304,7 +270,7 @@ class RecipeRun:
         models = tuple(artifact.file.sha256 for artifact in self.work.current().models)
         for output, tools, analyse in (
             (ERRORS, _ONNX, lambda: locate_errors(self.work.current())),
-            (DISAGREEMENTS, (), lambda: keep_disagreements(self.work.current(), self.verification)),
+            (DISAGREEMENTS, (), lambda: keep_disagreements(self.work.current(), self.given.verification)),
         ):
             self.work.ensure(
                 Step(
@@ -312,7 +278,7 @@ class RecipeRun:
                     output=output,
                     kind="analysis",
                     settings={"replay_images": self.recipe.verify.replay_images},
-                    parents=(*models, self.images_key),
+                    parents=(*models, self.given.images_key),
                     tools=tools,
                     run=analyse,
                 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from vitexport.bundle.bundle import Bundle
 from vitexport.errors import RecipeError
+from vitexport.pipeline.materials import Materials
 from vitexport.pipeline.recipe_run import STAGES, RecipeRun
 from vitexport.pipeline.workspace import OnEvent, StaleError, Workspace
 from vitexport.recipe.settings import Recipe
@@ -71,11 +71,12 @@ def run(
     """
     work = Workspace(root, force=force, dry_run=dry_run, on_event=on_event)
     stages = plan(recipe, until)
-    with closing(RecipeRun(recipe, work)) as running:
+    with Materials(recipe) as given:
         # Everything the user named is checked before the first expensive stage.
-        _ = running.verification
+        _ = given.verification
         if "quantize" in stages:
-            _ = running.calibration
+            _ = given.calibration
+        running = RecipeRun(given, work)
         if not dry_run:
             running.prune()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
@@ -68,7 +69,7 @@ def _how_to_convert(array: NDArray[np.generic]) -> str:
     return "Stack a grey image three times: np.stack([array] * 3, axis=-1); drop an alpha channel: array[..., :3]."
 
 
-def expand_sources(sources: Sequence[str | Path]) -> tuple[Path, ...]:
+def expand_sources(sources: Sequence[str | PathLike[str]]) -> tuple[Path, ...]:
     """Turn sources into image paths, in order.
 
     Args:

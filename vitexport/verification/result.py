@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vitexport.benchmark.latency import Latency
+from vitexport.bundle.layout import ENGINE
 from vitexport.tables import Table, Tabular, cell
 from vitexport.verification.accuracy import Accuracy, PairedDifference
 from vitexport.verification.parity import ParityReport
@@ -124,6 +125,11 @@ class VerificationResult(Tabular):
                 lines.append(f"gate {gate.gate}: limit {gate.limit:g}, {value}{note}")
         lines += [f"{check.variant}: {check.name}: {check.finding}" for check in self.checks if check.passed is False]
         return tuple(lines)
+
+    def suspect(self) -> str | None:
+        """Return the first variant that fails although its graph was made from one that passed, for bisecting."""
+        graphs = [variant for variant in self.variants[2:] if variant.name != ENGINE and not variant.passed]
+        return graphs[0].name if graphs and self.variants[1].passed else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; numbers that are not finite stay as they are."""

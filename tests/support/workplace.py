@@ -1,4 +1,4 @@
-"""A folder in which every example of the Python API can run: the repository's recipes and images, and what it makes."""
+"""A folder in which every example can run: the repository's recipes and images, a bundle, models, a photo."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.support.paths import HOLDOUT, ROOT
+
+__all__ = ["furnished", "workplace"]
 
 
 @pytest.fixture(scope="session")

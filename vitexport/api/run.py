@@ -1,0 +1,174 @@
+"""A whole recipe: run it, or say what would be done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitexport.api.progress import Progress, shown
+from vitexport.bundle.bundle import Bundle
+from vitexport.errors import RecipeError
+from vitexport.files import as_path
+from vitexport.pipeline.run import plan
+from vitexport.pipeline.run import run as run_recipe
+from vitexport.recipe.load import default_recipe, load_recipe, override_settings
+from vitexport.recipe.settings import (
+    Recipe,
+)
+from vitexport.tables import Table
+from vitexport.verification.result import VerificationResult
+from vitexport.verification.summary import headline, remarks
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["FinishedRun", "plan_run", "resolve_recipe", "run"]
+
+
+class FinishedRun(Bundle):
+    """A bundle as a run left it; everything a :class:`~vitexport.bundle.bundle.Bundle` has, and what the run found.
+
+    Attributes:
+        verification: The result; None when the run stopped before verification.
+        executed: Stages that did something, in order.
+        skipped: Stages whose result was still current.
+        remarks: What a reader must know although nothing failed, one sentence each.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        verification: VerificationResult | None,
+        executed: tuple[str, ...],
+        skipped: tuple[str, ...],
+        remarks: tuple[str, ...],
+    ) -> None:
+        super().__init__(bundle.root, name=bundle.name, metadata=bundle.metadata, artifacts=bundle.artifacts)
+        self.verification = verification
+        self.executed = executed
+        self.skipped = skipped
+        self.remarks = remarks
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether every variant, gate and check passed; None when the run stopped before verification."""
+        return None if self.verification is None else self.verification.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result, what the run did, and what ``bundle.json`` holds."""
+        found = {} if self.verification is None else self.verification.to_dict()
+        did = {"executed": list(self.executed), "skipped": list(self.skipped), "remarks": list(self.remarks)}
+        return {**found, **did, "bundle": super().to_dict()}
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the result's tables under its headline; those of the bundle where nothing was verified."""
+        if self.verification is None:
+            return super().tables()
+        first, *others = self.verification.tables()
+        return replace(first, title=headline(self.verification)), *others
+
+
+def resolve_recipe(
+    recipe: str | Path | Recipe | None = None,
+    *,
+    source: str | PathLike[str] | None = None,
+    images: str | PathLike[str] | None = None,
+    labels: str | PathLike[str] | None = None,
+    calibration: str | PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Return a validated recipe, with absolute paths; arguments as for :func:`run`.
+
+    Raises:
+        RecipeError: It cannot be read, names unknown settings, or both a recipe and a source are given.
+    """
+    named = {"images": images, "labels": labels, "calibration": calibration}
+    if settings is not None and not (isinstance(settings, Mapping) and all(isinstance(key, str) for key in settings)):
+        raise RecipeError(
+            f"Expected settings by dotted name, found {settings!r}.", 'Write settings={"quantize.preset": "fast"}.'
+        )
+    if (recipe is None) == (source is None):
+        raise RecipeError(
+            "Expected a recipe or a model source, found " + ("neither." if recipe is None else "both."),
+            "Pass a recipe (a path or a Recipe), or source=... with images=...",
+        )
+    if source is not None:
+        paths = {key: None if value is None else as_path(value, key) for key, value in named.items()}
+        found = default_recipe(str(source), paths["images"], paths["labels"], paths["calibration"])
+    elif isinstance(recipe, Recipe):
+        found = recipe
+    else:
+        assert recipe is not None
+        found = load_recipe(as_path(recipe, "a recipe"))
+    given = [key for key, value in named.items() if value is not None and source is None]
+    if given:
+        raise RecipeError(
+            f"Expected {', '.join(given)} in the recipe itself, found it beside one.",
+            "Write data.verification and data.calibration into the recipe, or pass settings={'data....': ...}.",
+        )
+    return override_settings(found, settings or {})
+
+
+def run(
+    recipe: str | Path | Recipe | None = None,
+    out: str | PathLike[str] | None = None,
+    *,
+    source: str | PathLike[str] | None = None,
+    images: str | PathLike[str] | None = None,
+    labels: str | PathLike[str] | None = None,
+    calibration: str | PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    until: str | None = None,
+    force: bool = False,
+    progress: Progress = False,
+) -> FinishedRun:
+    """Carry out a recipe: export, simplify, quantize, verify, benchmark, report. What is current in ``out`` is kept.
+
+    Example::
+
+        bundle = vx.run("recipes/quickstart.yaml", "out/new", until="simplify")
+        print(bundle)
+
+    Args:
+        recipe: Path of a YAML file, or a Recipe; or leave it out and name a ``source``.
+        out: Bundle directory, created when absent; always needed.
+        source: Model source for the default recipe: hub id, directory, ``timm:NAME``.
+        images: Folder of verification images, for a ``source``.
+        labels: JSON file with their classes, for a ``source``.
+        calibration: Folder of calibration images, for a ``source``; None makes a float bundle.
+        settings: Overrides by dotted name, e.g. ``{"quantize.preset": "fast"}``.
+        until: Stop after this stage.
+        force: Redo every stage.
+        progress: True shows a bar; a function gets every event.
+
+    Returns:
+        The bundle, with its verification result. A model that does not match is a result, not an exception.
+
+    Raises:
+        RecipeError: The recipe is wrong, or there is no ``out``.
+        VitexportError: A stage could not do what was asked; what earlier stages made stays and is reused next time.
+    """
+    if out is None:
+        raise RecipeError("Expected a directory for the bundle, found none.", "Pass out=...")
+    resolved = resolve_recipe(
+        recipe, source=source, images=images, labels=labels, calibration=calibration, settings=settings
+    )
+    with shown(progress, plan(resolved, until)) as show:
+        done = run_recipe(resolved, as_path(out, "a bundle directory"), until=until, force=force, on_event=show)
+    assert done.bundle is not None  # only a dry run can leave none
+    notes = () if done.verification is None else remarks(done.verification, resolved)
+    return FinishedRun(
+        done.bundle, verification=done.verification, executed=done.executed, skipped=done.skipped, remarks=notes
+    )
+
+
+def plan_run(
+    recipe: Recipe, out: str | PathLike[str], *, until: str | None = None, force: bool = False
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the stages that :func:`run` would carry out, and those whose result is current; nothing is written."""
+    done = run_recipe(recipe, as_path(out, "a bundle directory"), until=until, force=force, dry_run=True)
+    return done.executed, done.skipped

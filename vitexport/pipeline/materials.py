@@ -1,0 +1,74 @@
+"""What the stages of a run work on: the model, the images and their fingerprints, each made when first needed."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitexport.closing import Closing
+from vitexport.errors import CalibrationError
+from vitexport.inputs.images import list_images
+from vitexport.inputs.labels import find_targets
+from vitexport.pipeline.stages import VerificationImages
+from vitexport.pipeline.step import images_fingerprint, source_fingerprint
+from vitexport.recipe.settings import Recipe
+
+if TYPE_CHECKING:
+    from vitexport.host.sources import LoadedModel
+
+__all__ = ["Materials"]
+
+
+class Materials(Closing):
+    """What a recipe names, loaded when the first stage needs it.
+
+    Attributes:
+        recipe: With absolute paths.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def close(self) -> None:
+        """Release the decoded images."""
+        if "verification" in self.__dict__:
+            self.verification.close()
+
+    @cached_property
+    def verification(self) -> VerificationImages:
+        images = self.recipe.data.verification
+        paths = list_images(images.images, limit=images.limit)
+        return VerificationImages(images.images, paths, find_targets(images.images, paths, images.labels))
+
+    @cached_property
+    def calibration(self) -> tuple[Path, ...]:
+        images = self.recipe.data.calibration
+        if images is None:
+            raise CalibrationError(
+                "Expected calibration images for quantization, found no `data.calibration` in the recipe.",
+                "Name a folder of real images (128 are good), or set `quantize: null` for a float bundle.",
+            )
+        return list_images(images.images, limit=images.limit)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        from vitexport.host.sources import load_model
+
+        return load_model(self.recipe.model, image_size=self.recipe.export.image_size)
+
+    @cached_property
+    def model_key(self) -> str:
+        return source_fingerprint(self.recipe.model)
+
+    @cached_property
+    def images_key(self) -> str:
+        images = self.verification
+        return images_fingerprint(self.recipe.data.verification.images, images.paths) + f":{images.targets}"
+
+    @property
+    def calibration_key(self) -> str:
+        """Fingerprint of the calibration images."""
+        images = self.recipe.data.calibration
+        assert images is not None  # self.calibration has checked it
+        return images_fingerprint(images.images, self.calibration)
