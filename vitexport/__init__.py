@@ -28,8 +28,8 @@ Importing this module imports nothing else; each function imports what it needs 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # what type checkers take for true, without the milliseconds that importing typing takes
 if TYPE_CHECKING:
     from vitexport.api.analysis import bisect as bisect
     from vitexport.api.analysis import diagnose as diagnose
@@ -95,7 +95,7 @@ _EXPORTS = {
 __all__ = [*_EXPORTS]  # noqa: PLE0604  # every name is a string
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'vitexport' has no attribute '{name}'")
     value = getattr(importlib.import_module(_EXPORTS[name]), name)
