@@ -1,5 +1,6 @@
 """Calibration statistics: of fixed size, exact, and the same however images come."""
 
+import ast
 import tracemalloc
 import weakref
 
@@ -134,18 +135,36 @@ def test_nan_is_refused(images):
         stream(images)
 
 
-def test_images_are_prepared_alike_and_known_by_their_pixels_however_many_are_decoded_at_once(tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_images_are_prepared_alike_and_known_by_their_pixels_however_many_are_decoded_at_once(tmp_path, dtype):
     rng = np.random.default_rng(6)
     paths = [tmp_path / f"{index}.png" for index in range(10)]
     for path in paths:
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
     spec = PreprocessSpec(image_size=(8, 8), resize=Resize(mode="squash", size=(8, 8)), mean=(0, 0, 0), std=(1, 1, 1))
-    tensor = TensorSpec("x", ("n", 3, 8, 8), "float32")
+    tensor = TensorSpec("x", ("n", 3, 8, 8), dtype)
     expected = np.concatenate(list(batches(paths, spec, tensor, 4)))
     for size in (1, 7, 32):
         feeds = calibrate.ImageFeeds(paths, spec, tensor, tmp_path / str(size), batch_size=size)
         assert feeds.hashes == content_hashes(paths)
-        np.testing.assert_array_equal(np.concatenate([feeds.image(index) for index in range(10)]), expected)
+        read = np.concatenate([feeds.image(index) for index in range(10)])
+        np.testing.assert_array_equal(read, expected)
+        assert read.dtype == expected.dtype == dtype
+
+
+def test_images_are_read_without_parsing_python(tmp_path, monkeypatch):
+    """CPython 3.11 may fail to parse on two threads at once (python/cpython#106905): .npy headers do."""
+    Image.new("RGB", (8, 8), (10, 20, 30)).save(tmp_path / "image.png")
+    spec = PreprocessSpec(image_size=(8, 8), resize=Resize(mode="squash", size=(8, 8)), mean=(0, 0, 0), std=(1, 1, 1))
+    feeds = calibrate.ImageFeeds(
+        [tmp_path / "image.png"], spec, TensorSpec("x", ("n", 3, 8, 8), "float32"), tmp_path / "feeds"
+    )
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("parsed Python")
+
+    monkeypatch.setattr(ast, "literal_eval", refuse)
+    np.testing.assert_allclose(feeds.image(0)[0, :, 0, 0], np.float32([10, 20, 30]) / 255, rtol=1e-6)
 
 
 class Runtime:

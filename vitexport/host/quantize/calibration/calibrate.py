@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,13 +29,16 @@ Progress = Callable[[str, float], None]
 
 
 class ImageFeeds:
-    """Preprocessed images: decoded once into files of a folder, read back one at a time.
+    """Preprocessed images: decoded once into a file of raw values, read back one at a time from any thread.
+
+    No ``.npy`` files: their headers are Python literals, and CPython 3.11 may fail to parse two of them at once on two
+    threads (``SystemError: AST constructor recursion depth mismatch``, python/cpython#106905).
 
     Args:
         paths: Image files.
         spec: Their preprocessing.
         tensor: The model input they feed.
-        folder: Where the preprocessed images are written.
+        folder: Where the preprocessed images are written, created where there is none.
         batch_size: Images decoded at a time; changes memory, never a result.
 
     Attributes:
@@ -49,20 +53,23 @@ class ImageFeeds:
     ) -> None:
         self.tensor = tensor
         self.count = len(paths)
-        self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "images.bin"
         hashes: list[str] = []
-        for start in range(0, len(paths), batch_size):
-            images = [load_image(path) for path in paths[start : start + batch_size]]
-            for index, array in enumerate(batch(images, spec, tensor), start):
-                np.save(folder / f"{index}.npy", array)
-            hashes += [content_hash(image) for image in images]
+        with self._file.open("wb") as stream:
+            for start in range(0, len(paths), batch_size):
+                images = [load_image(path) for path in paths[start : start + batch_size]]
+                arrays = batch(images, spec, tensor)
+                self._dtype, self._shape = arrays.dtype, arrays.shape[1:]
+                stream.write(arrays.tobytes())
+                hashes += [content_hash(image) for image in images]
         self.hashes = tuple(hashes)
 
     def image(self, index: int) -> Array:
         """Return one image with a leading batch axis of 1."""
-        array: Array = np.load(self._folder / f"{index}.npy")
-        return array[None]
+        size = math.prod(self._shape)
+        array: Array = np.fromfile(self._file, self._dtype, size, offset=index * size * self._dtype.itemsize)
+        return array.reshape(1, *self._shape)
 
 
 def evenly_spread(count: int, wanted: int) -> list[int]:
