@@ -15,7 +15,7 @@ from vitexport.errors import VitexportError
 from vitexport.server.limits import Limits
 from vitexport.server.service import Service
 
-__all__ = ["bind", "run_server"]
+__all__ = ["bind", "run_server", "stop_listening"]
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -74,17 +74,56 @@ class _Server(uvicorn.Server):
         self._service = service
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        waiting = [
+            connection
+            for server, listener in zip(self.servers, sockets or [], strict=True)
+            for connection in await stop_listening(server, listener)
+        ]
+        # Only now: an answer that tells its client to go sends the client to the listener again.
         self._service.draining = True
-        # Two turns of the event loop accept what the kernel has already connected.
-        for _ in range(2):
-            await asyncio.sleep(0)
-        for server in self.servers:
-            server.close()
         loop = asyncio.get_running_loop()
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._new_protocol, connection)
         deadline = loop.time() + self._service.limits.drain_seconds
         while self.server_state.connections and loop.time() < deadline:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        protocol: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+
+async def stop_listening(server: asyncio.Server, listener: socket.socket) -> list[socket.socket]:
+    """Close a server's only listener and return the connections that nobody had accepted yet.
+
+    Closing a listener resets what the kernel has connected and the server not accepted. The kernel offers nothing that
+    ends the one and keeps the other, so a client that connects in the microseconds between the last ``accept`` and
+    ``close`` is still reset.
+
+    Args:
+        server: The server; it accepts nothing more.
+        listener: Its listening socket.
+    """
+    with listener.dup() as queue:
+        queue.setblocking(False)
+        asyncio.get_running_loop().remove_reader(listener)
+        # A connection accepted in this turn of the event loop meets its server in the next, and fails at a closed one.
+        await asyncio.sleep(0)
+        server.close()
+        waiting: list[socket.socket] = []
+        while True:
+            try:
+                connection, _ = queue.accept()
+            except ConnectionAbortedError:
+                continue
+            except OSError:  # none left, or no more files can be opened
+                return waiting
+            connection.setblocking(False)
+            waiting.append(connection)
 
 
 def _protocol(limits: Limits) -> type[H11Protocol]:
