@@ -92,7 +92,7 @@ _EXPORTS = {
     "verify": "vitexport.api.checks",
 }
 
-__all__ = [*_EXPORTS]  # noqa: PLE0604  # every name is a string
+__all__ = [*_EXPORTS]
 
 
 def __getattr__(name: str) -> object:

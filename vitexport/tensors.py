@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vitexport.errors import FeedMismatchError
 
-__all__ = ["Array", "DTYPE_OF_PRECISION", "TensorSpec", "batch_limit", "check_feeds", "pad_rows", "tile_rows"]
+__all__ = ["DTYPE_OF_PRECISION", "Array", "TensorSpec", "batch_limit", "check_feeds", "pad_rows", "tile_rows"]
 
 Array = NDArray[np.generic]
 

@@ -43,36 +43,25 @@ class Row:
     shallow: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _config(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str, int]:
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": intermediate,
+    }
+
+
 _SIZES = {
-    "b32": (
-        "base",
-        32,
-        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    ),
-    "b16": (
-        "base",
-        16,
-        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    ),
-    "l32": (
-        "large",
-        32,
-        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-    ),
-    "l16": (
-        "large",
-        16,
-        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-    ),
-    "h14": (
-        "huge",
-        14,
-        {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120},
-    ),
+    "b32": ("base", 32, _config(768, 12, 12, 3072)),
+    "b16": ("base", 16, _config(768, 12, 12, 3072)),
+    "l32": ("large", 32, _config(1024, 24, 16, 4096)),
+    "l16": ("large", 16, _config(1024, 24, 16, 4096)),
+    "h14": ("huge", 14, _config(1280, 32, 16, 5120)),
 }
 _BASE = _SIZES["b16"][2]
 # Two blocks of width 64 keep every kind of node and run in milliseconds.
-_SHALLOW = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+_SHALLOW = _config(64, 2, 4, 128)
 _SHALLOW_TIMM = {"embed_dim": 64, "depth": 2, "num_heads": 4}
 _VIT_224 = {"size": {"height": 224, "width": 224}}
 

@@ -94,7 +94,8 @@ def render_document(text: str, results: Path = RESULTS) -> str:
 
 def _filled(text: str, name: str, content: Mapping[str, Any]) -> str:
     machine, versions = content["machine"], content["versions"]
-    source = f"{content['date']}, {machine['processor']}, {machine['cores']} cores; " + ", ".join(
+    features = f" ({machine['features']})" if "features" in machine else ""
+    source = f"{content['date']}, {machine['processor']}{features}, {machine['cores']} cores; " + ", ".join(
         f"{package} {version}" for package, version in versions.items()
     )
     return _between_markers(text, name, f"{markdown_table(content['rows'])}\n\n{source}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.paths import ROOT
 
-__all__ = ["LAYERS", "PAGE", "PACKAGE", "layer_of", "render_page", "render_table"]
+__all__ = ["LAYERS", "PACKAGE", "PAGE", "layer_of", "render_page", "render_table"]
 
 PACKAGE = ROOT / "vitexport"
 PAGE = ROOT / "docs" / "architecture.md"

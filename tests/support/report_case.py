@@ -88,7 +88,7 @@ def make_case(root: Path, *, noise: float = 0.05, speed: float = 1.4, gates: Gat
     seconds = {"pytorch": 2.0, "simplified": 1.0, "int8": 1.0 / speed}
     times = {name: summarize(value * 1e-3 * random.lognormal(0, 0.05, 300), 1) for name, value in seconds.items()}
     benchmark = root / "benchmark.json"
-    machine = {"processor": "Test <CPU> & more", "cores": "2"}
+    machine = {"processor": "Test <CPU> & more", "features": "AVX2, VNNI", "cores": "2"}
     variants = {name: [asdict(value)] for name, value in times.items()}
     benchmark.write_text(json.dumps({"machine": machine, "warnings": ["The machine was busy."], "variants": variants}))
     artifacts.append(_artifact(root, benchmark, "benchmark", "benchmark"))

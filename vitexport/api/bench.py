@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vitexport.api.arguments import require_positive
 from vitexport.benchmark.compare import Measured, find_models, time_models, tune
@@ -16,9 +16,6 @@ from vitexport.files import as_path
 from vitexport.machine import describe_machine
 from vitexport.runtimes import RuntimeOptions
 from vitexport.tables import Table, Tabular, cell
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["BenchResult", "bench"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING
 
 from vitexport.api.arguments import require_positive
 from vitexport.bundle.bundle import Bundle
@@ -14,9 +13,6 @@ from vitexport.inputs.images import list_images
 from vitexport.verification.evaluate import Evaluation, evaluate_models
 from vitexport.verification.replay import replay, replay_engine
 from vitexport.verification.result import VerificationResult
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["evaluate", "verify"]
 

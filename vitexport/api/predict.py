@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from vitexport.api.arguments import require_positive
 from vitexport.api.progress import OnEvent, Progress, StepEvent, shown
@@ -21,9 +21,6 @@ from vitexport.predict.results import row_to_json
 from vitexport.predict.settings import Engine, JobSettings
 from vitexport.predict.sources import expand_sources
 from vitexport.tables import Table, Tabular
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Predictions", "predict_files"]
 

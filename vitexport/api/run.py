@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vitexport.api.progress import Progress, shown
 from vitexport.bundle.bundle import Bundle
@@ -21,9 +21,6 @@ from vitexport.recipe.settings import (
 from vitexport.tables import Table
 from vitexport.verification.result import VerificationResult
 from vitexport.verification.summary import headline, remarks
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["FinishedRun", "plan_run", "resolve_recipe", "run"]
 

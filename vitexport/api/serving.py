@@ -7,15 +7,12 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vitexport.api.arguments import require_positive
 from vitexport.errors import MissingDependencyError, VitexportError
 from vitexport.machine import usable_cores
 from vitexport.tables import Table, Tabular
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Serving", "serve"]
 

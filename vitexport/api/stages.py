@@ -39,7 +39,7 @@ def export(
     task: Task | None = None,
     image_size: tuple[int, int] | None = None,
     batch: Literal["dynamic"] | int = "dynamic",
-    input: Literal["float32", "uint8"] = "float32",  # noqa: A002  # the recipe's name for it
+    input: Literal["float32", "uint8"] = "float32",  # the recipe's name for it
     opset: int = 20,
     revision: str | None = None,
     allow_pickle: bool = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console, JustifyMethod
@@ -15,10 +15,7 @@ from rich.table import Table
 from vitexport import tables
 from vitexport.verification.result import VerificationResult
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["OUT", "finish", "result_table", "rich_table", "print_json", "suggest_bisect"]
+__all__ = ["OUT", "finish", "print_json", "result_table", "rich_table", "suggest_bisect"]
 
 OUT = Console()
 if not OUT.is_terminal:

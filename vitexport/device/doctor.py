@@ -12,12 +12,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from vitexport.device.profiles import precisions_of
 from vitexport.files import finite
-from vitexport.machine import usable_cores
+from vitexport.machine import cpu_features, processor_name, usable_cores
 from vitexport.runtimes import adapter_class, available_runtimes
 from vitexport.runtimes.base import RuntimePackage
 from vitexport.runtimes.cuda.probe import CudaState, GpuInfo, probe_cuda
@@ -38,17 +37,6 @@ _PACKAGES = {
     "pycuda": ("pycuda", "device memory on JetPack"),
     "Jinja2": ("report", "HTML reports"),
     "matplotlib": ("report", "plots in reports"),
-}
-
-# What the int8 kernels of ONNX Runtime's MLAS look for; the names are those of /proc/cpuinfo on Linux.
-_CPU_FEATURES = {
-    "AVX2": ("avx2",),
-    "AVX-512": ("avx512f",),
-    "VNNI": ("avx512_vnni", "avx_vnni"),
-    "AMX int8": ("amx_int8",),
-    "dotprod": ("asimddp",),
-    "i8mm": ("i8mm",),
-    "fp16 arithmetic": ("avx512_fp16", "asimdhp"),
 }
 
 
@@ -142,13 +130,13 @@ def _mark(value: bool | None) -> str:
 
 def diagnose_machine() -> MachineDiagnosis:
     """Examine this machine; runtimes are opened in processes of their own, so that a broken one crashes only that."""
-    name, features = _cpu()
+    features = cpu_features()
     state = probe_cuda()
     runtimes = {name: adapter_class(name).package for name in available_runtimes()}
     return MachineDiagnosis(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
-        cpu=name,
+        cpu=processor_name(),
         cores=usable_cores(),
         cpu_features=features,
         gpus=state.gpus,
@@ -180,20 +168,6 @@ def _version(name: str) -> str | None:
 def _runtime_version(package: RuntimePackage) -> str | None:
     """Return the version of a runtime's package; ``system`` where only its module is there, as JetPack installs it."""
     return _version(package.name) or ("system" if importlib.util.find_spec(package.module) is not None else None)
-
-
-def _cpu() -> tuple[str, dict[str, bool | None]]:
-    """Return the processor's name and features, from /proc/cpuinfo where there is one."""
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return platform.processor() or "unknown", dict.fromkeys(_CPU_FEATURES)
-    fields: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip().lower(), value.strip())
-    flags = set((fields.get("flags") or fields.get("features") or "").split())
-    name = fields.get("model name") or platform.machine()
-    return name, {feature: any(flag in flags for flag in names) for feature, names in _CPU_FEATURES.items()}
 
 
 def _check(name: str, package: RuntimePackage, state: CudaState) -> RuntimeCheck:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
 
 import yaml
 
@@ -44,9 +43,6 @@ from vitexport.recipe.settings import QuantizeSettings
 from vitexport.report import write_report
 from vitexport.verification.judge import judge
 from vitexport.verification.result import VerificationResult
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["STAGES", "RecipeRun"]
 

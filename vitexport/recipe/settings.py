@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 __all__ = [
+    "WITH_16_BIT_KERNELS",
     "BenchmarkSettings",
     "Budget",
     "DataSettings",
@@ -23,10 +24,9 @@ __all__ = [
     "QuantizeSettings",
     "Recipe",
     "SimplifySettings",
+    "Task",
     "Tolerance",
     "VerifySettings",
-    "WITH_16_BIT_KERNELS",
-    "Task",
 ]
 
 Target = Literal["tensorrt", "ort-x86", "ort-arm64", "portable"]

@@ -18,7 +18,7 @@ from vitexport.verification.accuracy import top1
 from vitexport.verification.parity import class_scores
 from vitexport.verification.result import Check
 
-__all__ = ["metadata_check", "targets_check", "library_check", "originals_check"]
+__all__ = ["library_check", "metadata_check", "originals_check", "targets_check"]
 
 _ENOUGH = 20
 """Images below which chance explains too much."""

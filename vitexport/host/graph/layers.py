@@ -120,8 +120,8 @@ def find_linears(model: ir.Model) -> tuple[LinearLayer, ...]:
     roles: dict[ir.Node, tuple[Role, int | None]] = {}
     for attention in attentions:
         for value in (*attention.scores.inputs[:2], attention.context.inputs[1]):
-            roles.update({node: ("qkv", attention.block) for node in origins_of(value)})
-        roles.update({node: ("proj", attention.block) for node in _linears_after(attention.context.outputs[0], VIEWS)})
+            roles.update(dict.fromkeys(origins_of(value), ("qkv", attention.block)))
+        roles.update(dict.fromkeys(_linears_after(attention.context.outputs[0], VIEWS), ("proj", attention.block)))
     named = any(block_path(a.name) is not None for a in attentions)
     layers: list[LinearLayer] = []
     block: int | None = None

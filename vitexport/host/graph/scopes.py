@@ -13,8 +13,8 @@ __all__ = [
     "ModuleNames",
     "block_path",
     "inherit_module",
-    "module_of",
     "module_from_exporter",
+    "module_of",
 ]
 
 MODULE_KEY = "vitexport.module"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vitexport.host.quantize.numerics.qparams import QuantParams
 from vitexport.host.quantize.numerics.weights import round_to_nearest
 
-__all__ = ["Consumer", "InputPlan", "OutputError", "smoothquant_scales", "search_absorbed", "search_fixed"]
+__all__ = ["Consumer", "InputPlan", "OutputError", "search_absorbed", "search_fixed", "smoothquant_scales"]
 
 Floats = NDArray[np.float32]
 

@@ -23,13 +23,13 @@ from vitexport.host.quantize.planning.layers import QuantizedLayer
 
 __all__ = [
     "Absorber",
+    "apply_explicitly",
     "ensure_biases",
     "find_absorber",
     "fold_into_consumers",
     "projection_columns",
-    "scale_projection",
     "replace_constant",
-    "apply_explicitly",
+    "scale_projection",
     "zero_key_biases",
 ]
 

@@ -12,7 +12,7 @@ from vitexport.errors import QuantizeError
 from vitexport.host.graph.constants import array_of
 from vitexport.host.graph.layers import LinearLayer, find_attention, find_linears
 
-__all__ = ["Violation", "violations", "check_postconditions"]
+__all__ = ["Violation", "check_postconditions", "violations"]
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 _STORED = frozenset({ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.FLOAT8E4M3FN})
