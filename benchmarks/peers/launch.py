@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.peers.job import Job
-from benchmarks.suites.processes import environment, module_command
+from benchmarks.suites.processes import environment, last_error, module_command
 
 __all__ = ["Outcome", "PeerError", "run_worker"]
 
@@ -21,7 +21,7 @@ _INTERVAL = 0.02
 
 
 class PeerError(Exception):
-    """A worker failed; the message is the last line it wrote."""
+    """A worker failed; the message is that of its exception, in one line."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ def run_worker(python: Path, worker: str, job: Job) -> Outcome:
             peak = _watch(process)
             out.seek(0)
             err.seek(0)
-            printed, complaints = out.read().splitlines(), err.read().strip().splitlines()
+            printed, complaints = out.read().splitlines(), err.read()
     if process.returncode:
-        raise PeerError(complaints[-1] if complaints else f"exit code {process.returncode}")
+        reason = last_error(complaints) if complaints.strip() else f"exit code {process.returncode}"
+        raise PeerError(" ".join(reason.split()))
     if not Path(job.out).is_file():
         raise PeerError(f"wrote no '{Path(job.out).name}'")
     report = json.loads(printed[-1])

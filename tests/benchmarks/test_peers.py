@@ -39,10 +39,19 @@ def test_a_worker_quantizes_in_its_own_process_and_reports_what_it_took(small_mo
     assert outcome.versions["onnx"] == onnx.__version__
 
 
-def test_a_failing_worker_raises_with_its_last_words(small_model: Path, tmp_path: Path) -> None:
-    job = Job(str(small_model), IMAGES, str(tmp_path / "int8.onnx"), {"method": "Guess"})
-    with pytest.raises(PeerError, match="KeyError: 'Guess'"):
-        run_worker(Path(sys.executable), "onnxruntime", job)
+@pytest.mark.parametrize(
+    ("worker", "options", "reason"),
+    [
+        ("onnxruntime", {"method": "Guess"}, "KeyError: 'Guess'"),
+        ("vitexport", {"attention": "guess"}, "wrong setting: attention: .*, found 'guess'"),
+    ],
+)
+def test_a_failing_worker_raises_with_its_exception_in_one_line(
+    worker: str, options: dict[str, str], reason: str, small_model: Path, tmp_path: Path
+) -> None:
+    job = Job(str(small_model), IMAGES, str(tmp_path / "int8.onnx"), options)
+    with pytest.raises(PeerError, match=reason):
+        run_worker(Path(sys.executable), worker, job)
 
 
 def test_every_peer_is_pinned_to_exact_versions() -> None:
