@@ -1,8 +1,10 @@
-"""Quantizers side by side: the same ONNX graph, the same calibration images, the same judge.
+"""Quantizers side by side: the same ONNX graphs, the same calibration images, the same judge.
 
-    python -m benchmarks.quantizers                       every row, every question
-    python -m benchmarks.quantizers --only nncf-mixed     one row; the others keep what was measured before
+    python -m benchmarks.quantizers                       every model, every row, every question
+    python -m benchmarks.quantizers --model augreg-tiny   one model; the others keep what was measured before
+    python -m benchmarks.quantizers --only nncf-mixed     one row of every model that has it
     python -m benchmarks.quantizers --ask time            only the interleaved time ratios
+    python -m benchmarks.quantizers --source DIRECTORY    a model of yours: its figures are printed and not kept
 
 Each quantization runs in a process of its own, in the environment of its tool (``make peers``); its clock runs from
 image files to the written file. The files are judged on other images, one at a time, in ONNX Runtime: with graph
@@ -17,81 +19,36 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.install import why_absent
-from benchmarks.peers.job import Job
-from benchmarks.peers.launch import Outcome, PeerError, run_worker
+from benchmarks.peers.job import Job, feeds
+from benchmarks.peers.launch import PeerError
 from benchmarks.suites.arguments import command_parser
-from benchmarks.suites.paths import BENCHMARKS_PAGE, RESULTS, SAMPLE, SHARED
+from benchmarks.suites.eight_bit import count_eight_bit
+from benchmarks.suites.paths import RESULTS, SAMPLE
 from benchmarks.suites.processes import environment, module_command
-from benchmarks.suites.quantized_models import count_eight_bit, logits_of, score, tensorrt_verdict
-from benchmarks.suites.quantizer_rows import BASELINE, ROWS, Row, merge
-from benchmarks.suites.tables import markdown_table, replace_table, save_results
+from benchmarks.suites.quantized_models import Score, main_output, score, tensorrt_verdict
+from benchmarks.suites.quantizer_bench import Bench, Images, prepare
+from benchmarks.suites.quantizer_rows import BASELINE, MODELS, ROWS, Figures, Model, Row, merge, rows_of
+from benchmarks.suites.quantizer_tables import best_per_model, figures_of
+from benchmarks.suites.tables import render_documents, save_results, text_table
 from vitexport.errors import RuntimeBackendError
 
 REFUSED = "does not open"
 QUESTIONS = ("quantize", "accuracy", "latency", "time")
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What is quantized and judged, and where files go.
-
-    Attributes:
-        model: Float ONNX file.
-        calibration: Calibration images.
-        evaluation: Images that judge.
-        labels: Class index of each of those.
-        work: Folder of the quantized files.
-    """
-
-    model: Path
-    calibration: tuple[Path, ...]
-    evaluation: tuple[Path, ...]
-    labels: tuple[int, ...]
-    work: Path
-
-    def file(self, row: Row) -> Path:
-        """Return where a row's quantized model is."""
-        return self.work / row.name / "model.onnx"
-
-    def quantize(self, row: Row, out: Path) -> Outcome:
-        """Quantize once.
-
-        Raises:
-            PeerError: The peer is not installed, or failed.
-        """
-        python = row.python()
-        if python is None:
-            raise PeerError(f"{row.peer} {why_absent(row.peer or '')}")
-        options = dict(row.options)
-        if row.name == BASELINE:
-            options["nodes"] = _layers(self.model)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.unlink(missing_ok=True)
-        images = tuple(str(path) for path in self.calibration)
-        return run_worker(python, row.worker, Job(str(self.model), images, str(out), options))
-
-
-def _layers(model: Path) -> list[str]:
-    """Return the nodes that this package quantizes by default."""
-    from vitexport.host.graph.file import read_onnx
-    from vitexport.host.quantize.planning.layers import choose_layers
-
-    return [str(layer.linear.matmul.name) for layer in choose_layers(read_onnx(model), where=str(model))]
-
-
 def main() -> int:
     """Measure, print, keep."""
     parser = command_parser("quantizers", __doc__)
-    parser.add_argument("--source", default=str(SHARED / "models" / "deit-tiny-hf"), help="model to quantize")
+    parser.add_argument("--model", action="append", choices=[model.name for model in MODELS], help="only this model")
+    parser.add_argument("--source", help="a model of yours in place of these; its figures are printed and not kept")
     parser.add_argument("--calibration", type=Path, default=SAMPLE / "calib")
     parser.add_argument("--images", type=Path, default=SAMPLE / "dev", help="images that judge")
     parser.add_argument("--labels", type=Path, default=SAMPLE / "synsets.json")
@@ -108,54 +65,67 @@ def main() -> int:
     if arguments.parse:
         print(json.dumps(dict(tensorrt_verdict(arguments.parse))))
         return 0
-    chosen = [row for row in ROWS if arguments.only is None or row.name in arguments.only]
-    asked = arguments.ask or QUESTIONS
-    keep = _print if arguments.no_save else _save
+    if arguments.model and arguments.source:
+        parser.error("--model and --source exclude each other")
+    chosen = list(_chosen(arguments))
+    if not chosen:
+        parser.error("none of these rows is measured on these models")
+    fresh = arguments.no_save or bool(arguments.source)
+    images, measured = _images(arguments), {}
     with tempfile.TemporaryDirectory(prefix="quantizers-") as folder:
-        bench = _prepare(arguments, (arguments.work or Path(folder)).resolve())
-        measured = measure_rows(bench, chosen, asked, rounds=arguments.rounds, seconds=arguments.seconds, keep=keep)
-    print(markdown_table(merge([] if arguments.no_save else _kept(), measured)))
+        for model, rows in chosen:
+            bench = prepare(model, images, (arguments.work or Path(folder)).resolve() / model.name)
+            found = measure_rows(
+                bench,
+                rows,
+                arguments.ask or QUESTIONS,
+                rounds=arguments.rounds,
+                seconds=arguments.seconds,
+                keep=partial(_print if fresh else _save, model.name),
+            )
+            measured.update({(model.name, name): figures for name, figures in found.items()})
+    _show(merge([] if fresh else _kept(), measured), [model.name for model, _ in chosen])
     return 0
 
 
-Keep = Callable[[str, Mapping[str, Any]], None]
+def _chosen(arguments: argparse.Namespace) -> Iterator[tuple[Model, list[Row]]]:
+    """Yield each model that was asked for with its rows, unless it has none of them."""
+    models = MODELS if arguments.source is None else (Model("source", arguments.source),)
+    for model in models:
+        rows = [row for row in rows_of(model) if arguments.only is None or row.name in arguments.only]
+        if rows and (arguments.model is None or model.name in arguments.model):
+            yield model, rows
 
 
-def _print(name: str, figures: Mapping[str, Any]) -> None:
-    print(f"{name}: {json.dumps(dict(figures))}", flush=True)
+Keep = Callable[[str, Figures], None]
 
 
-def _save(name: str, figures: Mapping[str, Any]) -> None:
+def _print(model: str, name: str, figures: Figures) -> None:
+    print(f"{model}, {name}: {json.dumps(dict(figures))}", flush=True)
+
+
+def _save(model: str, name: str, figures: Figures) -> None:
     """Keep a row's new figures at once, so that an interrupted run loses nothing that it measured."""
-    _print(name, figures)
-    content = save_results("quantizers", merge(_kept(), {name: figures}), ("onnxruntime", "onnx", "numpy"))
-    replace_table(BENCHMARKS_PAGE, "quantizers", content)
+    _print(model, name, figures)
+    save_results("quantizers", merge(_kept(), {(model, name): figures}), ("onnxruntime", "onnx", "numpy"))
+    render_documents()
 
 
-def _prepare(arguments: argparse.Namespace, work: Path) -> Bench:
+def _show(rows: Sequence[Figures], models: Sequence[str]) -> None:
+    for model in models:
+        print("\n" + text_table(model, figures_of(model, rows)))
+    print("\n" + text_table("SQNR dB / agreement % / top-1 change", best_per_model(rows)))
+
+
+def _images(arguments: argparse.Namespace) -> Images:
     from vitexport.inputs.images import list_images
     from vitexport.inputs.labels import find_targets
 
-    work.mkdir(parents=True, exist_ok=True)
-    model = work / "model.onnx"
-    if not model.is_file():
-        _export(arguments.source, model)
     evaluation = list_images(arguments.images.resolve(), limit=arguments.limit)
     labels = find_targets(arguments.images.resolve(), evaluation, arguments.labels)
     if labels is None:
         raise SystemExit(f"'{arguments.labels}' does not label the images of '{arguments.images}'")
-    calibration = list_images(arguments.calibration.resolve(), limit=arguments.count)
-    return Bench(model, calibration, evaluation, labels, work)
-
-
-def _export(source: str, out: Path) -> None:
-    from vitexport.host.export import export_onnx
-    from vitexport.host.simplify import simplify_onnx
-    from vitexport.host.sources import load_model
-    from vitexport.recipe.settings import ExportSettings, ModelSettings, SimplifySettings
-
-    exported = export_onnx(load_model(ModelSettings(source=source)), ExportSettings(), out.with_name("exported.onnx"))
-    simplify_onnx(exported.path, SimplifySettings(), out)
+    return Images(list_images(arguments.calibration.resolve(), limit=arguments.count), evaluation, labels)
 
 
 def _kept() -> list[dict[str, Any]]:
@@ -164,7 +134,7 @@ def _kept() -> list[dict[str, Any]]:
 
 
 def measure_rows(
-    bench: Bench, rows: Sequence[Row], asked: Sequence[str], *, rounds: int, seconds: float, keep: Keep = _print
+    bench: Bench, rows: Sequence[Row], asked: Sequence[str], *, rounds: int, seconds: float, keep: Keep | None = None
 ) -> dict[str, dict[str, Any]]:
     """Return new figures by row name; a row that cannot be measured gets a ``note`` that says why.
 
@@ -181,7 +151,8 @@ def measure_rows(
     def add(found: Iterable[tuple[str, dict[str, Any]]]) -> None:
         for name, figures in found:
             measured.setdefault(name, {}).update(figures)
-            keep(name, figures)
+            if keep is not None:
+                keep(name, figures)
 
     if "quantize" in asked:
         add((row.name, _ask_quantize(bench, row)) for row in rows)
@@ -190,7 +161,7 @@ def measure_rows(
         add(_ask_accuracy(bench, made))
     if "latency" in asked and made:
         add(_ask_latency(bench, made, seconds))
-    timed = [row for row in rows if row.timed or row.name == BASELINE]
+    timed = [row for row in rows if (row.timed or row.name == BASELINE) and "note" not in measured.get(row.name, {})]
     if "time" in asked and any(row.timed for row in timed):
         add(_ask_time(bench, timed, rounds))
     return measured
@@ -211,6 +182,7 @@ def _ask_quantize(bench: Bench, row: Row) -> dict[str, Any]:
         "version": f"{package} {outcome.versions[package]}",
         "TensorRT parses it": _parses(bench.file(row)),
         "8-bit: weighted, attention, other": f"{eight.weighted}, {eight.products}, {eight.others}",
+        **({} if eight.work is None else {"int8 MACs %": round(100 * eight.work, 2)}),
         "seconds": outcome.seconds,
         "time / MinMax": outcome.seconds / before.seconds if before else 1.0,
         "peak GB": outcome.peak_bytes / 1e9,
@@ -229,7 +201,6 @@ def _parses(path: Path) -> str:
 
 
 def _ask_accuracy(bench: Bench, rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
-    from benchmarks.peers.job import feeds
     from vitexport.host.graph.file import read_onnx
 
     job = Job(str(bench.model), tuple(str(path) for path in bench.evaluation), "")
@@ -238,22 +209,27 @@ def _ask_accuracy(bench: Bench, rows: Sequence[Row]) -> Iterator[tuple[str, dict
         for feed in feeds(job, read_onnx(bench.model).metadata_props)
         for array in feed.values()
     ]
-    reference = logits_of(bench.model, images)
+    reference = main_output(bench.model, images)
     for row in rows:
-        written = score(reference, logits_of(bench.file(row), images, optimize=False), bench.labels)
-        entry: dict[str, Any] = {
-            "SQNR dB": round(written.sqnr_db, 2),
-            "agreement %": round(written.agreement, 2),
-            "top-1 change": round(written.top1_change, 2),
-        }
         try:
-            here = score(reference, logits_of(bench.file(row), images), bench.labels)
-            entry["SQNR dB on this CPU"] = round(here.sqnr_db, 2)
-            entry["agreement % on this CPU"] = round(here.agreement, 2)
+            written = score(reference, main_output(bench.file(row), images, optimize=False), bench.labels)
+        except RuntimeBackendError as error:
+            yield row.name, {"note": f"ONNX Runtime does not compute it: {error}"}
+            continue
+        figures = _accuracy(written)
+        try:
+            here = _accuracy(score(reference, main_output(bench.file(row), images), bench.labels))
         except RuntimeBackendError:
             # ONNX Runtime 1.31 fuses float8 Q/DQ into integer kernels that then refuse the type.
-            entry["SQNR dB on this CPU"] = entry["agreement % on this CPU"] = REFUSED
-        yield row.name, entry
+            here = dict.fromkeys(figures, REFUSED)
+        here.pop("top-1 change", None)
+        yield row.name, {**figures, **{f"{column} on this CPU": value for column, value in here.items()}}
+
+
+def _accuracy(found: Score) -> dict[str, Any]:
+    """Return what is known of a score by column; a model of features has no classes to agree on."""
+    figures = {"SQNR dB": found.sqnr_db, "agreement %": found.agreement, "top-1 change": found.top1_change}
+    return {column: round(value, 2) for column, value in figures.items() if value is not None}
 
 
 def _ask_latency(bench: Bench, rows: Sequence[Row], seconds: float) -> list[tuple[str, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Facts of a quantized ONNX file: what is 8-bit in it, how far its logits are off, whether TensorRT parses it."""
+"""How far a quantized ONNX file is off the float model, and whether TensorRT parses it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from vitexport.errors import VitexportError
@@ -16,82 +15,28 @@ from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.verification.accuracy import compare_top1
 from vitexport.verification.parity import measure
 
-__all__ = ["EightBit", "Score", "count_eight_bit", "logits_of", "score", "tensorrt_verdict"]
+__all__ = ["Score", "main_output", "score", "tensorrt_verdict"]
 
 Floats = NDArray[np.float32]
-
-_PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul")
-_INTEGER = {"MatMulInteger": "MatMul", "ConvInteger": "Conv", "QLinearMatMul": "MatMul", "QLinearConv": "Conv"}
-_TRANSPARENT = ("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Cast", "Slice", "Identity")
-
-
-@dataclass(frozen=True)
-class EightBit:
-    """How many operations take 8-bit operands.
-
-    Attributes:
-        weighted: MatMul, Gemm and Conv with a constant operand.
-        products: Products of two activations (attention).
-        others: Operations of other kinds that read an activation through Q/DQ, residual adds for instance.
-    """
-
-    weighted: int
-    products: int
-    others: int
-
-
-def count_eight_bit(path: Path) -> EightBit:
-    """Count what computes in 8 bits: both operands integers, or both behind a DequantizeLinear."""
-    graph = onnx.load(str(path), load_external_data=False).graph
-    producer = {name: node for node in graph.node for name in node.output}
-    constants = {entry.name for entry in graph.initializer}
-    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
-
-    def source(name: str) -> tuple[bool, bool]:
-        """Return (comes from 8 bits, is constant) of an operand."""
-        eight = False
-        while (node := producer.get(name)) is not None and node.op_type != "Constant":
-            if node.op_type == "DequantizeLinear":
-                eight = True
-            elif node.op_type not in (*_TRANSPARENT, "QuantizeLinear"):
-                return eight, False
-            name = node.input[0]
-        return eight, name in constants
-
-    weighted = products = others = 0
-    for node in graph.node:
-        if node.op_type in _INTEGER:
-            second = 3 if node.op_type.startswith("QLinear") else 1
-            constant = any(source(name)[1] for name in (node.input[0], node.input[second]))
-            weighted, products = weighted + constant, products + (not constant)
-        elif node.op_type in _PRODUCTS:
-            operands = [source(name) for name in node.input[:2]]
-            if all(eight for eight, _ in operands):
-                constant = any(fixed for _, fixed in operands)
-                weighted, products = weighted + constant, products + (not constant)
-        elif node.op_type not in ("QuantizeLinear", "DequantizeLinear", *_TRANSPARENT):
-            direct = [producer[name].op_type for name in node.input if name in producer]
-            others += "DequantizeLinear" in direct
-    return EightBit(weighted, products, others)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Logits of a quantized model against those of the float model, on the same images.
+    """The output of a quantized model against that of the float model, on the same images.
 
     Attributes:
         sqnr_db: ``10 log10(sum(float^2) / sum(difference^2))`` in dB.
-        agreement: Images with the same top-1 class, in percent.
-        top1_change: Points of top-1 gained (positive) or lost.
+        agreement: Images with the same top-1 class, in percent; None for features.
+        top1_change: Points of top-1 gained (positive) or lost; None for features.
     """
 
     sqnr_db: float
-    agreement: float
-    top1_change: float
+    agreement: float | None = None
+    top1_change: float | None = None
 
 
-def logits_of(path: Path, images: Sequence[Floats], *, optimize: bool = True) -> Floats:
-    """Run a model on each image on its own, as a latency-bound server does; returns ``[N, classes]``.
+def main_output(path: Path, images: Sequence[Floats], *, optimize: bool = True) -> Floats:
+    """Run a model on each image on its own, as a latency-bound server does; returns its logits, or first output.
 
     Args:
         path: ONNX file.
@@ -105,10 +50,11 @@ def logits_of(path: Path, images: Sequence[Floats], *, optimize: bool = True) ->
     return np.concatenate(rows)
 
 
-def score(reference: Floats, found: Floats, labels: Sequence[int]) -> Score:
-    """Score logits ``[N, classes]`` against the float model's."""
-    parity = measure("logits", reference, found)
-    assert parity.agreement is not None
+def score(reference: Floats, found: Floats, labels: Sequence[int] | None) -> Score:
+    """Score logits ``[N, classes]`` against the float model's; features ``[N, ...]`` where there are no labels."""
+    parity = measure("output", reference, found)
+    if labels is None or parity.agreement is None:
+        return Score(parity.sqnr_db)
     return Score(parity.sqnr_db, 100 * parity.agreement, 0.0 - compare_top1(reference, found, labels).drop_points)
 
 

@@ -6,22 +6,32 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suites.paths import BENCHMARKS_PAGE, RESULTS
+from benchmarks.suites.paths import BENCHMARKS_PAGE, RESULTS, ROOT
+from benchmarks.suites.quantizer_rows import MODELS
+from benchmarks.suites.quantizer_tables import best_per_model, figures_of, tools
 from vitexport.machine import describe_machine
 from vitexport.pipeline.step import tool_versions
+from vitexport.tables import Table
 
 __all__ = [
+    "DOCUMENTS",
     "SUMMARIES",
     "keep_rows",
     "markdown_table",
     "render_document",
+    "render_documents",
     "replace_section",
     "replace_table",
     "save_results",
+    "text_table",
 ]
+
+DOCUMENTS = (BENCHMARKS_PAGE, ROOT / "README.md")
+"""Documents with tables of results."""
 
 
 def save_results(name: str, rows: Sequence[Mapping[str, Any]], packages: Sequence[str]) -> dict[str, Any]:
@@ -52,14 +62,23 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as a Markdown table; floats get three significant digits."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |" for row in rows]
+    cells = [[_cell(row.get(column, "")).replace("|", r"\|") for column in columns] for row in rows]
+    lines += ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join(lines)
+
+
+def text_table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the same with its columns aligned, for a terminal."""
+    columns = tuple(dict.fromkeys(key for row in rows for key in row))
+    cells = tuple(tuple(_cell(row.get(column, "")) for column in columns) for row in rows)
+    words = tuple(column for column in columns if any(row.get(column) and isinstance(row[column], str) for row in rows))
+    return Table(title, columns, cells, text=words).to_text()
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
-    return str(value)
+    return " ".join(str(value).split())
 
 
 def replace_table(document: Path, name: str, content: Mapping[str, Any]) -> None:
@@ -92,7 +111,15 @@ def render_document(text: str, results: Path = RESULTS) -> str:
     return text
 
 
+def render_documents() -> None:
+    """Write every table of :data:`DOCUMENTS` that has results."""
+    for document in DOCUMENTS:
+        document.write_text(render_document(document.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def _filled(text: str, name: str, content: Mapping[str, Any]) -> str:
+    if not content["rows"]:
+        return _between_markers(text, name, "Not measured yet.")
     machine, versions = content["machine"], content["versions"]
     features = f" ({machine['features']})" if "features" in machine else ""
     source = f"{content['date']}, {machine['processor']}{features}, {machine['cores']} cores; " + ", ".join(
@@ -121,17 +148,10 @@ def _speed_by_model(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"speed at batch 1": e["speed at batch 1"], **{m: e.get(m, "") for m in models}} for e in found.values()]
 
 
-_ACCURACY = ("SQNR dB", "agreement %", "top-1 change", "TensorRT parses it", "peak GB", "time / MinMax")
-
-
-def _accuracy_by_tool(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row per quantizer whose file was judged, the nearest to float32 first."""
-    judged = sorted((row for row in rows if "SQNR dB" in row), key=lambda row: -float(row["SQNR dB"]))
-    return [{"quantizer": row["tool and setting"], **{key: row.get(key, "") for key in _ACCURACY}} for row in judged]
-
-
 SUMMARIES: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]]] = {
     "inference-summary": ("inference", _speed_by_model),
-    "quantizers-summary": ("quantizers", _accuracy_by_tool),
+    "quantizers-summary": ("quantizers", best_per_model),
+    "quantizers-tools": ("quantizers", tools),
+    **{f"quantizers-{model.name}": ("quantizers", partial(figures_of, model.name)) for model in MODELS},
 }
 """Tables made of some of another benchmark's figures: name to (results file, what it shows)."""

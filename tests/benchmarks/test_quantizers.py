@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.quantizers import Bench, measure_rows
-from benchmarks.suites.quantized_models import count_eight_bit, score
-from benchmarks.suites.quantizer_rows import BASELINE, COLUMNS, ROWS, Row, merge
-from benchmarks.suites.tables import replace_table
+from benchmarks import quantizers
+from benchmarks.quantizers import measure_rows
+from benchmarks.suites.quantized_models import score
+from benchmarks.suites.quantizer_bench import Bench
+from benchmarks.suites.quantizer_rows import BASELINE, COLUMNS, MODELS, ROWS, Row, merge, rows_of
+from benchmarks.suites.quantizer_tables import best_per_model, figures_of, tools
+from benchmarks.suites.tables import markdown_table, text_table
 from tests.support.paths import ROOT
 from vitexport.inputs.images import list_images
 
@@ -35,6 +38,7 @@ def test_absent_peers_are_skipped_by_name_and_the_others_measured(
     ours = found[BASELINE]
     # Four linear layers in each of the quickstart's four blocks.
     assert ours["8-bit: weighted, attention, other"].startswith("16, 0,")
+    assert 50 < ours["int8 MACs %"] < 100  # patch embedding and head stay float
     assert ours["SQNR dB"] > 10
     assert 0 <= ours["agreement %"] <= 100
     assert ours["latency / float32"] > 0
@@ -42,27 +46,124 @@ def test_absent_peers_are_skipped_by_name_and_the_others_measured(
     assert ours["version"].startswith("onnxruntime ")
 
 
-def test_new_figures_replace_only_the_rows_that_were_measured() -> None:
+def test_features_are_judged_by_their_sqnr_alone() -> None:
+    reference = np.ones((2, 5, 4), dtype=np.float32)
+    found = score(reference, 1.1 * reference, None)
+    assert found.sqnr_db == pytest.approx(20, abs=1e-4)
+    assert (found.agreement, found.top1_change) == (None, None)
+    assert score(reference[:, 0], reference[:, 0], None).agreement is None, "pooled features have the shape of logits"
+
+
+def test_new_figures_replace_only_the_row_of_the_model_that_was_measured() -> None:
     kept = [
-        {"name": "nncf-mixed", "tool and setting": "old title", "SQNR dB": 20.3, "seconds": 9.0},
-        {"name": "vitexport", "SQNR dB": 23.0},
-        {"name": "a row that was removed", "SQNR dB": 1.0},
+        {"model": "deit-tiny", "name": "nncf-mixed", "tool and setting": "old title", "SQNR dB": 20.3, "seconds": 9.0},
+        {"model": "deit-tiny", "name": "vitexport", "SQNR dB": 23.0},
+        {"model": "deit-tiny", "name": "a row that was removed", "SQNR dB": 1.0},
+        {"model": "a model that was removed", "name": "vitexport", "SQNR dB": 1.0},
     ]
-    rows = merge(kept, {"nncf-mixed": {"seconds": 8.0}})
-    assert [row["name"] for row in rows] == ["vitexport", "nncf-mixed"]
-    assert rows[1]["SQNR dB"] == 20.3
-    assert rows[1]["seconds"] == 8.0
-    assert rows[1]["tool and setting"] == "NNCF mixed preset, no SmoothQuant"
-    assert rows[0]["SQNR dB"] == 23.0
+    rows = merge(kept, {("deit-tiny", "nncf-mixed"): {"seconds": 8.0}, ("augreg-tiny", "nncf-mixed"): {"seconds": 7.0}})
+    found = {(row["model"], row["name"]): row for row in rows}
+    assert list(found) == [("deit-tiny", "vitexport"), ("deit-tiny", "nncf-mixed"), ("augreg-tiny", "nncf-mixed")]
+    mixed = found["deit-tiny", "nncf-mixed"]
+    assert (mixed["SQNR dB"], mixed["seconds"]) == (20.3, 8.0)
+    assert mixed["tool and setting"] == "NNCF mixed preset, no SmoothQuant"
+    assert "SQNR dB" not in found["augreg-tiny", "nncf-mixed"]
+    assert found["deit-tiny", "vitexport"]["SQNR dB"] == 23.0
 
 
 def test_a_note_drops_old_figures_and_new_figures_drop_an_old_note() -> None:
-    absent = merge([{"name": "nncf-mixed", "SQNR dB": 20.3}], {"nncf-mixed": {"note": "nncf not installed"}})
+    mixed = ("dinov2-small", "nncf-mixed")
+    kept = [{"model": mixed[0], "name": mixed[1], "SQNR dB": 20.3}]
+    absent = merge(kept, {mixed: {"note": "nncf not installed"}})
     assert "SQNR dB" not in absent[0]
     assert absent[0]["note"] == "nncf not installed"
-    back = merge(absent, {"nncf-mixed": {"SQNR dB": 20.1}})
+    back = merge(absent, {mixed: {"SQNR dB": 20.1}})
     assert "note" not in back[0]
     assert back[0]["SQNR dB"] == 20.1
+
+
+def test_every_model_has_the_baseline_and_what_the_summary_shows_and_one_has_every_row() -> None:
+    needed = {BASELINE, "vitexport-ort-x86", "vitexport-tensorrt"}
+    assert all(needed <= {row.name for row in rows_of(model)} for model in MODELS)
+    assert max(len(rows_of(model)) for model in MODELS) == len(ROWS)
+    assert min(len(rows_of(model)) for model in MODELS) < len(ROWS)
+
+
+def _judged(model: str, name: str, sqnr: float, parses: str = "yes", **others: Any) -> dict[str, Any]:
+    return {"model": model, "name": name, "SQNR dB": sqnr, "TensorRT parses it": parses, **others}
+
+
+def test_the_summary_takes_our_defaults_as_they_are_and_the_best_of_the_peers() -> None:
+    classes = {"agreement %": 97.25, "top-1 change": 0.26}
+    rows = [
+        _judged("a", "vitexport", 30.0),
+        _judged("a", "vitexport-tensorrt", 20.0, **classes),
+        _judged("a", "vitexport-ort-x86", 21.0, "no", **classes),
+        _judged("a", "onnxruntime-minmax", 10.0),
+        _judged("a", "modelopt-fp8-max", 40.0),
+        _judged("a", "nncf-mixed", 19.0, "no", **classes),
+        _judged("a", "onnxruntime-dynamic", 19.0, "no", **{**classes, "agreement %": 90.0}),
+        {"model": "a", "name": "modelopt-int8-max", "note": "not installed"},
+        _judged("b", "vitexport-tensorrt", 15.0, "no"),
+        {"model": "c", "name": "vitexport", "note": "failed"},
+    ]
+    assert best_per_model(rows) == [
+        {
+            "model": "a",
+            "vitexport, default": "21.0 / 97.2 / +0.26",
+            "vitexport, TensorRT": "20.0 / 97.2 / +0.26",
+            "best peer, TensorRT": "onnxruntime-minmax: 10.0",
+            "best peer": "nncf-mixed: 19.0 / 97.2 / +0.26",
+        },
+        dict.fromkeys(best_per_model(rows)[0], "") | {"model": "b"},
+    ]
+
+
+def test_a_models_table_has_its_rows_and_the_columns_it_has_figures_for() -> None:
+    rows = [
+        {"model": "a", "name": "nncf-mixed", "note": "nncf\nnot | installed"},
+        {"model": "b", "name": "vitexport", "TensorRT parses it": "yes", "seconds": 9.0, "SQNR dB": 23.456},
+        {"model": "b", "name": "onnxruntime-dynamic", "TensorRT parses it": "no", "MB": 8.0},
+    ]
+    assert figures_of("b", rows) == [
+        {"name": "vitexport", "TensorRT": "yes", "SQNR dB": 23.456, "MB": ""},
+        {"name": "onnxruntime-dynamic", "TensorRT": "no", "SQNR dB": "", "MB": 8.0},
+    ]
+    assert text_table("b", figures_of("b", rows)).splitlines() == [
+        "b",
+        "name                 TensorRT  SQNR dB  MB",
+        "vitexport            yes          23.5",
+        "onnxruntime-dynamic  no                  8",
+    ]
+    assert markdown_table(figures_of("a", rows)).splitlines()[-1] == r"| nncf-mixed | nncf not \| installed |"
+    assert figures_of("c", rows) == []
+
+
+def test_what_a_name_ran_is_said_once_for_all_models() -> None:
+    named = {"name": "nncf-mixed", "tool and setting": "NNCF mixed preset"}
+    rows = [
+        {**named, "model": "a", "version": "nncf 1"},
+        {**named, "model": "b", "version": "nncf 1"},
+        {**named, "model": "c", "note": "failed"},
+    ]
+    assert tools(rows) == [{**named, "version": "nncf 1"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--model", "deit-tiny", "--source", "x"), "exclude each other"),
+        (("--model", "augreg-tiny", "--only", "vitexport-fast"), "none of these rows"),
+        (("--model", "nothing"), "invalid choice"),
+    ],
+)
+def test_a_choice_that_measures_nothing_is_refused(
+    arguments: tuple[str, ...], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["quantizers", *arguments])
+    with pytest.raises(SystemExit):
+        quantizers.main()
+    assert reason in capsys.readouterr().err
 
 
 def test_row_names_are_unique_and_every_peer_has_requirements_and_a_worker() -> None:
@@ -73,43 +174,9 @@ def test_row_names_are_unique_and_every_peer_has_requirements_and_a_worker() -> 
         assert row.peer is None or (folder / f"{row.peer}.txt").is_file()
 
 
-def test_the_table_stands_between_its_markers_and_names_what_was_skipped(tmp_path: Path) -> None:
-    document = tmp_path / "benchmarks.md"
-    document.write_text("before\n<!-- table: quantizers -->\nold\n<!-- end: quantizers -->\nafter\n")
-    rows = merge([], {"nncf-mixed": {"note": "nncf not installed"}, "onnxruntime-dynamic": {"SQNR dB": 19.5}})
-    content = {"date": "2026-01-01", "machine": {"processor": "P", "cores": "2"}, "versions": {"onnx": "1"}}
-    replace_table(document, "quantizers", {**content, "rows": rows})
-    text = document.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert "old" not in text
-    assert "| nncf-mixed | NNCF mixed preset, no SmoothQuant |" in text
-    assert "nncf not installed |" in text
+def test_rows_hold_known_columns() -> None:
+    rows = merge([], {("deit-tiny", "nncf-mixed"): {"note": "nncf not installed", "a private figure": 1}})
     assert set(rows[0]) <= set(COLUMNS)
-
-
-def test_eight_bit_operations_are_counted_by_what_they_read(tmp_path: Path) -> None:
-    """One weighted product and one residual add behind Q/DQ; a second product with only one 8-bit operand."""
-    scale, zero = numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")
-    weight = numpy_helper.from_array(np.ones((4, 4), dtype=np.int8), "w")
-    plain = numpy_helper.from_array(np.ones((4, 4), dtype=np.float32), "p")
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
-        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
-        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
-        helper.make_node("Transpose", ["wd"], ["wt"], perm=[1, 0]),
-        helper.make_node("MatMul", ["xd", "wt"], ["a"]),
-        helper.make_node("MatMul", ["xd", "p"], ["b"]),
-        helper.make_node("Transpose", ["xd"], ["xt"], perm=[1, 0]),
-        helper.make_node("MatMul", ["xd", "xt"], ["c"]),
-        helper.make_node("Add", ["xd", "a"], ["d"]),
-        helper.make_node("Sum", ["b", "c", "d"], ["y"]),
-    ]
-    tensor = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 4]) for name in ("x", "y")]
-    graph = helper.make_graph(nodes, "g", tensor[:1], tensor[1:], [scale, zero, weight, plain])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), tmp_path / "g.onnx")
-    found = count_eight_bit(tmp_path / "g.onnx")
-    assert (found.weighted, found.products, found.others) == (1, 1, 1)
 
 
 def test_a_score_counts_lost_images_as_a_negative_change() -> None:

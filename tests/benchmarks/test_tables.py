@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.suites.paths import RESULTS
-from benchmarks.suites.tables import markdown_table, render_document, replace_table
-from benchmarks.tables import DOCUMENTS
+from benchmarks.suites.tables import DOCUMENTS, markdown_table, render_document, replace_table
 
 _CONTENT: dict[str, Any] = {
     "date": "2026-01-01",
@@ -79,14 +78,15 @@ def test_a_document_without_the_place_is_refused(tmp_path: Path) -> None:
     assert document.read_text() == "nothing here"
 
 
-def test_the_quantizers_summary_shows_what_was_judged_nearest_first(tmp_path: Path) -> None:
+def test_the_quantizers_have_a_summary_and_a_table_per_model(tmp_path: Path) -> None:
     rows = [
-        {"name": "a", "tool and setting": "A", "SQNR dB": 9.5, "agreement %": 90.0, "peak GB": 0.3},
-        {"name": "b", "tool and setting": "B", "peak GB": 0.1},
-        {"name": "c", "tool and setting": "C", "SQNR dB": 23.5, "agreement %": 98.4},
+        {"model": "deit-tiny", "name": "vitexport-ort-x86", "tool and setting": "Ours", "SQNR dB": 23.5},
+        {"model": "deit-tiny", "name": "onnxruntime-minmax", "tool and setting": "Theirs", "SQNR dB": 9.5},
     ]
-    content = {"date": "2026-01-01", "machine": {"processor": "P", "cores": "2"}, "versions": {}, "rows": rows}
-    (tmp_path / "quantizers.json").write_text(json.dumps(content), encoding="utf-8")
-    lines = render_document(_TEXT.format("quantizers-summary"), tmp_path).splitlines()
-    found = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
-    assert found == ["quantizer", "---", "C", "A"]
+    (tmp_path / "quantizers.json").write_text(json.dumps({**_CONTENT, "rows": rows}), encoding="utf-8")
+    names = ("summary", "deit-tiny", "augreg-tiny", "tools")
+    filled = render_document("".join(_TEXT.format(f"quantizers-{name}") for name in names), tmp_path)
+    assert "| deit-tiny | 23.5 |  |  | onnxruntime-minmax: 9.5 |" in filled
+    assert "| name | SQNR dB |\n| --- | --- |\n| vitexport-ort-x86 | 23.5 |\n| onnxruntime-minmax | 9.5 |" in filled
+    assert "<!-- table: quantizers-augreg-tiny -->\nNot measured yet.\n<!-- end: quantizers-augreg-tiny -->" in filled
+    assert "| vitexport-ort-x86 | Ours |  |" in filled
