@@ -138,6 +138,9 @@ class QuantizeSettings(_Settings):
         preset: ``default``, or ``fast`` which skips every search.
         method: How activation ranges are found; ``auto`` chooses per tensor by measured layer-output error.
         margin: Fraction added to every activation range; None lets the method decide.
+        rotate: Rotate the input of every fc2 in blocks of 16 or 64 channels before it is quantized; ``auto`` chooses
+            per block by what that gains in the layer's output, against its cost on the target.
+        keep_float: ``auto`` leaves the few layers in float whose noise is large for the work they do; ``none`` none.
         rounding: ``learned`` compensates each weight's rounding error in later weights (GPTQ); ``nearest`` does not.
         batch_size: Calibration images decoded at a time; changes memory, never a result.
         budget: Search for layers to keep in float until this holds.
@@ -149,6 +152,8 @@ class QuantizeSettings(_Settings):
     preset: Literal["default", "fast"] = "default"
     method: Literal["auto", "max", "percentile", "entropy", "mse"] = "auto"
     margin: float | None = Field(default=None, ge=0, le=1)
+    rotate: Literal["auto", "none", "16", "64"] = "auto"
+    keep_float: Literal["auto", "none"] = "auto"
     rounding: Literal["learned", "nearest"] = "learned"
     batch_size: int = Field(default=8, ge=1)
     budget: Budget | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,37 @@ import numpy as np
 import onnx_ir as ir
 
 from vitexport.bundle.metadata import ModelMetadata
-from vitexport.errors import QuantizeError
+from vitexport.errors import QuantizeError, RuntimeBackendError
 from vitexport.files import StageResult
 from vitexport.host.graph.file import read_onnx, unload_weights, write_onnx
+from vitexport.host.graph.intermediate import open_exposed
 from vitexport.host.graph.layers import find_attention
-from vitexport.host.quantize.calibration.calibrate import ImageFeeds, Progress, collect_statistics, evenly_spread
+from vitexport.host.quantize.calibration.calibrate import (
+    ImageFeeds,
+    Progress,
+    collect_statistics,
+    evenly_spread,
+    run_images,
+    split_images,
+)
 from vitexport.host.quantize.calibration.checks import check_images, check_model
 from vitexport.host.quantize.calibration.statistics import EXTREMES_ONLY, StatisticsConfig, TensorStatistics
 from vitexport.host.quantize.calibration.statistics_file import load_statistics, save_statistics, statistics_key
-from vitexport.host.quantize.explanation import explain
+from vitexport.host.quantize.explanation import explain, warn_of_quality
 from vitexport.host.quantize.planning.attention import AttentionPlan, attention_tensors, plan_attention
 from vitexport.host.quantize.planning.attention_scales import AttentionScales, centred, fit_attention_scales
 from vitexport.host.quantize.planning.importance import reads_class_token
+from vitexport.host.quantize.planning.islands import Islands, find_islands, rank_groups
 from vitexport.host.quantize.planning.layers import QuantizedLayer, choose_layers, layers_by_input
-from vitexport.host.quantize.planning.mixed import search_mixed
-from vitexport.host.quantize.planning.plan import TensorPlan, plan_layers, plan_tensors
-from vitexport.host.quantize.planning.transforms import ensure_biases, zero_key_biases
+from vitexport.host.quantize.planning.mixed import MixedReport, search_mixed
+from vitexport.host.quantize.planning.plan import GraphPlan, TensorPlan, plan_layers, plan_tensors
+from vitexport.host.quantize.planning.quality import Judge, judged_output
+from vitexport.host.quantize.planning.transforms import ensure_biases
 from vitexport.host.quantize.qdq.body16 import Body16Report, float_ranges, to_body16
-from vitexport.host.quantize.qdq.build import build_quantized
+from vitexport.host.quantize.qdq.build import build_quantized, build_transformed
 from vitexport.host.quantize.qdq.postconditions import check_postconditions
 from vitexport.host.quantize.scheme import QdqScheme, scheme_of
-from vitexport.recipe.settings import QuantizeSettings
+from vitexport.recipe.settings import Budget, QuantizeSettings
 from vitexport.tensors import DTYPE_OF_PRECISION
 
 __all__ = ["quantize_onnx"]
@@ -51,7 +61,9 @@ def quantize_onnx(
     statistics: Path | None = None,
     progress: Progress | None = None,
 ) -> StageResult:
-    """Quantize an exported ONNX file.
+    """Quantize an exported ONNX file, and measure what was written.
+
+    A quarter of the images calibrates nothing: on them the file is compared with the float model.
 
     Args:
         model: Canonical float ONNX file that carries a :class:`~vitexport.bundle.metadata.ModelMetadata`.
@@ -82,17 +94,12 @@ def quantize_onnx(
         )
         check_images(images, feeds.hashes, verification)
         if settings.precision in DTYPE_OF_PRECISION:
-            result, details = source, dict[str, Any]()
+            result, details = _convert_only(source, feeds, settings, scheme)
         else:
-            work = _Work(source, settings, scheme, str(model))
-            config = _statistics_config(settings, stored=statistics is not None)
-            key = statistics_key(model, feeds.hashes, config)
-            collected = work.statistics(feeds, config, statistics, key, report)
-            result, details = work.quantize(collected, feeds, report)
-        if scheme.body != "float32":
-            report("converting", 0.0)
-            body = _convert(result, source, scheme, feeds)
-            details = {**details, "body": scheme.body, "kept_float32": dict(body.kept)}
+            work = _Work(source, settings, scheme, str(model), feeds)
+            key = statistics_key(model, feeds.hashes, work.config(stored=statistics is not None))
+            result, details = work.quantize(work.statistics(statistics, key, report), report)
+        warn_of_quality(details)
         entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
         result.metadata_props.update(replace(metadata, history=(*metadata.history, entry)).to_metadata())
         companions = write_onnx(result, out)
@@ -103,13 +110,48 @@ def quantize_onnx(
     return StageResult(out, precision, companions, details)
 
 
+def _convert_only(
+    source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings, scheme: QdqScheme
+) -> tuple[ir.Model, dict[str, Any]]:
+    """Give a float model a 16-bit body, and measure what that changed."""
+    judge = _judge(source, feeds, settings)
+    ranges = float_ranges(source, feeds, evenly_spread(feeds.count, _RANGE_IMAGES))
+    body = to_body16(source, scheme.body, ranges)
+    details = {"body": scheme.body, "kept_float32": dict(body.kept), **_measured(judge, source)}
+    return source, details
+
+
+def _judge(source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings) -> Judge:
+    """Run the float model on the images that judge."""
+    name = judged_output(source)
+    held_out = split_images(feeds).held_out
+    with open_exposed(source, ()) as runtime:
+        reference = [outputs[name] for outputs in run_images(runtime, feeds, held_out)]
+    # Where a CPU runs the file its integer kernels are measured; of other files, what they say.
+    on_cpu = settings.target != "tensorrt" and settings.precision == "int8"
+    return Judge(feeds, held_out, reference, optimize=on_cpu)
+
+
+def _measured(judge: Judge, graph: ir.Model) -> dict[str, Any]:
+    try:
+        return {"quality": asdict(judge.measure(graph))}
+    except RuntimeBackendError as error:
+        return {"quality": None, "not_measured": str(error)}
+
+
 class _Work:
     """One graph on its way from float to quantized."""
 
-    def __init__(self, model: ir.Model, settings: QuantizeSettings, scheme: QdqScheme, where: str) -> None:
+    def __init__(
+        self, model: ir.Model, settings: QuantizeSettings, scheme: QdqScheme, where: str, feeds: ImageFeeds
+    ) -> None:
         self.model = model
         self._settings = settings
         self._scheme = scheme
+        self._feeds = feeds
+        self._split = split_images(feeds)
+        self._class_token = reads_class_token(model)
+        self._known_ranges: dict[str, float] | None = None
         self._layers = choose_layers(model, where=where)
         if ensure_biases(model, self._layers):
             self._layers = choose_layers(model, where=where)
@@ -120,12 +162,18 @@ class _Work:
                 "Leave out `attention: int8`.",
             )
 
-    def statistics(
-        self, feeds: ImageFeeds, config: StatisticsConfig, path: Path | None, key: str, report: Progress
-    ) -> dict[str, TensorStatistics]:
-        """Read statistics that fit, or run every image and save them."""
+    def config(self, *, stored: bool) -> StatisticsConfig:
+        """Return what calibration has to keep: what the settings read, and in a file also what other methods would."""
+        fast = self._settings.preset == "fast"
+        histogram = self._settings.method not in ("auto", "max") or (stored and not fast)
+        return (
+            StatisticsConfig(covariance_rows=0, histogram=histogram) if fast else StatisticsConfig(histogram=histogram)
+        )
+
+    def statistics(self, path: Path | None, key: str, report: Progress) -> dict[str, TensorStatistics]:
+        """Read statistics that fit, or run the calibrating images and save them."""
         wanted = dict.fromkeys((name for tensors in self._attention.values() for name in tensors), EXTREMES_ONLY)
-        wanted |= dict.fromkeys(layers_by_input(self._layers), config)
+        wanted |= dict.fromkeys(layers_by_input(self._layers), self.config(stored=path is not None))
         if path is not None and path.is_file():
             stored = load_statistics(path, key, list(wanted))
             if stored is not None:
@@ -133,60 +181,105 @@ class _Work:
         collected = collect_statistics(
             self.model,
             wanted,
-            feeds,
-            class_token=reads_class_token(self.model),
+            self._feeds,
+            images=self._split.calibrating,
+            class_token=self._class_token,
             progress=report,
         )
         if path is not None:
             save_statistics(path, key, collected)
         return collected
 
-    def quantize(
-        self, collected: Mapping[str, TensorStatistics], feeds: ImageFeeds, report: Progress
-    ) -> tuple[ir.Model, dict[str, Any]]:
-        """Return the quantized graph, checked, and what there is to say about it."""
-        class_token = reads_class_token(self.model)
-        report("ranges", 0.0)
-        if not self._attention:
-            zero_key_biases(self.model)
-        scales = self._fit_attention_scales(collected, feeds, class_token) if self._attention else {}
-        statistics = {**collected, **self._centred(collected, scales)}
-        plans = plan_tensors(self.model, self._layers, statistics, self._settings, self._scheme, class_token)
-        attention = self._plan_attention(plans, collected, scales)
-        report("weights", 0.0)
-        layer_plans = plan_layers(plans, self._settings, self._scheme)
-
-        def build(keep_float: Collection[str]) -> ir.Model:
-            return build_quantized(self.model, plans, layer_plans, attention, keep_float)
-
+    def quantize(self, collected: Mapping[str, TensorStatistics], report: Progress) -> tuple[ir.Model, dict[str, Any]]:
+        """Return the final graph, checked and measured, and what there is to say about it."""
+        plan = self._plan(collected, report)
+        report("measuring", 0.0)
+        judge = _judge(self.model, self._feeds, self._settings)
+        islands = self._islands(plan)
         mixed = None
         if self._settings.budget is not None:
             report("mixed precision", 0.0)
-            groups = dict.fromkeys([*(layer.group for layer in self._layers), *(plan.group for plan in attention)])
-            mixed = search_mixed(self.model, build, list(groups), feeds, self._settings.budget)
-        kept = () if mixed is None else mixed.kept_float
-        result = build(kept)
-        names = [layer.name for layer in self._layers if layer.group not in kept]
-        symmetric = self._scheme.activation != "uint8"
+            mixed = self._search(plan, islands, judge, self._settings.budget)
+        kept = (*islands.kept_float, *(() if mixed is None else mixed.kept_float))
+        result, body = self._build(plan, kept)
         check_postconditions(
             result,
-            layers=names,
-            symmetric=symmetric,
-            attention=[plan.name for plan in attention if plan.group not in kept],
+            layers=[layer.name for layer in self._layers if layer.group not in kept],
+            symmetric=self._scheme.activation != "uint8",
+            attention=[one.name for one in plan.attention if one.group not in kept],
         )
-        return result, explain(self._layers, plans, layer_plans, attention, collected, mixed)
+        details = explain(self._layers, plan, collected, islands, mixed)
+        if body is not None:
+            details |= {"body": body.dtype, "kept_float32": dict(body.kept)}
+        details["images"] = {"calibrating": len(self._split.calibrating), "held_out": len(self._split.held_out)}
+        measured = _measured(judge, result) if mixed is None else {"quality": asdict(mixed.after)}
+        return result, details | measured
+
+    def _plan(self, collected: Mapping[str, TensorStatistics], report: Progress) -> GraphPlan:
+        report("ranges", 0.0)
+        scales = self._fit_attention_scales(collected) if self._attention else {}
+        tensors = plan_tensors(
+            self._layers,
+            {**collected, **self._centred(collected, scales)},
+            self._settings,
+            self._scheme,
+            class_token=self._class_token,
+            images=len(self._split.calibrating),
+        )
+        attention = self._plan_attention(tensors, collected, scales)
+        report("weights", 0.0)
+        return GraphPlan(tensors, plan_layers(tensors, self._settings, self._scheme), attention)
+
+    def _islands(self, plan: GraphPlan) -> Islands:
+        if self._settings.keep_float == "none":
+            return Islands()
+        return find_islands(self.model, plan, self._feeds, len(self._split.calibrating), self._split.held_out)
+
+    def _search(self, plan: GraphPlan, islands: Islands, judge: Judge, budget: Budget) -> MixedReport:
+        def build(kept: Collection[str]) -> ir.Model:
+            return self._build(plan, kept)[0]
+
+        def rank() -> dict[str, tuple[float, float]]:
+            return rank_groups(
+                self.model, plan, self._feeds, len(self._split.calibrating), self._split.held_out, islands.kept_float
+            )
+
+        return search_mixed(build, islands.kept_float, rank, judge, budget)
+
+    def _build(self, plan: GraphPlan, kept: Collection[str]) -> tuple[ir.Model, Body16Report | None]:
+        """Return the final graph that keeps some groups in float, its body converted."""
+        graph = build_quantized(self.model, plan, kept)
+        if self._scheme.body == "float32":
+            return graph, None
+        return graph, to_body16(graph, self._scheme.body, self._ranges(plan))
+
+    def _ranges(self, plan: GraphPlan) -> dict[str, float]:
+        """Return the largest magnitude of every float tensor, before and after transforms."""
+        if self._known_ranges is None:
+            images = self._split.calibrating
+            few = [images[index] for index in evenly_spread(len(images), _RANGE_IMAGES)]
+            ranges = float_ranges(build_transformed(self.model, plan), self._feeds, few)
+            for one in plan.tensors:
+                ranges[one.statistics.name] = max(ranges.get(one.statistics.name, 0.0), one.statistics.amax)
+            self._known_ranges = ranges
+        return self._known_ranges
 
     def _outputs(self) -> dict[str, QuantizedLayer]:
         """Return the layer that reads each attention's output, by attention name."""
         consumers = {layer.linear.block: layer for layer in self._layers if layer.linear.role == "proj"}
         return {one.name: consumers[one.block] for one in find_attention(self.model) if one.block in consumers}
 
-    def _fit_attention_scales(
-        self, collected: Mapping[str, TensorStatistics], feeds: ImageFeeds, class_token: bool
-    ) -> dict[str, AttentionScales]:
+    def _fit_attention_scales(self, collected: Mapping[str, TensorStatistics]) -> dict[str, AttentionScales]:
         importance = {name: np.square(layer.weight()).sum(axis=1) for name, layer in self._outputs().items()}
         return fit_attention_scales(
-            self.model, self._attention, collected, importance, feeds, self._scheme, class_token
+            self.model,
+            self._attention,
+            collected,
+            importance,
+            self._feeds,
+            self._split.calibrating,
+            self._scheme,
+            self._class_token,
         )
 
     def _centred(
@@ -210,19 +303,6 @@ class _Work:
         chosen = {tensors[2]: after.get(blocks[name]) for name, tensors in self._attention.items()}
         values = {name: (choice.channel_scale, choice.shift) for name, choice in chosen.items() if choice is not None}
         return plan_attention(self.model, self._attention, collected, values, scales, self._scheme)
-
-
-def _statistics_config(settings: QuantizeSettings, *, stored: bool) -> StatisticsConfig:
-    """Return what calibration has to keep: what these settings read, and in a file also what other methods would."""
-    fast = settings.preset == "fast"
-    histogram = settings.method not in ("auto", "max") or (stored and not fast)
-    return StatisticsConfig(covariance_rows=0, histogram=histogram) if fast else StatisticsConfig(histogram=histogram)
-
-
-def _convert(result: ir.Model, floating: ir.Model, scheme: QdqScheme, feeds: ImageFeeds) -> Body16Report:
-    """Give ``result`` a 16-bit body; ranges come from the float graph it was made from."""
-    ranges = float_ranges(floating, feeds, evenly_spread(feeds.count, _RANGE_IMAGES))
-    return to_body16(result, scheme.body, ranges)
 
 
 def _read(path: Path) -> ir.Model:

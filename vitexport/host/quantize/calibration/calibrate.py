@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,18 @@ from vitexport.machine import usable_cores
 from vitexport.runtimes import Runtime
 from vitexport.tensors import Array, TensorSpec, batch_limit
 
-__all__ = ["IN_FLIGHT_BYTES", "ImageFeeds", "Progress", "collect_statistics", "evenly_spread", "run_images"]
+__all__ = [
+    "IN_FLIGHT_BYTES",
+    "ImageFeeds",
+    "ImageSplit",
+    "Progress",
+    "collect_statistics",
+    "evenly_spread",
+    "run_images",
+    "split_images",
+]
+
+_MOST_HELD_OUT = 64
 
 IN_FLIGHT_BYTES = 1 << 28
 """What the outputs of images that run side by side may take together; two may always run."""
@@ -70,6 +82,29 @@ class ImageFeeds:
         size = math.prod(self._shape)
         array: Array = np.fromfile(self._file, self._dtype, size, offset=index * size * self._dtype.itemsize)
         return array.reshape(1, *self._shape)
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Which calibration images are fitted to, and which judge.
+
+    Attributes:
+        calibrating: Ranges, transforms and rounding come from these.
+        held_out: Results are measured on these.
+    """
+
+    calibrating: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+
+def split_images(feeds: ImageFeeds) -> ImageSplit:
+    """Hold out a quarter of the images, at most 64, evenly spread; an image whose copy calibrates is left out."""
+    wanted = min(feeds.count // 4, _MOST_HELD_OUT)
+    # From the middle of each stretch: the first and the last image calibrate.
+    picked = {index + feeds.count // wanted // 2 for index in evenly_spread(feeds.count, wanted)}
+    calibrating = tuple(index for index in range(feeds.count) if index not in picked)
+    known = {feeds.hashes[index] for index in calibrating}
+    return ImageSplit(calibrating, tuple(index for index in sorted(picked) if feeds.hashes[index] not in known))
 
 
 def evenly_spread(count: int, wanted: int) -> list[int]:
@@ -124,15 +159,17 @@ def collect_statistics(
     wanted: Mapping[str, StatisticsConfig],
     feeds: ImageFeeds,
     *,
+    images: Sequence[int] | None = None,
     class_token: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, TensorStatistics]:
-    """Run every image once and return the statistics of the ``wanted`` tensors.
+    """Run images once and return the statistics of the ``wanted`` tensors.
 
     Args:
         model: A model.
         wanted: What to keep of each tensor, by name; channels are its last axis.
         feeds: Calibration images.
+        images: Which of them; None runs all.
         class_token: Row 0 of each image is what the head reads.
         progress: Called with a stage name and the fraction of it that is done.
 
@@ -141,14 +178,15 @@ def collect_statistics(
     """
     if not feeds.count:
         raise CalibrationError("Expected calibration images, found none.", "Give a folder of real images.")
+    images = range(feeds.count) if images is None else images
     streams = {
-        name: StreamingStatistics(name, images=feeds.count, config=config, class_token=class_token)
+        name: StreamingStatistics(name, images=len(images), config=config, class_token=class_token)
         for name, config in wanted.items()
     }
     with open_exposed(model, list(wanted)) as runtime:
-        for index, outputs in enumerate(run_images(runtime, feeds, range(feeds.count))):
+        for index, outputs in enumerate(run_images(runtime, feeds, images)):
             for name, stream in streams.items():
                 stream.update(outputs.pop(name))
             if progress is not None:
-                progress("calibrating", (index + 1) / feeds.count)
+                progress("calibrating", (index + 1) / len(images))
     return {name: streams.pop(name).result() for name in list(streams)}

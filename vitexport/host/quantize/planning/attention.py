@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vitexport.host.graph.constants import array_of
-from vitexport.host.graph.layers import LinearLayer, find_attention
+from vitexport.host.graph.layers import find_attention
 from vitexport.host.quantize.calibration.statistics import TensorStatistics
 from vitexport.host.quantize.numerics.qparams import QuantParams, symmetric_qparams
 from vitexport.host.quantize.planning.attention_scales import AttentionScales, probability_qparams
-from vitexport.host.quantize.planning.transforms import projection_columns, scale_projection
+from vitexport.host.quantize.planning.transforms import projection_columns
 from vitexport.host.quantize.scheme import QdqScheme
 
 __all__ = [
     "AttentionPlan",
-    "apply_gains",
     "attention_tensors",
     "plan_attention",
 ]
@@ -40,6 +38,9 @@ class AttentionPlan:
         key: Of the key.
         probabilities: Of the softmax output.
         value: Of the value.
+        query_scale: What the query's channels are multiplied by, ``[C]``.
+        key_scale: What the key's channels are multiplied by, ``[C]``.
+        key_offset: What is added to them after that, ``[C]``.
         gain: What the value's channels are multiplied by while this attention is quantized, ``[C]``.
     """
 
@@ -49,6 +50,9 @@ class AttentionPlan:
     key: QuantParams
     probabilities: QuantParams
     value: QuantParams
+    query_scale: Floats
+    key_scale: Floats
+    key_offset: Floats
     gain: Floats
 
 
@@ -89,7 +93,7 @@ def plan_attention(
     each channel can have the same range in query and key, and keys can be centred.
 
     Args:
-        model: The float graph; query and key projections are changed in place.
+        model: The float graph; it stays as it is.
         tensors: From :func:`attention_tensors`.
         statistics: Of those tensors, before any transform.
         values: Scale and shift that were already applied to a value tensor, by its name.
@@ -108,13 +112,10 @@ def plan_attention(
         centre = ((k.maximum + k.minimum) / 2).astype(np.float32)
         key_amax = np.maximum((k.maximum - k.minimum) / 2, 1e-6)
         query_amax = np.maximum(np.maximum(q.maximum, -q.minimum), 1e-6)
-        projections = [projection_columns(sources[tensor]) for tensor in (query, key)]
-        if projections[0] is not None and projections[1] is not None:
+        scale, offset = np.ones_like(centre), np.zeros_like(centre)
+        if all(projection_columns(sources[tensor]) is not None for tensor in (query, key)):
             scale = np.sqrt(key_amax / query_amax).astype(np.float32)
-            scale_projection(model.graph, *projections[0], scale, np.zeros_like(scale))
-            scale_projection(
-                model.graph, *projections[1], (1 / scale).astype(np.float32), (-centre / scale).astype(np.float32)
-            )
+            offset = (-centre / scale).astype(np.float32)
             query_amax, key_amax = query_amax * scale, key_amax / scale
         else:
             key_amax = np.maximum(k.maximum, -k.minimum)
@@ -130,33 +131,10 @@ def plan_attention(
                 qparams(float(key_amax.max())),
                 probability_qparams(scheme, scales[name].clipping_threshold),
                 qparams(float((value_amax * gain).max())),
+                scale,
+                (1 / scale).astype(np.float32),
+                offset,
                 gain,
             )
         )
     return tuple(plans)
-
-
-def apply_gains(model: ir.Model, plans: Sequence[AttentionPlan]) -> dict[str, Floats]:
-    """Multiply the values of planned attentions by their gains, in the float weights and biases that make them.
-
-    Returns:
-        The factor of each output column, ``[N]``, by name of the layer.
-    """
-    by_name = {plan.name: plan for plan in plans}
-    factors: dict[str, Floats] = {}
-    for one in find_attention(model):
-        plan = by_name.get(one.name)
-        projection = None if plan is None else projection_columns(one.context.inputs[1])
-        if plan is None or projection is None:
-            continue
-        layer, columns = projection
-        scale_projection(model.graph, layer, columns, plan.gain, np.zeros_like(plan.gain))
-        factor = factors.setdefault(layer.name, np.ones(_columns(layer), dtype=np.float32))
-        factor[columns] = plan.gain
-    return factors
-
-
-def _columns(layer: LinearLayer) -> int:
-    bias = array_of(layer.bias)
-    assert bias is not None
-    return int(bias.size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +47,7 @@ def fit_attention_scales(
     statistics: Mapping[str, TensorStatistics],
     importance: Mapping[str, Floats],
     feeds: ImageFeeds,
+    images: Sequence[int],
     scheme: QdqScheme,
     class_token: bool,
 ) -> dict[str, AttentionScales]:
@@ -64,6 +65,7 @@ def fit_attention_scales(
         statistics: Of those tensors.
         importance: What the squared error of each channel of attention's output counts for, ``[C]``, by attention name.
         feeds: Calibration images.
+        images: Which of them calibrate.
         scheme: What the target computes.
         class_token: Whether the error in row 0 counts for more.
     """
@@ -75,7 +77,7 @@ def fit_attention_scales(
     names = {name: [str(value.name) for value in one.context.inputs if value] for name, one in attentions.items()}
     moments = {name: [Moments() for _ in _THRESHOLDS] for name in attentions}
     candidates = [probability_qparams(scheme, clipping_threshold) for clipping_threshold in _THRESHOLDS]
-    images = evenly_spread(feeds.count, _FITTED_IMAGES)
+    images = [images[index] for index in evenly_spread(len(images), _FITTED_IMAGES)]
     with open_exposed(model, [name for pair in names.values() for name in pair]) as runtime:
         for image, outputs in enumerate(run_images(runtime, feeds, images)):
             for name, (probabilities, value) in names.items():

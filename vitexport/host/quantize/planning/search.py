@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitexport.host.quantize.numerics.qparams import QuantParams
+from vitexport.host.quantize.numerics.rotation import Rotation
 from vitexport.host.quantize.numerics.weights import round_to_nearest
 
-__all__ = ["Consumer", "InputPlan", "OutputError", "search_absorbed", "search_fixed", "smoothquant_scales"]
+__all__ = [
+    "Consumer",
+    "InputPlan",
+    "OutputError",
+    "rounded_weights",
+    "search_absorbed",
+    "search_explicit",
+    "smoothquant_scales",
+]
 
 Floats = NDArray[np.float32]
 
@@ -28,6 +37,9 @@ FAST = {"norm": (0.8, 0.9), "value": (0.7, 1.0)}
 
 ONE_SIDED_RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Ranges tried after an activation function, where few channels of few tokens are large."""
+
+TWO_SIDED_RATIOS = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Ranges tried of a rotated tensor."""
 
 _WIDER, _NARROWEST = 1.1, 0.15
 
@@ -56,6 +68,7 @@ class InputPlan:
         error: Weighted squared error of the layer outputs on the sample, over their weighted variance.
         strength: SmoothQuant strength chosen, or None for no scaling.
         ratio: Range chosen, as a fraction of the largest magnitude seen.
+        rotation: Applied last, by nodes of its own, or None.
     """
 
     channel_scale: Floats
@@ -64,11 +77,22 @@ class InputPlan:
     error: float
     strength: float | None = None
     ratio: float = 1.0
+    rotation: Rotation | None = None
 
     def transform(self, rows: Floats) -> Floats:
-        """Return the transformed rows."""
+        """Return the transformed rows, ``[R, K]``."""
         out: Floats = (rows - self.shift) / self.channel_scale
-        return out
+        return out if self.rotation is None else self.rotation.rows(out)
+
+    def transform_weight(self, weight: Floats) -> Floats:
+        """Return the weight ``[K, N]`` of a layer that reads the transformed tensor."""
+        out: Floats = weight * self.channel_scale[:, None]
+        return out if self.rotation is None else self.rotation.weight(out)
+
+    def transform_covariance(self, covariance: Floats) -> Floats:
+        """Return the covariance ``[K, K]`` of the transformed channels."""
+        out: Floats = covariance / self.channel_scale / self.channel_scale[:, None]
+        return out if self.rotation is None else self.rotation.covariance(out)
 
 
 def smoothquant_scales(half_range: Floats, consumers: Sequence[Consumer], strength: float) -> Floats:
@@ -93,11 +117,15 @@ class OutputError:
         rows: Sampled float rows, ``[R, K]``, before any transform.
         counts: What each row counts for, ``[R]``; they sum to 1.
         consumers: The layers that read the tensor.
+        product_noise: Variance of what storing a product loses, over the product's square; 0 for float32.
     """
 
-    def __init__(self, rows: Floats, counts: Floats, consumers: Sequence[Consumer]) -> None:
+    def __init__(
+        self, rows: Floats, counts: Floats, consumers: Sequence[Consumer], *, product_noise: float = 0.0
+    ) -> None:
         self._counts = counts
         self._consumers = consumers
+        self._product_noise = product_noise
         self._exact = [rows @ consumer.weight for consumer in consumers]
         energies = (
             _variance(exact, counts) @ consumer.importance
@@ -105,18 +133,27 @@ class OutputError:
         )
         self._energy = max(float(sum(energies)), 1e-30)
 
-    def of(self, rounded: Floats, scale: Floats) -> float:
+    def of(self, rounded: Floats, weights: Sequence[Floats]) -> float:
         """Return the relative squared error of the outputs, means removed (bias correction restores them).
 
         Args:
             rounded: The transformed rows after quantization.
-            scale: ``[K]`` factor of the weights' rows that undoes the transform.
+            weights: Of each consumer, ``[K, N]``, transformed and rounded.
         """
         error = 0.0
-        for consumer, exact in zip(self._consumers, self._exact, strict=True):
-            weight = round_to_nearest(consumer.weight * scale[:, None]).dequantized()
-            error += float(_variance(rounded @ weight - exact, self._counts) @ consumer.importance)
+        for consumer, exact, weight in zip(self._consumers, self._exact, weights, strict=True):
+            product = rounded @ weight
+            lost = _variance(product - exact, self._counts)
+            if self._product_noise:
+                # A large shift makes products that the bias takes back: their rounding stays.
+                lost += np.float32(self._product_noise) * (self._counts @ np.square(product))
+            error += float(lost @ consumer.importance)
         return error / self._energy
+
+
+def rounded_weights(consumers: Sequence[Consumer], transform: Callable[[Floats], Floats]) -> list[Floats]:
+    """Return the weights of a transformed input's consumers after rounding to 8 bits."""
+    return [round_to_nearest(transform(consumer.weight)).dequantized() for consumer in consumers]
 
 
 def _variance(values: Floats, counts: Floats) -> Floats:
@@ -138,6 +175,7 @@ def search_absorbed(
     range_margin: float = 1.0,
     threshold: Callable[[Floats], float] | None = None,
     try_plain: bool = True,
+    product_noise: float = 0.0,
 ) -> InputPlan:
     """Choose scale, shift and range of a tensor whose producer absorbs any channel scale and shift.
 
@@ -153,11 +191,12 @@ def search_absorbed(
         range_margin: Factor by which channels are expected to exceed these extremes on other images.
         threshold: From transformed rows to the clipping threshold that ratio 1 stands for; else the largest magnitude.
         try_plain: Also try no scaling at all.
+        product_noise: See :class:`OutputError`.
     """
     middle = ((maximum + minimum) / 2).astype(np.float32)
     # A channel's extremes on other images lie further out, most of all where calibration saw next to nothing in it.
     half_range = np.maximum((maximum - minimum) / 2 * _WIDER * range_margin, _NARROWEST * (maximum - minimum).max() / 2)
-    output_error = OutputError(rows, counts, consumers)
+    output_error = OutputError(rows, counts, consumers, product_noise=product_noise)
     best: InputPlan | None = None
 
     def consider(strength: float | None, ratio: float) -> None:
@@ -166,7 +205,8 @@ def search_absorbed(
         moved = (rows - middle) / scale
         amax = float((half_range / scale).max()) if threshold is None else threshold(moved)
         qparams = make_qparams(amax * ratio)
-        error = output_error.of(qparams.fake_quantize(moved), scale)
+        weights = rounded_weights(consumers, lambda weight: weight * scale[:, None])
+        error = output_error.of(qparams.fake_quantize(moved), weights)
         if best is None or error < best.error:
             best = InputPlan(scale, middle, qparams, error, strength, ratio)
 
@@ -181,23 +221,35 @@ def search_absorbed(
     return best
 
 
-def search_fixed(
-    rows: Floats, counts: Floats, consumers: Sequence[Consumer], candidates: Sequence[tuple[float, float, QuantParams]]
+def search_explicit(
+    rows: Floats,
+    output_error: OutputError,
+    consumers: Sequence[Consumer],
+    candidates: Iterable[tuple[float, float, QuantParams]],
+    rotation: Rotation | None = None,
 ) -> InputPlan:
-    """Choose the range of a tensor that can only be shifted as a whole.
+    """Choose shift and range of a tensor whose producer can absorb nothing.
 
     Args:
-        rows: Sampled rows, ``[R, K]``.
-        counts: What each row counts for, ``[R]``.
+        rows: Sampled rows, ``[R, K]``, shifted by nothing and rotated.
+        output_error: Of the rows before any transform.
         consumers: The layers that read the tensor.
-        candidates: (ratio, shift, qparams) to try; the shift is a multiple of the scale, so that zero stays exact.
+        candidates: (ratio, shift, qparams) to try, from wide to narrow: the search ends where the error has grown
+            twice. The shift is a multiple of the scale, so that zero stays exact.
+        rotation: What rotated the rows.
     """
     ones = np.ones(rows.shape[1], dtype=np.float32)
-    output_error = OutputError(rows, counts, consumers)
+    transform = (lambda weight: weight) if rotation is None else rotation.weight
+    weights = rounded_weights(consumers, transform)
     best: InputPlan | None = None
+    worse = 0
     for ratio, shift, qparams in candidates:
-        error = output_error.of(qparams.fake_quantize(rows - np.float32(shift)), ones)
+        error = output_error.of(qparams.fake_quantize(rows - np.float32(shift)), weights)
         if best is None or error < best.error:
-            best = InputPlan(ones, np.full_like(ones, shift), qparams, error, None, ratio)
+            best, worse = InputPlan(ones, np.full_like(ones, shift), qparams, error, None, ratio, rotation), 0
+        else:
+            worse += 1
+        if worse == 2:
+            break
     assert best is not None
     return best

@@ -9,17 +9,20 @@ function only an explicit subtraction is possible.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from vitexport.errors import QuantizeError
 from vitexport.host.graph.constants import add_initializer, array_of, is_constant
 from vitexport.host.graph.layers import LinearLayer, find_attention, origins_of
 from vitexport.host.graph.scopes import inherit_module
+from vitexport.host.quantize.numerics.rotation import Rotation, hadamard
 from vitexport.host.quantize.planning.layers import QuantizedLayer
+from vitexport.host.quantize.planning.search import InputPlan
 
 __all__ = [
     "Absorber",
@@ -29,6 +32,7 @@ __all__ = [
     "fold_into_consumers",
     "projection_columns",
     "replace_constant",
+    "rotate",
     "scale_projection",
     "zero_key_biases",
 ]
@@ -123,13 +127,14 @@ def apply_to_source(graph: ir.Graph, absorber: Absorber, scale: Floats, shift: F
     )
 
 
-def fold_into_consumers(graph: ir.Graph, layers: Sequence[QuantizedLayer], scale: Floats, shift: Floats) -> None:
-    """Give the layers that read ``(x - shift) / scale`` the weights and biases that make up for it."""
+def fold_into_consumers(graph: ir.Graph, layers: Sequence[QuantizedLayer], choice: InputPlan) -> None:
+    """Give the layers that read a transformed tensor the weights and biases that make up for it."""
     for layer in layers:
-        weight = layer.weight().astype(np.float64)
-        set_weight(graph, layer, (weight * scale[:, None]).astype(np.float32))
-        if shift.any():
-            set_bias(graph, layer, (layer.bias() + shift.astype(np.float64) @ weight).astype(np.float32))
+        weight = layer.weight()
+        set_weight(graph, layer, choice.transform_weight(weight))
+        if choice.shift.any():
+            lost = choice.shift.astype(np.float64) @ weight.astype(np.float64)
+            set_bias(graph, layer, (layer.bias() + lost).astype(np.float32))
 
 
 def apply_explicitly(
@@ -149,11 +154,43 @@ def apply_explicitly(
         graph.insert_after(last, node)
         last, result = node, node.outputs[0]
         result.name, result.shape, result.type = f"{value.name}.{suffix}", value.shape, value.type
+    _redirect(value, result, consumers)
+    return result
+
+
+def rotate(graph: ir.Graph, value: ir.Value, rotation: Rotation, consumers: Sequence[ir.Node]) -> ir.Value:
+    """Insert ``Reshape -> MatMul -> Reshape`` that rotates ``value`` for ``consumers``; return what they read now."""
+    last = value.producer()
+    assert last is not None and value.shape is not None
+    name, size = str(value.name), rotation.size
+    # A dimension of its own: under another tensor's name ONNX Runtime 1.31 warns about its size on every run.
+    rows = ir.Shape([ir.SymbolicDim(f"{name}.rows"), size])
+    back = [axis if isinstance(axis, int) else -1 for axis in value.shape]
+    if back.count(-1) > 1:
+        raise QuantizeError(
+            f"Expected at most one dynamic axis in '{name}', found the shape {value.shape}.",
+            "Export with a fixed image size, or quantize with `--rotate none`.",
+        )
+    steps = (
+        ("Reshape", add_initializer(graph, f"{name}.blocks", np.array([-1, size])), rows, "blocked"),
+        ("MatMul", add_initializer(graph, f"{name}.hadamard", hadamard(size)), rows, "products"),
+        ("Reshape", add_initializer(graph, f"{name}.shape", np.array(back)), value.shape, "rotated"),
+    )
+    result = value
+    for op_type, operand, shape, suffix in steps:
+        node = inherit_module(ir.node(op_type, [result, operand], name=f"{name}.{suffix}"), last)
+        graph.insert_after(last, node)
+        last, result = node, node.outputs[0]
+        result.name, result.shape, result.type = f"{name}.{suffix}", shape, value.type
+    _redirect(value, result, consumers)
+    return result
+
+
+def _redirect(value: ir.Value, result: ir.Value, consumers: Sequence[ir.Node]) -> None:
     for consumer in consumers:
         for index, used in enumerate(consumer.inputs):
             if used is value:
                 consumer.replace_input_with(index, result)
-    return result
 
 
 def ensure_biases(model: ir.Model, layers: Sequence[QuantizedLayer]) -> bool:
@@ -179,13 +216,19 @@ def ensure_biases(model: ir.Model, layers: Sequence[QuantizedLayer]) -> bool:
     return changed
 
 
-def zero_key_biases(model: ir.Model) -> int:
+def zero_key_biases(model: ir.Model, *, leave: Collection[str] = ()) -> int:
     """Set the key biases to zero where attention cannot see them; returns how many projections changed.
 
     ``softmax(q @ (k + b)^T)`` adds ``q . b`` to every score of a row, and softmax ignores what is added to a whole row.
+
+    Args:
+        model: Changed in place.
+        leave: Names of attentions whose key biases stay.
     """
     changed = 0
     for attention in find_attention(model):
+        if attention.name in leave:
+            continue
         key = attention.scores.inputs[1]
         projection = projection_columns(key)
         if projection is None:

@@ -1,0 +1,183 @@
+"""Choosing how an activation is transformed and quantized: which search, over which ranges, rotated or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitexport.host.quantize.calibration.statistics import TensorStatistics
+from vitexport.host.quantize.numerics.qparams import QuantParams, asymmetric_qparams, symmetric_qparams
+from vitexport.host.quantize.numerics.range_estimators import Method, clipping_threshold, magnitudes
+from vitexport.host.quantize.numerics.rotation import ROTATION_SIZES, Rotation
+from vitexport.host.quantize.planning.search import (
+    FAST,
+    ONE_SIDED_RATIOS,
+    RATIOS,
+    STRENGTHS,
+    TWO_SIDED_RATIOS,
+    Consumer,
+    InputPlan,
+    OutputError,
+    search_absorbed,
+    search_explicit,
+)
+from vitexport.host.quantize.scheme import QdqScheme
+from vitexport.recipe.settings import QuantizeSettings
+
+__all__ = ["InputChooser"]
+
+Floats = NDArray[np.float32]
+
+_BINS = 2048
+"""Histogram bins of a tensor's transformed magnitudes."""
+
+_FAST_RATIO = 0.7
+"""Range after an activation function where nothing is searched, as a fraction of the largest magnitude seen."""
+
+
+class InputChooser:
+    """Chooses transform and quantization parameters of one tensor.
+
+    Args:
+        stats: Of the tensor.
+        consumers: The layers that read it.
+        settings: Method, margin, preset and rotation.
+        scheme: What the target computes.
+        class_token: Whether row 0 of each image is what the head reads.
+    """
+
+    def __init__(
+        self,
+        stats: TensorStatistics,
+        consumers: Sequence[Consumer],
+        settings: QuantizeSettings,
+        scheme: QdqScheme,
+        *,
+        class_token: bool,
+    ) -> None:
+        self._stats = stats
+        self._consumers = consumers
+        self._settings = settings
+        self._scheme = scheme
+        self._rows, self._counts = stats.rows_and_weights(class_token=class_token)
+        self._fast = settings.preset == "fast"
+        self._searched = settings.method == "auto"
+        self._method: Method = "max" if settings.method == "auto" else settings.method
+        self._margin = 1.0 + (settings.margin or 0.0)
+
+    def absorbed(self, kind: str) -> InputPlan:
+        """Choose for a tensor whose producer absorbs any channel scale and shift.
+
+        Args:
+            kind: ``norm`` or ``value``.
+        """
+        strength, ratio = FAST[kind]
+        ratios: Sequence[float] = (ratio,) if self._fast else RATIOS[kind]
+        return search_absorbed(
+            self._rows,
+            self._counts,
+            self._stats.minimum,
+            self._stats.maximum,
+            self._consumers,
+            self._symmetric,
+            strengths=(strength,) if self._fast else STRENGTHS[kind],
+            ratios=ratios if self._searched else (1.0,),
+            range_margin=self._stats.range_margin,
+            threshold=None if self._method == "max" else self._threshold,
+            try_plain=not self._fast,
+            product_noise=self._scheme.product_noise,
+        )
+
+    def explicit(self, *, shifts: bool, rotates: bool, free: bool) -> InputPlan:
+        """Choose for a tensor whose producer absorbs nothing: a shift or a rotation takes nodes of its own.
+
+        Args:
+            shifts: Whether a constant may be subtracted.
+            rotates: Whether it may be rotated.
+            free: Whether so few rows are computed that a rotation costs nothing.
+        """
+        output_error = OutputError(self._rows, self._counts, self._consumers, product_noise=self._scheme.product_noise)
+        plain = search_explicit(self._rows, output_error, self._consumers, self._unrotated(shifts))
+        if not rotates or self._settings.rotate == "none":
+            return plain
+        asked = ROTATION_SIZES if self._settings.rotate == "auto" else (int(self._settings.rotate),)
+        plans = {}
+        for size in asked:
+            if len(self._rows[0]) % size == 0:
+                rotation = Rotation(size)
+                rows = rotation.rows(self._rows)
+                plans[size] = search_explicit(rows, output_error, self._consumers, self._rotated(rows), rotation)
+        if self._settings.rotate != "auto":
+            return next(iter(plans.values()), plain)
+        prices = {size: 0.0 if free else self._scheme.rotation_price_db[size] for size in plans}
+        return min([plain, *plans.values()], key=lambda plan: _priced(plan, prices))
+
+    def _symmetric(self, amax: float) -> QuantParams:
+        return symmetric_qparams(
+            amax * self._margin, self._scheme.activation, float16_scale=self._scheme.float16_scales
+        )
+
+    def _threshold(self, rows: Floats) -> float:
+        """Return the clipping threshold that the method chooses for transformed rows."""
+        absolute = np.abs(rows)
+        amax = float(absolute.max())
+        bound = amax * (1 + 1e-6) or 1.0
+        weights = np.broadcast_to(self._counts[:, None], rows.shape)
+        histogram, _ = np.histogram(absolute, bins=_BINS, range=(0, bound), weights=weights)
+        return clipping_threshold(histogram, bound, amax, self._method)
+
+    def _ratios(self, tried: Sequence[float]) -> list[float]:
+        if self._scheme.activation == "float8_e4m3fn":
+            return [1.0]  # floating point keeps its relative precision everywhere: a clipped range gains nothing
+        if not self._searched:
+            return [1.0]
+        return [ratio * self._stats.range_margin for ratio in ((_FAST_RATIO,) if self._fast else tried)]
+
+    def _unrotated(self, shifts: bool) -> list[tuple[float, float, QuantParams]]:
+        low, high = float(self._stats.minimum.min()), float(self._stats.maximum.max())
+        if self._method != "max":
+            stats = self._stats
+            threshold = clipping_threshold(magnitudes(stats.histogram), stats.bound, stats.amax, self._method)
+            low, high = max(low, -threshold), min(high, threshold)
+        ratios = self._ratios(ONE_SIDED_RATIOS)
+        return [
+            (ratio, *_one_sided(low, high, ratio * self._margin, shifts=shifts, scheme=self._scheme))
+            for ratio in ratios
+        ]
+
+    def _rotated(self, rows: Floats) -> list[tuple[float, float, QuantParams]]:
+        """Return candidates for a rotated tensor: it reaches as far on either side, and both are clipped alike."""
+        amax = float(np.abs(rows).max()) if self._method == "max" else self._threshold(rows)
+        found = []
+        for ratio in self._ratios(TWO_SIDED_RATIOS):
+            if self._scheme.activation == "uint8":
+                reach = amax * ratio * self._margin
+                found.append((ratio, 0.0, asymmetric_qparams(-reach, reach, float16_scale=self._scheme.float16_scales)))
+            else:
+                found.append((ratio, 0.0, self._symmetric(amax * ratio)))
+        return found
+
+
+def _priced(plan: InputPlan, prices: dict[int, float]) -> float:
+    """Return a plan's error with the price of its rotation on it, in dB."""
+    price = 0.0 if plan.rotation is None else prices[plan.rotation.size]
+    return 10 * float(np.log10(max(plan.error, 1e-30))) + price
+
+
+def _one_sided(low: float, high: float, ratio: float, *, shifts: bool, scheme: QdqScheme) -> tuple[float, QuantParams]:
+    """Return (shift, parameters) over ``[low, high * ratio]``; a shift by a multiple of the scale keeps zero exact."""
+    if abs(low) > abs(high):
+        low *= ratio
+    else:
+        high *= ratio
+        low = max(low, -high)
+    if scheme.activation == "uint8":
+        return 0.0, asymmetric_qparams(low, high, float16_scale=scheme.float16_scales)
+    if not shifts:
+        return 0.0, symmetric_qparams(max(-low, high), scheme.activation, float16_scale=scheme.float16_scales)
+    qparams = symmetric_qparams((high - low) / 2 * (254 / 255), scheme.activation, float16_scale=scheme.float16_scales)
+    shift = float(np.rint((high + low) / 2 / qparams.scale) * qparams.scale)
+    # A float16 body subtracts what float16 makes of the shift: the bias must make up for that very number.
+    return float(np.float16(shift)) if scheme.float16_scales else shift, qparams

@@ -1,0 +1,121 @@
+"""Float islands: the few layers that stay float because their noise is large for the work they do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, evenly_spread
+from vitexport.host.quantize.planning.noise import GroupNoise, measure_noise, multiply_accumulates
+from vitexport.host.quantize.planning.plan import GraphPlan
+
+__all__ = ["DB_PER_PERCENT", "Islands", "find_islands", "rank_groups"]
+
+DB_PER_PERCENT = 0.3
+"""SQNR at the output that one percent of the multiply-accumulates in float must gain, in dB."""
+
+_LARGEST = 0.05
+"""Fraction of the multiply-accumulates that may stay float by default."""
+
+_FREE = 0.001
+"""Fraction of the multiply-accumulates below which a group costs nothing: a last block that computes one token."""
+
+_CANDIDATES = 12
+_IMAGES, _RANKING_IMAGES = 4, 8
+
+
+@dataclass(frozen=True)
+class Islands:
+    """What stays float by default.
+
+    Attributes:
+        kept_float: Groups, in the order in which they were chosen.
+        reasons: Why, by group.
+        work: Fraction of the quantizable layers' multiply-accumulates that they do.
+    """
+
+    kept_float: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    work: float = 0.0
+
+
+def find_islands(
+    model: ir.Model, plan: GraphPlan, feeds: ImageFeeds, calibrated: int, held_out: Sequence[int]
+) -> Islands:
+    """Choose the groups whose noise is not worth their speed.
+
+    The groups that lose most in their own outputs, and most for their work, are measured at the model's output; then
+    they go one by one, the largest gain for its cost first, as long as it is worth it.
+
+    Args:
+        model: The float graph.
+        plan: Of the graph.
+        feeds: Calibration images.
+        calibrated: How many of them the plan was fitted to.
+        held_out: The others.
+    """
+    work = multiply_accumulates(plan.tensors, calibrated)
+    free = [group for group in work if work[group] < _FREE]
+    suspects = _suspects(plan, work, free)
+    images = [held_out[index] for index in evenly_spread(len(held_out), _IMAGES)]
+    noise = measure_noise(model, plan, feeds, images, [*free, *suspects])
+    reasons = {group: f"{work[group]:.2%} of the work" for group in free}
+    left = noise.total - sum(noise.of[group] for group in free)
+    spent = 0.0
+    while suspects:
+        group = max(suspects, key=lambda one: _gain(noise, one, left) / work[one])
+        gain = _gain(noise, group, left)
+        suspects.remove(group)
+        if gain < DB_PER_PERCENT * 100 * work[group]:
+            break
+        if spent + work[group] > _LARGEST:
+            continue
+        reasons[group] = f"{noise.of[group] / noise.total:.0%} of the noise for {work[group]:.1%} of the work"
+        left, spent = left - noise.of[group], spent + work[group]
+    return Islands(tuple(reasons), reasons, sum(work[group] for group in reasons))
+
+
+def _gain(noise: GroupNoise, group: str, left: float) -> float:
+    """Return how many dB less noise there is without a group; no group takes more than nearly all of it."""
+    return -10 * math.log10(max(1 - noise.of[group] / max(left, 1e-30), 1e-3))
+
+
+def rank_groups(
+    model: ir.Model,
+    plan: GraphPlan,
+    feeds: ImageFeeds,
+    calibrated: int,
+    held_out: Sequence[int],
+    kept: Collection[str],
+) -> dict[str, tuple[float, float]]:
+    """Return what every group of layers adds to the output's noise alone, over the signal, and its part of the work.
+
+    Args:
+        model: The float graph.
+        plan: Of the graph.
+        feeds: Calibration images.
+        calibrated: How many of them the plan was fitted to.
+        held_out: The others.
+        kept: Groups that stay float anyway.
+    """
+    work = multiply_accumulates(plan.tensors, calibrated)
+    groups = [group for group in work if group not in kept]
+    images = [held_out[index] for index in evenly_spread(len(held_out), _RANKING_IMAGES)]
+    noise = measure_noise(model, plan, feeds, images, groups)
+    return {group: (noise.of[group] / noise.signal, work[group]) for group in groups}
+
+
+def _suspects(plan: GraphPlan, work: Mapping[str, float], known: Collection[str]) -> list[str]:
+    """Return the groups that may be worth measuring: large errors in their own outputs, alone or for their work."""
+    errors: dict[str, float] = {}
+    for tensor in plan.tensors:
+        for layer in tensor.layers:
+            error = plan.layers[layer.name].column_error
+            errors[layer.group] = max(errors.get(layer.group, 0.0), error)
+    possible = [group for group in errors if group not in known and work[group] <= _LARGEST]
+    worst = sorted(possible, key=lambda group: -errors[group])[: _CANDIDATES // 2]
+    dearest = sorted(possible, key=lambda group: -errors[group] / work[group])
+    return list(dict.fromkeys([*worst, *dearest]))[:_CANDIDATES]

@@ -1,0 +1,155 @@
+"""How much of the noise at the model's output each quantized layer makes.
+
+Every layer's own error is added to what the float model computes at that layer, one layer at a time. One session does
+for all layers; nothing has to be quantized, written and opened once for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from vitexport.host.graph.intermediate import open_exposed
+from vitexport.host.graph.layers import LinearLayer, find_linears
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds
+from vitexport.host.quantize.planning.plan import GraphPlan, TensorPlan
+from vitexport.host.quantize.planning.quality import judged_output
+from vitexport.machine import usable_cores
+from vitexport.runtimes import Runtime
+from vitexport.tensors import Array, batch_limit
+
+__all__ = ["GroupNoise", "measure_noise", "multiply_accumulates"]
+
+Floats = NDArray[np.float32]
+
+_SUFFIX = ".error"
+
+
+@dataclass(frozen=True)
+class GroupNoise:
+    """Noise at the model's output.
+
+    Attributes:
+        signal: Energy of the float output, summed over the images.
+        total: Energy that all layers together add.
+        of: Energy that one group of layers adds alone, by group.
+    """
+
+    signal: float
+    total: float
+    of: Mapping[str, float]
+
+    def sqnr_db(self, group: str) -> float:
+        """Return the SQNR of a model in which only that group is quantized, in dB."""
+        return 10 * math.log10(self.signal / max(self.of[group], 1e-30))
+
+
+def multiply_accumulates(plans: Sequence[TensorPlan], images: int) -> dict[str, float]:
+    """Return the fraction of the quantizable layers' multiply-accumulates that each group does.
+
+    Args:
+        plans: Of all layers.
+        images: How many images the plans' statistics come from.
+    """
+    work: dict[str, float] = {}
+    for plan in plans:
+        for layer in plan.layers:
+            done = plan.statistics.rows / images * math.prod(layer.shape)
+            work[layer.group] = work.get(layer.group, 0.0) + done
+    total = sum(work.values())
+    return {group: done / total for group, done in work.items()}
+
+
+def measure_noise(
+    model: ir.Model, plan: GraphPlan, feeds: ImageFeeds, images: Sequence[int], groups: Collection[str]
+) -> GroupNoise:
+    """Measure what some groups add to the output's noise, and what all layers add together.
+
+    Args:
+        model: The float graph; it stays as it is.
+        plan: Of the graph.
+        feeds: Calibration images.
+        images: Which of them are run; none that the plans were fitted to.
+        groups: What is measured alone.
+    """
+    probe, output = model.clone(), judged_output(model)
+    linears = {layer.name: layer for layer in find_linears(probe)}
+    for name in plan.layers:
+        _add_input(probe.graph, linears[name])
+    tensors = [one.statistics.name for one in plan.tensors]
+    with open_exposed(probe, tensors) as runtime, ThreadPoolExecutor(usable_cores()) as pool:
+        inject = _Injection(runtime, output, plan, tuple(groups))
+        found = list(pool.map(inject.run, (feeds.image(index) for index in images)))
+    signal, total, *alone = np.sum(found, axis=0)
+    return GroupNoise(float(signal), float(total), dict(zip(groups, map(float, alone), strict=True)))
+
+
+def _add_input(graph: ir.Graph, layer: LinearLayer) -> None:
+    """Add an input of the graph to a layer's output."""
+    value = layer.output
+    name = f"{layer.name}{_SUFFIX}"
+    # Any size on every axis: where nothing is added, one zero is broadcast.
+    axes = [ir.SymbolicDim(f"{name}.{axis}") for axis in range(len(value.shape or ()))]
+    given = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(axes))
+    add = ir.node("Add", [value, given], name=f"{name}.add")
+    result = add.outputs[0]
+    result.name, result.shape, result.type = f"{value.name}{_SUFFIX}", value.shape, value.type
+    producer = value.producer()
+    assert producer is not None
+    value.replace_all_uses_with(result, replace_graph_outputs=False)
+    add.replace_input_with(0, value)
+    graph.insert_after(producer, add)
+    graph.inputs.append(given)
+
+
+class _Injection:
+    """Runs images through the probe with no error, all errors, and one group's errors at a time."""
+
+    def __init__(self, runtime: Runtime, output: str, plan: GraphPlan, groups: tuple[str, ...]) -> None:
+        self._runtime = runtime
+        self._output = output
+        self._plan = plan
+        self._groups = groups
+        self._image = runtime.inputs[0]
+        self._nothing = {
+            spec.name: np.zeros((1,) * len(spec.shape), dtype=np.float32) for spec in runtime.inputs[1:]
+        }
+
+    def run(self, image: Array) -> list[float]:
+        """Return the energies of the output, of all errors' effect, and of each group's."""
+        size = batch_limit(self._image) or 1
+        feed = {self._image.name: np.repeat(image, size, axis=0), **self._nothing}
+        exact = self._runtime.run(feed)
+        reference = self._first(exact)
+        errors = dict(self._errors(exact))
+        del exact
+        energies = [float(np.square(reference).sum())]
+        by_group: dict[str, dict[str, Floats]] = {}
+        for group, name, error in errors.values():
+            by_group.setdefault(group, {})[name] = error
+        everything = {name: error for _, name, error in errors.values()}
+        for chosen in (everything, *(by_group[group] for group in self._groups)):
+            changed = self._first(self._runtime.run({**feed, **chosen}))
+            energies.append(float(np.square(changed - reference).sum()))
+        return energies
+
+    def _first(self, outputs: Mapping[str, Array]) -> NDArray[np.float64]:
+        first: NDArray[np.float64] = outputs[self._output][:1].astype(np.float64)
+        return first
+
+    def _errors(self, exact: Mapping[str, Array]) -> Iterator[tuple[str, tuple[str, str, Floats]]]:
+        for plan in self._plan.tensors:
+            value = exact[plan.statistics.name]
+            rows = value.astype(np.float32).reshape(-1, value.shape[-1])
+            rounded = plan.choice.qparams.fake_quantize(plan.choice.transform(rows))
+            for layer in plan.layers:
+                planned = self._plan.layers[layer.name]
+                lost = (rows - plan.choice.shift) @ layer.weight()
+                error = rounded @ planned.weight.dequantized() + planned.correction - lost
+                yield layer.name, (layer.group, f"{layer.name}{_SUFFIX}", error.reshape((*value.shape[:-1], -1)).astype(np.float32))

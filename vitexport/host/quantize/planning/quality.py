@@ -1,0 +1,114 @@
+"""How near a quantized graph is to float32: measured on calibration images that nothing was fitted to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from vitexport.host.graph.intermediate import open_exposed
+from vitexport.host.quantize.calibration.calibrate import ImageFeeds, run_images
+from vitexport.recipe.settings import Budget
+from vitexport.tensors import Array
+
+__all__ = ["Judge", "Quality", "judged_output"]
+
+_Z95 = 1.96
+"""Standard normal quantile of a two-sided 95 % interval."""
+
+Outputs = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How near a quantized model's first output is to float32's.
+
+    Attributes:
+        images: How many images.
+        sqnr_db: Signal-to-quantization-noise ratio over all of them, in dB.
+        sqnr_interval_db: 95 % confidence interval of that over images like these (linearised ratio estimator, Cochran,
+            Sampling Techniques, 1977, section 6.3).
+        agreement: Fraction of images with the same largest element, 0 to 1; None for outputs that are not
+            ``[N, classes]``.
+        agreement_interval: 95 % confidence interval of that (Wilson, 1927); None with it.
+    """
+
+    images: int
+    sqnr_db: float
+    sqnr_interval_db: tuple[float, float]
+    agreement: float | None
+    agreement_interval: tuple[float, float] | None
+
+    def meets(self, budget: Budget) -> bool:
+        """Return whether a budget holds; without labels a top-1 drop is bounded by disagreement."""
+        agreement = -math.inf if self.agreement is None else self.agreement
+        return (
+            (budget.min_sqnr_db is None or self.sqnr_db >= budget.min_sqnr_db)
+            and (budget.min_agreement is None or agreement >= budget.min_agreement)
+            and (budget.max_top1_drop is None or (1 - agreement) * 100 <= budget.max_top1_drop)
+        )
+
+
+class Judge:
+    """Compares graphs with the float model on the same images.
+
+    Args:
+        feeds: Calibration images.
+        images: Those of them that judge.
+        reference: The float model's first output, one row per judging image.
+        optimize: Run graphs with the runtime's integer kernels, as their target does; without, as they are written.
+    """
+
+    def __init__(self, feeds: ImageFeeds, images: Sequence[int], reference: Sequence[Array], *, optimize: bool) -> None:
+        self._feeds = feeds
+        self.images = tuple(images)
+        self._reference = np.stack([np.asarray(row, dtype=np.float64).reshape(-1) for row in reference])
+        self._classes = reference[0].ndim == 2 and reference[0].shape[1] > 1
+        self._optimize = optimize
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the output is ``[N, classes]``, so that agreement means something."""
+        return self._classes
+
+    def measure(self, model: ir.Model) -> Quality:
+        """Run a graph on every judging image.
+
+        Raises:
+            RuntimeBackendError: The runtime cannot run it.
+        """
+        name = judged_output(model)
+        with open_exposed(model, (), optimize=self._optimize) as runtime:
+            rows = [row[name].astype(np.float64).reshape(-1) for row in run_images(runtime, self._feeds, self.images)]
+        return _quality(self._reference, np.stack(rows), classes=self._classes)
+
+
+def judged_output(model: ir.Model) -> str:
+    """Return the name of the output that is judged: ``logits`` where there is one, else the first."""
+    names = [str(value.name) for value in model.graph.outputs]
+    return "logits" if "logits" in names else names[0]
+
+
+def _quality(reference: Outputs, found: Outputs, *, classes: bool) -> Quality:
+    count = len(reference)
+    signal, noise = np.square(reference).sum(axis=1), np.square(found - reference).sum(axis=1)
+    ratio = max(float(noise.sum()), 1e-30) / max(float(signal.sum()), 1e-30)
+    spread = float(np.sqrt(np.square(noise - ratio * signal).sum())) / max(float(noise.sum()), 1e-30)
+    sqnr = -10 * math.log10(ratio)
+    half = _Z95 * spread * 10 / math.log(10)
+    if not classes:
+        return Quality(count, sqnr, (sqnr - half, sqnr + half), None, None)
+    agreement = float((reference.argmax(axis=1) == found.argmax(axis=1)).mean())
+    return Quality(count, sqnr, (sqnr - half, sqnr + half), agreement, _wilson(agreement, count))
+
+
+def _wilson(fraction: float, count: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a fraction of ``count`` trials (Wilson, JASA 22, 1927)."""
+    z2 = _Z95**2 / count
+    centre = (fraction + z2 / 2) / (1 + z2)
+    half = _Z95 / (1 + z2) * math.sqrt(fraction * (1 - fraction) / count + z2 / (4 * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
