@@ -31,6 +31,7 @@ from vitexport.host.quantize.planning.transforms import ensure_biases, zero_key_
 from vitexport.host.quantize.qdq.body16 import Body16Report, float_ranges, to_body16
 from vitexport.host.quantize.qdq.build import build_quantized
 from vitexport.host.quantize.qdq.postconditions import check_postconditions
+from vitexport.host.quantize.qdq.valid import check_valid, raise_opset
 from vitexport.host.quantize.scheme import QdqScheme, scheme_of
 from vitexport.recipe.settings import QuantizeSettings
 from vitexport.tensors import DTYPE_OF_PRECISION
@@ -84,18 +85,21 @@ def quantize_onnx(
         if settings.precision in DTYPE_OF_PRECISION:
             result, details = source, dict[str, Any]()
         else:
+            raised = raise_opset(source, scheme, folder)
             work = _Work(source, settings, scheme, str(model))
             config = _statistics_config(settings, stored=statistics is not None)
             key = statistics_key(model, feeds.hashes, config)
             collected = work.statistics(feeds, config, statistics, key, report)
             result, details = work.quantize(collected, feeds, report)
+            if raised:
+                details["opset"] = raised
         if scheme.body != "float32":
             report("converting", 0.0)
             body = _convert(result, source, scheme, feeds)
             details = {**details, "body": scheme.body, "kept_float32": dict(body.kept)}
         entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
         result.metadata_props.update(replace(metadata, history=(*metadata.history, entry)).to_metadata())
-        companions = write_onnx(result, out)
+        companions = write_onnx(result, out, check_valid)
     if statistics is not None and details.get("quantized"):
         companions = (*companions, statistics)
     report("done", 1.0)
