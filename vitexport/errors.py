@@ -15,6 +15,7 @@
     │   ├── QuantizeError
     │   └── EngineBuildError
     └── RuntimeBackendError    a runtime cannot open or run a model
+        ├── NoKernelError
         ├── FeedMismatchError
         └── InferenceError
 
@@ -33,6 +34,7 @@ __all__ = [
     "InferenceError",
     "MissingDependencyError",
     "ModelSourceError",
+    "NoKernelError",
     "QuantizeError",
     "RecipeError",
     "RuntimeBackendError",
@@ -119,6 +121,10 @@ class EngineBuildError(StageError):
 
 class RuntimeBackendError(VitexportError):
     """A runtime cannot open a model or is not usable on this machine."""
+
+
+class NoKernelError(RuntimeBackendError):
+    """A runtime reads a sound model and cannot execute it here: it has no kernel for one of the model's types."""
 
 
 class FeedMismatchError(RuntimeBackendError):

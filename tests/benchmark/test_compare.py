@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 import vitexport as vx
+from tests.support.linear_model import write_bfloat16, write_model
 from vitexport.benchmark import compare
 from vitexport.benchmark.compare import Measured, find_models, open_subject, ranked, thread_counts
 from vitexport.benchmark.latency import summarize
@@ -84,6 +85,17 @@ def test_a_model_of_another_batch_is_named_and_left_out(tmp_path: Path) -> None:
     assert "fixed.onnx: made for another batch than 1" in result.stderr
     alone = bench(fixed, "--batch", "1")
     assert alone.exit_code == 1 and "No model here takes a batch of 1" in alone.stderr
+
+
+def test_a_model_that_nothing_here_can_run_is_named_and_left_out(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "a.onnx")
+    unknown = write_bfloat16(model, tmp_path / "bf16.onnx")
+    result = bench(unknown, model, "--json")
+    assert result.exit_code == 0, result.output
+    assert [row["model"] for row in json.loads(result.stdout)["results"]] == [str(model)]
+    assert "bf16.onnx: not run here: The CPUExecutionProvider of ONNX Runtime" in result.stderr
+    alone = bench(unknown)
+    assert alone.exit_code == 1 and "lacks a kernel that 'bf16.onnx' needs" in alone.stderr
 
 
 def test_tuning_tries_every_number_of_threads(tmp_path: Path) -> None:

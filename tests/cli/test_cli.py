@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from tests.support.paths import ROOT
+from tests.support.paths import CALIBRATION, ROOT
 from vitexport.bundle.bundle import Artifact, Bundle, FileRecord
 from vitexport.cli import COMMANDS, main
 from vitexport.pipeline.run import run
@@ -193,6 +194,14 @@ def test_single_stages_work_on_single_files(tmp_path: Path) -> None:
     timed = call("bench", simplified, int8, "--seconds", "0.05", "--batch", "1,2", "--json")
     assert timed.exit_code == 0, timed.output
     assert len(json.loads(timed.stdout)["results"]) == 4
+
+
+@pytest.mark.filterwarnings("ignore:Calibrating on 16 images")
+def test_quantize_names_what_stays_float32_and_why(small_model: Path, tmp_path: Path) -> None:
+    images = ("--images", CALIBRATION, "--limit", "16")
+    done = call("quantize", small_model, *images, "--precision", "bf16", "-o", tmp_path / "bf16.onnx")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"kept_float32: \S+/Conv \(ONNX permits bfloat16 for Conv from opset 22 on", done.stdout)
 
 
 def test_quantize_refuses_to_overwrite_its_input(tmp_path: Path) -> None:

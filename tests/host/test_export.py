@@ -73,6 +73,16 @@ def test_a_fixed_batch_is_fixed_and_canonical(loaded_vit: LoadedModel, tmp_path:
     _agree(loaded_vit, tmp_path / "s.onnx", images)
 
 
+def test_another_opset_than_was_asked_for_is_refused(
+    loaded_vit: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.onnx.export  # leaves the graph at 18 where it cannot convert it to 17
+    monkeypatch.setattr(torch.onnx, "export", lambda *given, **named: real(*given, **{**named, "opset_version": 18}))
+    with pytest.raises(ExportError, match="Expected a graph of opset 17, found one of opset 18"):
+        export_onnx(loaded_vit, ExportSettings(opset=17), tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
 @pytest.mark.parametrize("opset", [18, 20, 23])
 def test_every_opset_gives_a_canonical_graph(loaded_vit: LoadedModel, tmp_path: Path, opset: int) -> None:
     export_onnx(loaded_vit, ExportSettings(opset=opset), tmp_path / "m.onnx")

@@ -97,6 +97,19 @@ def tried(
     return order, attempt
 
 
+def test_a_candidate_that_nothing_here_can_run_is_not_kept() -> None:
+    gates = Gates()
+    sound = verification(noise=0, speed=1, precision="float32", gates=gates)
+    unknown = VariantInput("bf16", "bfloat16", Recording.of_nothing("no kernel"), Tolerance(), bytes=50)
+    logits = np.eye(10, dtype=np.float32)
+    reference = VariantInput("pytorch", "float32", recording(logits), Tolerance())
+    order, attempt = tried({"first": evaluate_variants(reference, [unknown], gates=gates), "fewer": sound})
+    done = settle(CHOICES, attempt)
+    assert order == ["first", "fewer"]
+    assert [entry.kept for entry in done] == [False, True]
+    assert done[0].reasons == ("bf16: not run here: no kernel",)
+
+
 def test_the_first_candidate_that_passes_is_kept_and_nothing_more_is_tried() -> None:
     gates = Gates(min_agreement=0.9)
     order, attempt = tried(

@@ -8,11 +8,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx_ir.passes import common
 from PIL import Image
 
 from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Provenance
 from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.bundle.recording import Recording, ReplayInputs, input_hashes
+from vitexport.host.graph.file import read_onnx, write_onnx
+from vitexport.host.quantize.qdq.body16 import to_body16
+from vitexport.host.quantize.qdq.valid import check_valid
 from vitexport.inputs.preprocess import PreprocessSpec, Resize, normalize, pixels
 from vitexport.predict.predictor import Predictor
 from vitexport.tensors import TensorSpec
@@ -86,6 +90,14 @@ def write_conv_model(path: Path, *, seed: int = 3) -> Path:
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
+    return path
+
+
+def write_bfloat16(model: Path, path: Path) -> Path:
+    """Write a model with a bfloat16 body: valid, and ONNX Runtime's CPU provider has no kernels for it."""
+    graph = common.ShapeInferencePass()(read_onnx(model)).model
+    to_body16(graph, "bfloat16", {})
+    write_onnx(graph, path, check_valid)
     return path
 
 

@@ -38,6 +38,7 @@ LAST = VariantResult(
     latency=(latency(4.0),),
     executed={"int8": 0.9, "float32": 0.1},
 )
+NOT_RUN = replace(LAST, parity=None, accuracy=None, difference=None, latency=(), executed=None, not_run="no kernel")
 VALUES = {
     "max_top1_drop": 1.0,
     "min_agreement": 0.97,
@@ -92,6 +93,10 @@ def test_a_gate_passes_on_its_limit_and_fails_beyond_it(name: str) -> None:
         ("max_size_ratio", replace(LAST, bytes=None), BASE, "needs the file sizes of 'int8' and 'simplified'"),
         ("max_size_ratio", LAST, replace(BASE, bytes=None), "needs the file sizes"),
         ("min_actual_precision", replace(LAST, executed=None), BASE, "onnxruntime was not profiled on 'int8'"),
+        ("max_top1_drop", NOT_RUN, BASE, "'int8' was not run here"),
+        ("min_agreement", NOT_RUN, BASE, "'int8' was not run here"),
+        ("min_speedup", NOT_RUN, BASE, "'int8' was not run here"),
+        ("min_actual_precision", NOT_RUN, BASE, "'int8' was not run here"),
     ],
 )
 def test_a_gate_that_was_not_measured_says_why_and_never_passes(

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from vitexport.bundle.bundle import Bundle
+from vitexport.bundle.bundle import Bundle, FileRecord
+from vitexport.bundle.layout import recording_name
+from vitexport.bundle.recording import Recording
 from vitexport.cli import main
 from vitexport.engine.build import build_engine
 from vitexport.recipe.settings import EngineSettings
@@ -119,6 +121,21 @@ def test_an_engine_is_judged_against_pytorch_and_against_the_model_it_was_built_
     assert engine["step"]["outputs"][0]["max_abs"] < 1e-4
     assert engine["executed"] == {"float32": 0.9, "float16": 0.1}
     assert {check["passed"] for check in verification["checks"]} == {True}
+
+
+def test_a_model_that_was_not_run_where_the_bundle_was_made_says_nothing_about_its_engine(
+    bundle: Path, gpu: Callable[..., list[OnGpu]], tmp_path: Path
+) -> None:
+    gpu()
+    moved = Bundle.open(shutil.copytree(bundle, tmp_path / "moved"))
+    recorded = moved.artifact(recording_name("simplified"))
+    Recording.of_nothing("no kernel").save(moved.path(recorded))
+    record = FileRecord.of(moved.path(recorded), moved.root)
+    moved.with_artifact(recorded.model_copy(update={"file": record})).save()
+    engine = str(bundle.parent / "ranges.engine")
+    done = CliRunner().invoke(main, ["verify", str(moved.root), "--engine", engine, "--json"])
+    assert done.exit_code == 0, done.output
+    assert [variant["name"] for variant in json.loads(done.stdout)["variants"]] == ["pytorch", "engine"]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ class BenchResult(Tabular):
 
     Attributes:
         rows: One per model and batch size; with ``tune``, the best number of threads of each model comes first.
-        skipped: Models that take another batch than was asked for.
+        skipped: Models that take another batch than was asked for, or that no runtime here can execute.
         machine: Where it was measured.
         threads: Threads every model was given; None where the runtime chose.
         warnings: Why the figures may mean little, e.g. a busy machine.

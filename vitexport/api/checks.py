@@ -36,11 +36,11 @@ def verify(
         runtime: Open every model with this runtime; None lets each file choose.
 
     Returns:
-        The result; a model that does not match is a result, not an exception.
+        The result; a model that does not match, or that no runtime here can execute, is a result, not an exception.
 
     Raises:
         BundleError: The bundle is damaged, or holds nothing to compare with.
-        RuntimeBackendError: A model does not open here.
+        RuntimeBackendError: A model does not open here, for another reason than a kernel that is not there.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     recipe = read_recipe(opened)
@@ -77,6 +77,7 @@ def evaluate(
 
     Raises:
         ImageError: The images have no labels, or the model gives no class scores.
+        NoKernelError: No runtime here can execute any of the models.
     """
     require_positive(batch=batch)
     folder = as_path(images, "a folder of images")

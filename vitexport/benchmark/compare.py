@@ -22,6 +22,7 @@ from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.target import resolve_target
+from vitexport.errors import NoKernelError
 from vitexport.machine import usable_cores
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.tensors import Array, batch_limit
@@ -265,7 +266,10 @@ def time_models(
         warmup: Runs of each before anything is measured.
 
     Returns:
-        The measurements, and what could not be measured at some size, in words.
+        The measurements, and what could not be measured at some size, or at all, in words.
+
+    Raises:
+        NoKernelError: No runtime here can execute any of the models.
     """
     several = len({runtime for _, runtime in candidates}) > 1
     rows: list[Measured] = []
@@ -274,7 +278,13 @@ def time_models(
         subjects: list[Subject] = []
         for model, runtime in candidates:
             name = _free_name(f"{model.name} ({runtime})" if several else model.name, subjects)
-            subject = open_subject(model, runtime, options, batch=max(batch), name=name)
+            try:
+                subject = open_subject(model, runtime, options, batch=max(batch), name=name)
+            except NoKernelError as error:
+                skipped.append(f"{name}: not run here: {error.message}")
+                if len(skipped) == len(candidates):
+                    raise
+                continue
             opened.callback(subject.runtime.close)
             subjects.append(subject)
         for size in batch:

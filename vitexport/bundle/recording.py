@@ -36,16 +36,28 @@ class Recording:
         images: Image names, one per row.
         input_sha256: SHA-256 of each image's input tensor (dtype, shape, bytes).
         outputs: Output name to array ``[images, ...]``.
+        not_run: Why nothing here could execute the model; there are no images then. Empty where it was executed.
     """
 
     runtime: str
     images: tuple[str, ...]
     input_sha256: tuple[str, ...]
     outputs: Mapping[str, Array]
+    not_run: str = ""
+
+    @classmethod
+    def of_nothing(cls, reason: str) -> Recording:
+        """Return what is recorded of a model that nothing here can execute."""
+        return cls("", (), (), {}, reason)
 
     def save(self, path: Path) -> None:
         """Write the recording in one step, as compressed ``.npz``."""
-        header = {"runtime": self.runtime, "images": self.images, "input_sha256": self.input_sha256}
+        header = {
+            "runtime": self.runtime,
+            "images": self.images,
+            "input_sha256": self.input_sha256,
+            "not_run": self.not_run,
+        }
         _save(path, header, {f"{_OUTPUT}{name}": array for name, array in self.outputs.items()})
 
     @classmethod
@@ -58,7 +70,8 @@ class Recording:
         header, arrays = _load(path)
         outputs = {key.removeprefix(_OUTPUT): array for key, array in arrays.items() if key.startswith(_OUTPUT)}
         try:
-            return cls(header["runtime"], tuple(header["images"]), tuple(header["input_sha256"]), outputs)
+            images, hashes = tuple(header["images"]), tuple(header["input_sha256"])
+            return cls(header["runtime"], images, hashes, outputs, header.get("not_run", ""))
         except (KeyError, TypeError) as error:
             raise _unreadable(path, error) from error
 
@@ -71,6 +84,7 @@ class Recording:
             tuple(self.images[row] for row in chosen),
             tuple(self.input_sha256[row] for row in chosen),
             {name: array[chosen] for name, array in self.outputs.items()},
+            self.not_run,
         )
 
 

@@ -33,4 +33,5 @@ def evaluate(target: Path, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(found.to_dict())
     else:
-        OUT.print(rich_table(found.tables()[0]))
+        for table in found.tables():
+            OUT.print(rich_table(table))

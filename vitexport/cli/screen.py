@@ -34,7 +34,7 @@ _WRAPPED = {
     "cosine": "\ncosine",
     **{name: name.replace(" ", "\n") for name in ("SQNR dB", "top-1 %", "agree %", "p50 ms", "p99 ms", "size MB")},
 }
-_COLOURS = {"ok": "[green]ok", "FAILED": "[red]FAILED"}
+_COLOURS = {"ok": "[green]ok", "FAILED": "[red]FAILED", "not run here": "[yellow]not run here"}
 
 
 def result_table(verification: VerificationResult, title: str) -> Table:
@@ -68,7 +68,7 @@ def rich_table(table: tables.Table, *, colours: Mapping[str, str] | None = None)
 
 
 def finish(verification: VerificationResult, title: str, *, as_json: bool, notes: Sequence[str] = ()) -> int:
-    """Print a verification and return the exit code: 0 passed, 3 failed.
+    """Print a verification and return the exit code: 0 passed, 3 failed, or not known because something was not run.
 
     Args:
         verification: The verdict.
@@ -91,8 +91,9 @@ def finish(verification: VerificationResult, title: str, *, as_json: bool, notes
         OUT.print(f"[dim]not checked (no limit set): {', '.join(verification.unchecked)}[/]")
     for line in notes:
         OUT.print(f"note: {escape(line)}", soft_wrap=True, highlight=False)
+    unknown = verification.not_run()
     for line in verification.failures():
-        OUT.print(f"[red]FAILED[/] {escape(line)}", soft_wrap=True)
+        OUT.print(f"{'' if line in unknown else '[red]FAILED[/] '}{escape(line)}", soft_wrap=True)
     return 0 if verification.passed else 3
 
 

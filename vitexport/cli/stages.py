@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +18,9 @@ __all__ = ["export", "quantize", "simplify"]
 _OUT = click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write."
 )
+_NAMED = 3
+"""Nodes named one by one; ``--json`` names all."""
+
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 
 
@@ -111,6 +115,14 @@ def _show(result: StageResult, as_json: bool) -> None:
         markup=False,
         highlight=False,
     )
-    for key, value in result.details.items():
-        if isinstance(value, int | float | str):
-            OUT.print(f"  {key}: {value}", soft_wrap=True, markup=False, highlight=False)
+    facts = {key: value for key, value in result.details.items() if isinstance(value, int | float | str)}
+    facts |= _float32_nodes(result.details.get("kept_float32", {}))
+    for key, value in facts.items():
+        OUT.print(f"  {key}: {value}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _float32_nodes(reasons: Mapping[str, str]) -> dict[str, str]:
+    """Return the first few nodes that a 16-bit body left in float32, each with its reason; empty without any."""
+    named = [f"{node} ({reason})" for node, reason in list(reasons.items())[:_NAMED]]
+    more = [f"{len(reasons) - _NAMED} more"] if len(reasons) > _NAMED else []
+    return {"kept_float32": "; ".join([*named, *more])} if reasons else {}

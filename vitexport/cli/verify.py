@@ -24,7 +24,7 @@ __all__ = ["verify"]
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def verify(ctx: click.Context, bundle: Path, runtime: str | None, engine: Path | None, as_json: bool) -> None:
-    """Run a bundle's models here and compare with PyTorch's recorded answers; exit 3 when they disagree.
+    """Run a bundle's models here and compare with PyTorch's recorded answers; exit 3 unless all ran and agree.
 
     Example: vitexport verify out/quickstart
     """

@@ -22,6 +22,7 @@ from vitexport.files import StageResult
 from vitexport.host.graph.constants import shape_of
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.graph.passes.pixel_input import PixelInput
+from vitexport.host.graph.schema import opset_of
 from vitexport.host.graph.scopes import MODULE_KEY, ModuleNames, module_from_exporter, module_of
 from vitexport.host.sources.families import generic_note, is_known
 from vitexport.host.sources.loaded import LoadedModel
@@ -40,7 +41,7 @@ def export_onnx(loaded: LoadedModel, settings: ExportSettings, out: Path) -> Sta
         out: The file to write; weights above 2 GB go to ``OUT.data``.
 
     Raises:
-        ExportError: The model cannot be traced or translated, or the file breaks a postcondition.
+        ExportError: The model cannot be traced or translated, not in this opset, or the file breaks a postcondition.
     """
     started = time.perf_counter()
     spec = _with_batch(loaded.metadata.model, settings)
@@ -53,7 +54,7 @@ def export_onnx(loaded: LoadedModel, settings: ExportSettings, out: Path) -> Sta
     model.metadata_props.clear()
     model.metadata_props.update(metadata.to_metadata())
     ModuleNames()(model)
-    companions = write_onnx(model, out, lambda written: _check_written(written, spec))
+    companions = write_onnx(model, out, lambda written: _check_written(written, spec, settings.opset))
     operators = Counter(node.op_type for node in model.graph)
     details = {
         "nodes": sum(operators.values()),
@@ -214,13 +215,20 @@ def _history(settings: ExportSettings) -> dict[str, str]:
     return {"stage": "export", "settings": settings.model_dump_json(), **tools}
 
 
-def _check_written(path: Path, spec: ModelSpec) -> None:
+def _check_written(path: Path, spec: ModelSpec, opset: int) -> None:
     """Read the file again and compare it with what was asked for.
 
     Raises:
-        ExportError: Inputs, outputs or metadata differ.
+        ExportError: Opset, inputs, outputs or metadata differ.
     """
     model = read_onnx(path)
+    if opset_of(model) != opset:
+        # torch translates to opset 18 at least; it leaves the graph as it is where it cannot be converted to 17.
+        raise ExportError(
+            f"Expected a graph of opset {opset}, found one of opset {opset_of(model)}: PyTorch cannot write this model "
+            "in the opset that was asked for.",
+            "Export it with `--opset 20`.",
+        )
     for kind, values, tensors in (
         ("inputs", model.graph.inputs, spec.inputs),
         ("outputs", model.graph.outputs, spec.outputs),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,8 @@ from vitexport.bundle.layout import (
     recording_path,
     replay_inputs_path,
 )
-from vitexport.bundle.recording import ReplayInputs
+from vitexport.bundle.recording import Recording, ReplayInputs
+from vitexport.errors import NoKernelError
 from vitexport.files import StageResult, finite, write_atomic
 from vitexport.inputs.decoded import DecodedImages
 from vitexport.inputs.preprocess import PreprocessSpec
@@ -105,17 +106,20 @@ def record_reference(
 def record_variant(
     bundle: Bundle, artifact: Artifact, images: VerificationImages, settings: VerifySettings
 ) -> StageResult:
-    """Record what a model of the bundle answers on all images."""
+    """Record what a model of the bundle answers on all images, or that nothing here can execute it."""
     decoded = images.decoded(bundle.preprocess)
-    with open_runtime(bundle.path(artifact)) as runtime:
-        recording = record(runtime, images.names, decoded.feeds(runtime.inputs[0], settings.batch_size))
+    try:
+        with open_runtime(bundle.path(artifact)) as runtime:
+            recording = record(runtime, images.names, decoded.feeds(runtime.inputs[0], settings.batch_size))
+    except NoKernelError as error:
+        recording = Recording.of_nothing(error.message)
     path = recording_path(bundle.root, artifact.name)
     recording.save(path)
     return StageResult(path, artifact.precision)
 
 
 def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSettings) -> StageResult:
-    """Time PyTorch and every model of the bundle on real inputs, interleaved.
+    """Time PyTorch and every model of the bundle on real inputs, interleaved; what cannot run here has no time.
 
     A model exported for a fixed batch size is timed at that size only.
     """
@@ -126,7 +130,8 @@ def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSett
     with ExitStack() as opened:
         runtimes: dict[str, Runtime] = {REFERENCE: opened.enter_context(_pytorch(loaded))}
         for artifact in bundle.models:
-            runtimes[artifact.name] = opened.enter_context(open_runtime(bundle.path(artifact), options=options))
+            with suppress(NoKernelError):
+                runtimes[artifact.name] = opened.enter_context(open_runtime(bundle.path(artifact), options=options))
         fixed = [size for size in (batch_limit(runtime.inputs[0]) for runtime in runtimes.values()) if size is not None]
         for size in fixed[:1] or settings.batch:
             runs = {
@@ -137,7 +142,9 @@ def measure_latency(bundle: Bundle, loaded: LoadedModel, settings: BenchmarkSett
             for name, timing in timings.items():
                 table.setdefault(name, []).append(timing.latency)
         executed = {
-            artifact.name: executed_precisions(runtimes[artifact.name], bundle, inputs) for artifact in bundle.models
+            name: executed_precisions(runtime, bundle, inputs)
+            for name, runtime in runtimes.items()
+            if name != REFERENCE
         }
     path = benchmark_path(bundle.root)
     content = {

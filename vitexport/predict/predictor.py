@@ -180,7 +180,7 @@ class Predictor(Closing):
                 name=target.bundle.name,
                 variant=choice.artifact.name,
                 version=choice.artifact.file.sha256[:12],
-                notes=tuple(f"not used, its checks failed: {line}" for line in choice.rejected),
+                notes=tuple(f"not used, its checks did not pass: {line}" for line in choice.rejected),
             )
         except BundleError:
             opened.close()

@@ -43,5 +43,18 @@ def checks(bundle: Bundle, verification: VerificationResult) -> Section | None:
     return Section("checks", "Checks around the model", lead, ("Check", "Verdict", "Finding"), rows)
 
 
-SECTIONS: tuple[Callable[[Bundle, VerificationResult], Section | None], ...] = (checks,)
+def float32_nodes(bundle: Bundle, verification: VerificationResult) -> Section | None:
+    """Return the nodes that a 16-bit body left in float32; None where there are none."""
+    rows = tuple(
+        (node, str(reason), artifact.name)
+        for artifact in bundle.models
+        for node, reason in artifact.details.get("kept_float32", {}).items()
+    )
+    if not rows:
+        return None
+    lead = "A 16-bit body leaves in float32 what would overflow, and what ONNX permits no such type."
+    return Section("float32", "Kept in float32", lead, ("Node", "Why", "Variant"), rows)
+
+
+SECTIONS: tuple[Callable[[Bundle, VerificationResult], Section | None], ...] = (checks, float32_nodes)
 """In the order in which they are shown."""

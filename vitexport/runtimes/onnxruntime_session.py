@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vitexport.errors import MissingDependencyError, RuntimeBackendError
+from vitexport.errors import MissingDependencyError, NoKernelError, RuntimeBackendError
 from vitexport.runtimes.base import RuntimeOptions
 
 __all__ = ["open_session", "vendor_errors"]
@@ -15,6 +15,12 @@ _EXECUTION_PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+
+_NO_QDQ_FUSIONS = ("session.disable_quant_qdq", "1")
+"""Setting that keeps Q/DQ apart from the operators they surround. ONNX Runtime 1.31 fuses those of FP8 into integer
+operators that do not take FP8, moves Transpose between them where the opset has none for FP8, and then refuses its own
+graph as invalid. Nothing is lost without: it has no FP8 kernels to fuse them for.
+"""
 
 _SPIN_MICROSECONDS = "1000"
 """How long an idle thread waits busily. ONNX Runtime's default goes on for tens of milliseconds after a run, and takes
@@ -32,6 +38,7 @@ def open_session(model: Path, options: RuntimeOptions, *, profile: Path | None =
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
+        NoKernelError: The model is sound, and the execution provider has no kernel for one of its types.
         RuntimeBackendError: The file is no ONNX model, uses what this version lacks, or the execution provider is
             absent.
     """
@@ -53,7 +60,12 @@ def open_session(model: Path, options: RuntimeOptions, *, profile: Path | None =
     if not options.optimize:
         session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = ort.InferenceSession(str(model), session_options, providers=[chosen])
+        session = _open(ort, model, session_options, chosen)
+    except _vendor_error("NotImplemented") as error:
+        raise NoKernelError(
+            f"The {chosen[0]} of ONNX Runtime {ort.__version__} lacks a kernel that '{model.name}' needs: {error}",
+            "The file itself is sound: run it where its precision has kernels, or choose another precision.",
+        ) from error
     except vendor_errors() as error:
         raise RuntimeBackendError(
             f"ONNX Runtime cannot open '{model}': {error}",
@@ -69,6 +81,18 @@ def open_session(model: Path, options: RuntimeOptions, *, profile: Path | None =
             "doctor`.",
         )
     return session
+
+
+def _open(ort: Any, model: Path, options: Any, provider: tuple[str, dict[str, str]]) -> Any:
+    """Open a session; once more without Q/DQ fusions where ONNX Runtime calls a graph invalid."""
+    try:
+        return ort.InferenceSession(str(model), options, providers=[provider])
+    except _vendor_error("InvalidGraph") as refused:
+        options.add_session_config_entry(*_NO_QDQ_FUSIONS)
+        try:
+            return ort.InferenceSession(str(model), options, providers=[provider])
+        except _vendor_error("InvalidGraph"):
+            raise refused from None  # then it is the file
 
 
 def _execution_provider(ort: Any, options: RuntimeOptions) -> tuple[str, dict[str, str]]:
@@ -90,6 +114,14 @@ def _execution_provider(ort: Any, options: RuntimeOptions) -> tuple[str, dict[st
     index = options.device.partition(":")[2] or "0"
     graph = {"enable_cuda_graph": "1"} if options.cuda_graph and name == "cuda" else {}
     return _EXECUTION_PROVIDERS[name], {"device_id": index, **graph}
+
+
+def _vendor_error(name: str) -> type[Exception]:
+    """Return one of ONNX Runtime's exceptions, named after its status code."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found: type[Exception] = getattr(state, name)
+    return found
 
 
 def vendor_errors() -> tuple[type[Exception], ...]:

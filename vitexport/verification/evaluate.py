@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitexport.bundle.target import Target
-from vitexport.errors import ImageError
+from vitexport.errors import ImageError, NoKernelError
 from vitexport.inputs.images import batches
 from vitexport.inputs.labels import find_targets
 from vitexport.runtimes import open_runtime
@@ -27,13 +27,15 @@ class EvaluatedModel:
 
     Attributes:
         name: Name of the variant, or the file.
-        accuracy: Fractions of images.
-        difference: Against the first model, image by image; None for the first.
+        accuracy: Fractions of images; None where it was not run.
+        difference: Against the first model that was run, image by image; None for that one.
+        not_run: Why no runtime here can execute it; empty where one did.
     """
 
     name: str
-    accuracy: Accuracy
+    accuracy: Accuracy | None
     difference: PairedDifference | None
+    not_run: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,30 +44,37 @@ class Evaluation(Tabular):
 
     Attributes:
         folder: Where the images are.
+        images: How many there are.
         models: In the order they were made.
     """
 
     folder: Path
+    images: int
     models: tuple[EvaluatedModel, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         rows = []
         for model in self.models:
-            row: dict[str, Any] = {"model": model.name, **asdict(model.accuracy)}
+            row: dict[str, Any] = {"model": model.name}
+            row |= {"not_run": model.not_run} if model.accuracy is None else asdict(model.accuracy)
             if model.difference is not None:
                 row["difference"] = asdict(model.difference)
             rows.append(row)
         return {"results": rows}
 
     def tables(self) -> tuple[Table, ...]:
-        """Return one row per model."""
+        """Return one row per model, then those that were not run."""
         rows = tuple(
             (model.name, f"{100 * model.accuracy.top1:.2f}", f"{100 * model.accuracy.top5:.2f}", *_change(model))
             for model in self.models
+            if model.accuracy is not None
         )
-        title = f"{self.models[0].accuracy.images} images in {self.folder}"
-        return (Table(title, ("model", "top-1 %", "top-5 %", "change", "95 % interval", "McNemar p"), rows),)
+        title = f"{self.images} images in {self.folder}"
+        measured = Table(title, ("model", "top-1 %", "top-5 %", "change", "95 % interval", "McNemar p"), rows)
+        others = tuple((model.name, model.not_run) for model in self.models if model.accuracy is None)
+        reasons = Table("", ("model", "not run here"), others, text=("not run here",))
+        return (measured, reasons) if others else (measured,)
 
 
 def _change(model: EvaluatedModel) -> tuple[str, str, str]:
@@ -85,7 +94,7 @@ def evaluate_models(
     batch: int = 16,
     runtime: str | None = None,
 ) -> Evaluation:
-    """Score every model of a target.
+    """Score every model of a target that a runtime here can execute.
 
     Args:
         target: A model file, or a bundle.
@@ -97,6 +106,7 @@ def evaluate_models(
 
     Raises:
         ImageError: The images have no labels, or a model gives no class scores.
+        NoKernelError: No runtime here can execute any of the models.
     """
     targets = find_targets(folder, paths, labels)
     if targets is None:
@@ -106,12 +116,20 @@ def evaluate_models(
         )
     found: list[EvaluatedModel] = []
     first: Array | None = None
+    refusal: NoKernelError | None = None
     for model in target.models:
-        scores = _scores(target, model.path, paths, batch, runtime)
+        try:
+            scores = _scores(target, model.path, paths, batch, runtime)
+        except NoKernelError as error:
+            refusal = error
+            found.append(EvaluatedModel(model.name, None, None, error.message))
+            continue
         difference = None if first is None else compare_top1(first, scores, targets)
         found.append(EvaluatedModel(model.name, accuracy(scores, targets), difference))
         first = scores if first is None else first
-    return Evaluation(folder, tuple(found))
+    if first is None and refusal is not None:
+        raise refusal
+    return Evaluation(folder, len(paths), tuple(found))
 
 
 def _scores(target: Target, model: Path, paths: Sequence[Path], batch: int, runtime: str | None) -> Array:

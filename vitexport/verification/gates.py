@@ -58,6 +58,8 @@ def of_outputs(gates: Gates) -> Gates:
 
 def _judge(name: str, limit: float, last: VariantResult, base: VariantResult | None, baseline: str) -> GateResult:
     value, note = GATES[name].measure(last, base)
+    if value is None and last.not_run:
+        note = f"'{last.name}' was not run here"
     if value is None:
         note = note or f"there is no variant '{baseline}' to compare with"
         return GateResult(name, limit, None, passed=False, note=note)

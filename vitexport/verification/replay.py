@@ -9,7 +9,7 @@ from pathlib import Path
 from vitexport.bundle.bundle import Artifact, Bundle
 from vitexport.bundle.layout import ENGINE, REFERENCE, read_recording, read_replay_inputs, recording_name
 from vitexport.bundle.recording import Recording, ReplayInputs
-from vitexport.errors import BundleError
+from vitexport.errors import BundleError, NoKernelError
 from vitexport.recipe.settings import Recipe, Tolerance
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import record
@@ -45,11 +45,15 @@ def replay(
     variants = []
     metadata: dict[str, Mapping[str, str]] = {}
     for artifact in bundle.models:
-        with open_runtime(bundle.path(artifact), runtime, options) as opened:
-            metadata[artifact.name] = opened.metadata
-            feeds = inputs.feeds(opened.inputs[0], bundle.preprocess, recipe.verify.batch_size)
-            recording = record(opened, inputs.images, feeds)
-            executed = executed_precisions(opened, bundle, inputs)
+        executed = None
+        try:
+            with open_runtime(bundle.path(artifact), runtime, options) as opened:
+                metadata[artifact.name] = opened.metadata
+                feeds = inputs.feeds(opened.inputs[0], bundle.preprocess, recipe.verify.batch_size)
+                recording = record(opened, inputs.images, feeds)
+                executed = executed_precisions(opened, bundle, inputs)
+        except NoKernelError as error:
+            recording = Recording.of_nothing(error.message)
         variants.append(variant_input(artifact, recording, recipe.verify, (), executed))
     return _judge(bundle, recipe, inputs, reference, variants, metadata)
 
@@ -90,9 +94,9 @@ def replay_engine(
         executed = executed_precisions(opened, bundle, inputs)
     before = []
     recorded = bundle.find(recording_name(model.name))
-    if recorded is not None:
+    known = None if recorded is None else Recording.load(bundle.path(recorded)).select(inputs.images)
+    if known is not None and not known.not_run:
         # Judged where it was recorded; here it only shows what the engine adds.
-        known = Recording.load(bundle.path(recorded)).select(inputs.images)
         before = [replace(variant_input(model, known, recipe.verify, (), None), tolerance=Tolerance())]
     variant = replace(
         variant_input(model, outputs, recipe.verify, (), executed), name=ENGINE, bytes=engine.stat().st_size

@@ -23,13 +23,14 @@ class VariantResult:
         name: Name of the variant.
         runtime: Runtime that answered.
         precision: What its body computes in.
-        parity: Against PyTorch; None for PyTorch itself.
+        parity: Against PyTorch; None for PyTorch itself, and for a variant that was not run.
         step: Against the variant before, without limits: who lost what.
         accuracy: On the labelled images; None without labels.
         difference: Paired top-1 difference with PyTorch; None without labels.
         bytes: File size with companions.
         latency: By batch size.
         executed: Fraction of the weighted multiply-accumulates executed in each precision; None when not measured.
+        not_run: Why no runtime of the machine could execute it; empty where one did.
     """
 
     name: str
@@ -42,11 +43,12 @@ class VariantResult:
     bytes: int | None
     latency: tuple[Latency, ...]
     executed: Mapping[str, float] | None = None
+    not_run: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether the variant agrees with PyTorch as asked; the reference itself always does."""
-        return self.parity is None or self.parity.passed
+        """Whether the variant agrees with PyTorch as asked; the reference always does, one that was not run never."""
+        return not self.not_run and (self.parity is None or self.parity.passed)
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,16 @@ class VerificationResult(Tabular):
             and all(check.passed is not False for check in self.checks)
         )
 
+    def not_run(self) -> tuple[str, ...]:
+        """Return one line per variant that no runtime here can execute: nothing is known of it, good or bad."""
+        return tuple(f"{one.name}: not run here: {one.not_run}" for one in self.variants if one.not_run)
+
     def failures(self) -> tuple[str, ...]:
-        """Return one line per breach: which variant or gate, and by how much."""
+        """Return one line for everything that keeps this from passing: which variant or gate, and by how much."""
         lines = [
             f"{variant.name}: {line}" for variant in self.variants if variant.parity for line in variant.parity.failures
         ]
+        lines += self.not_run()
         if len(self.variants) < 2:
             lines.append("no variant beside the reference was judged")
         for gate in self.gates:
@@ -128,7 +135,8 @@ class VerificationResult(Tabular):
 
     def suspect(self) -> str | None:
         """Return the first variant that fails although its graph was made from one that passed, for bisecting."""
-        graphs = [variant for variant in self.variants[2:] if variant.name != ENGINE and not variant.passed]
+        failed = [variant for variant in self.variants[2:] if variant.parity and not variant.passed]
+        graphs = [variant for variant in failed if variant.name != ENGINE]
         return graphs[0].name if graphs and self.variants[1].passed else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -177,7 +185,7 @@ def _cells(variant: VariantResult) -> tuple[str, ...]:
         cell(latency.p50_ms if latency else None, ".1f"),
         cell(latency.p99_ms if latency else None, ".1f"),
         cell(variant.bytes, ".2f", 1e-6),
-        "reference" if variant.parity is None else _verdict(variant.passed),
+        "not run here" if variant.not_run else "reference" if variant.parity is None else _verdict(variant.passed),
     )
 
 

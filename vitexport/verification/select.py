@@ -18,7 +18,7 @@ class Choice:
 
     Attributes:
         artifact: The model file.
-        rejected: One line per later variant that failed its checks.
+        rejected: One line per later variant that did not pass its checks.
     """
 
     artifact: Artifact
@@ -73,9 +73,9 @@ def _rejections(bundle: Bundle) -> dict[str, str]:
         return {}
     verification = judge(bundle, read_recipe(bundle))
     reasons = {
-        variant.name: "; ".join(variant.parity.failures)
+        variant.name: "; ".join(variant.parity.failures) if variant.parity else f"not run here: {variant.not_run}"
         for variant in verification.variants
-        if variant.parity and not variant.passed
+        if not variant.passed
     }
     failed = [f"gate {gate.gate}: {gate.value} against {gate.limit}" for gate in verification.gates if not gate.passed]
     if failed:

@@ -49,6 +49,8 @@ def budget_sentence(mixed: Mapping[str, Any]) -> str:
 def headline(verification: VerificationResult) -> str:
     """Return the verdict in one sentence."""
     last = verification.variants[-1]
+    if last.not_run:
+        return f"{last.name} was not run: nothing here can execute it, so nothing is known of its answers."
     if last.parity is None:
         return "Nothing was compared with PyTorch."
     main = last.parity.main
@@ -100,6 +102,8 @@ def _speed(verification: VerificationResult) -> list[str]:
 
 
 def _accuracy(last: VariantResult) -> list[str]:
+    if last.not_run:
+        return []
     if last.difference is None:
         return ["The images have no labels: agreement with PyTorch was measured, accuracy was not."]
     found = last.difference
@@ -121,8 +125,10 @@ def _elsewhere(verification: VerificationResult, recipe: Recipe | None) -> list[
         return []
     if recipe.engine is None and (recipe.quantize is None or recipe.quantize.target != "tensorrt"):
         return []
+    last = verification.variants[-1]
+    where = "was not run" if last.not_run else f"was measured on {last.runtime}"
     return [
-        f"The model is meant for TensorRT, and was measured on {verification.variants[-1].runtime}: build the engine "
+        f"The model is meant for TensorRT, and {where}: build the engine "
         "where it runs (`vitexport build-engine`), and check it there (`vitexport verify BUNDLE --engine`)."
     ]
 

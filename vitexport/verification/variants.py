@@ -27,7 +27,7 @@ class VariantInput:
     Attributes:
         name: Name of the variant, e.g. ``int8``.
         precision: What its body computes in.
-        recording: Its outputs.
+        recording: Its outputs, or why there are none.
         tolerance: What it must reach.
         same_inputs: Whether it takes byte-equal input tensors to the reference (a uint8 graph does not).
         bytes: File size with companions; None for the reference.
@@ -62,8 +62,13 @@ def evaluate_variants(
         gates: Limits for the last variant.
     """
     judged = [_judge(reference, None, None, targets)]
-    for before, variant in zip([reference, *variants], variants, strict=False):
+    before = reference
+    for variant in variants:
+        if variant.recording.not_run:
+            judged.append(_not_run(variant))
+            continue
         judged.append(_judge(variant, reference, before, targets))
+        before = variant
     results, unchecked = judge_gates(gates or Gates(), judged)
     return VerificationResult(tuple(judged), results if variants else (), unchecked)
 
@@ -102,6 +107,22 @@ def _judge(
         bytes=variant.bytes,
         latency=variant.latency,
         executed=variant.executed,
+    )
+
+
+def _not_run(variant: VariantInput) -> VariantResult:
+    """Return all that is known of a variant without outputs: its size, and why there are none."""
+    return VariantResult(
+        name=variant.name,
+        runtime=variant.recording.runtime,
+        precision=variant.precision,
+        parity=None,
+        step=None,
+        accuracy=None,
+        difference=None,
+        bytes=variant.bytes,
+        latency=(),
+        not_run=variant.recording.not_run,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitexport.bundle.bundle import Artifact, Bundle
 from vitexport.bundle.layout import read_replay_inputs
-from vitexport.errors import BundleError
+from vitexport.errors import BundleError, NoKernelError
 from vitexport.files import finite, write_atomic
 from vitexport.runtimes import open_runtime
 from vitexport.tensors import Array, batch_limit, tile_rows
@@ -50,7 +50,8 @@ def bisect_variant(bundle: Bundle, variant: str, *, against: str | None = None, 
 def write_errors(bundle: Bundle, path: Path, *, images: int = 4) -> None:
     """Examine every variant that was made from another one, and write blocks, layers and ranges for the report.
 
-    A variant that shares no named tensors with its parent is left out: its error is known as a whole only.
+    A variant that shares no named tensors with its parent is left out: its error is known as a whole only. So is one
+    that no runtime here can execute.
     """
     from vitexport.host.diagnose import measure_ranges
 
@@ -60,7 +61,7 @@ def write_errors(bundle: Bundle, path: Path, *, images: int = 4) -> None:
             continue
         try:
             report = bisect_variant(bundle, artifact.name, images=images)
-        except BundleError:
+        except (BundleError, NoKernelError):
             continue
         ranges = measure_ranges(bundle.path(artifact), _feeds(bundle, artifact, images))
         variants[artifact.name] = {

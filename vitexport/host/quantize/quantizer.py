@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vitexport.bundle.metadata import ModelMetadata
-from vitexport.errors import QuantizeError, RuntimeBackendError
+from vitexport.errors import NoKernelError, QuantizeError
 from vitexport.files import StageResult
 from vitexport.host.graph.file import read_onnx, unload_weights, write_onnx
 from vitexport.host.graph.intermediate import open_exposed
@@ -41,6 +41,7 @@ from vitexport.host.quantize.planning.transforms import ensure_biases
 from vitexport.host.quantize.qdq.body16 import Body16Report, float_ranges, to_body16
 from vitexport.host.quantize.qdq.build import build_quantized, build_transformed
 from vitexport.host.quantize.qdq.postconditions import check_postconditions
+from vitexport.host.quantize.qdq.valid import check_valid, raise_opset
 from vitexport.host.quantize.scheme import QdqScheme, scheme_of
 from vitexport.recipe.settings import Budget, QuantizeSettings
 from vitexport.tensors import DTYPE_OF_PRECISION
@@ -96,13 +97,16 @@ def quantize_onnx(
         if settings.precision in DTYPE_OF_PRECISION:
             result, details = _convert_only(source, feeds, settings, scheme)
         else:
+            raised = raise_opset(source, scheme, folder)
             work = _Work(source, settings, scheme, str(model), feeds)
             key = statistics_key(model, feeds.hashes, work.config(stored=statistics is not None))
             result, details = work.quantize(work.statistics(statistics, key, report), report)
+            if raised:
+                details["opset"] = raised
         warn_of_quality(details)
         entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
         result.metadata_props.update(replace(metadata, history=(*metadata.history, entry)).to_metadata())
-        companions = write_onnx(result, out)
+        companions = write_onnx(result, out, check_valid)
     if statistics is not None and details.get("quantized"):
         companions = (*companions, statistics)
     report("done", 1.0)
@@ -135,7 +139,7 @@ def _judge(source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings) -> J
 def _measured(judge: Judge, graph: ir.Model) -> dict[str, Any]:
     try:
         return {"quality": asdict(judge.measure(graph))}
-    except RuntimeBackendError as error:
+    except NoKernelError as error:
         return {"quality": None, "not_measured": str(error)}
 
 

@@ -117,9 +117,7 @@ class _Injection:
         self._plan = plan
         self._groups = groups
         self._image = runtime.inputs[0]
-        self._nothing = {
-            spec.name: np.zeros((1,) * len(spec.shape), dtype=np.float32) for spec in runtime.inputs[1:]
-        }
+        self._nothing = {spec.name: np.zeros((1,) * len(spec.shape), dtype=np.float32) for spec in runtime.inputs[1:]}
 
     def run(self, image: Array) -> list[float]:
         """Return the energies of the output, of all errors' effect, and of each group's."""
@@ -152,4 +150,7 @@ class _Injection:
                 planned = self._plan.layers[layer.name]
                 lost = (rows - plan.choice.shift) @ layer.weight()
                 error = rounded @ planned.weight.dequantized() + planned.correction - lost
-                yield layer.name, (layer.group, f"{layer.name}{_SUFFIX}", error.reshape((*value.shape[:-1], -1)).astype(np.float32))
+                yield (
+                    layer.name,
+                    (layer.group, f"{layer.name}{_SUFFIX}", error.reshape((*value.shape[:-1], -1)).astype(np.float32)),
+                )

@@ -1,4 +1,4 @@
-"""A 16-bit body: every float32 tensor becomes float16 or bfloat16, except where its values would overflow."""
+"""A 16-bit body: every float32 tensor becomes float16 or bfloat16, except what would overflow or ONNX forbids."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from vitexport.errors import QuantizeError
 from vitexport.host.graph.constants import add_initializer, array_of, is_constant
 from vitexport.host.graph.intermediate import open_exposed
+from vitexport.host.graph.schema import first_opset, opset_of, permits_input, permits_output
 from vitexport.host.graph.scopes import inherit_module
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, run_images
 from vitexport.host.quantize.numerics.qparams import BFLOAT16_MAX, FLOAT16_MAX
@@ -28,9 +29,6 @@ _HEADROOM = 4.0
 _SUFFIX = "half"
 """Ends the name of a value that was cast to 16 bits; part of what is written into files."""
 
-# Inputs that the operator's definition fixes to float32.
-_FLOAT_INPUTS = {"Resize": (1, 2), "Range": (0, 1, 2)}
-
 
 @dataclass(frozen=True)
 class Body16Report:
@@ -38,11 +36,11 @@ class Body16Report:
 
     Attributes:
         dtype: ``float16`` or ``bfloat16``.
-        kept: Node name -> largest magnitude at it.
+        kept: Node name -> why, in words: its values, or an operator that ONNX permits no such type in the file's opset.
     """
 
     dtype: str
-    kept: Mapping[str, float]
+    kept: Mapping[str, str]
 
 
 def float_ranges(model: ir.Model, feeds: ImageFeeds, images: Sequence[int]) -> dict[str, float]:
@@ -82,7 +80,8 @@ def to_body16(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> Body1
     """Convert a float32 graph in place; inputs and outputs of the model keep their types.
 
     A node is kept in float32, between casts, where calibration saw a value of it above a quarter of the largest finite
-    number, or where a weight is beyond it.
+    number, where a weight is beyond it, or where the schema of its operator permits no result of that type in the
+    model's opset (Conv takes bfloat16 from opset 22 on).
 
     Args:
         model: Float32 graph, possibly with Q/DQ.
@@ -93,10 +92,11 @@ def to_body16(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> Body1
         QuantizeError: A value has no known type.
     """
     graph = model.graph
-    limit = _LIMITS[dtype]
     ranges = {**ranges, **_dequantized_ranges(graph, ranges)}
-    kept = {node: peak for node in graph if (peak := _peak(node, ranges)) * _HEADROOM > limit}
-    conversion = _Conversion(graph, dtype, kept)
+    opset = opset_of(model)
+    reasons = {node: _not_permitted(node, opset, _TYPES[dtype]) or _overflows(node, ranges, dtype) for node in graph}
+    kept = {node: reason for node, reason in reasons.items() if reason}
+    conversion = _Conversion(model, dtype, kept)
     for node in list(graph):
         conversion.convert(node)
     conversion.restore_outputs()
@@ -104,7 +104,34 @@ def to_body16(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> Body1
         name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()
     ]:
         del graph.initializers[name]
-    return Body16Report(dtype, {str(node.name): peak for node, peak in kept.items()})
+    return Body16Report(dtype, {str(node.name): reason for node, reason in kept.items()})
+
+
+def _not_permitted(node: ir.Node, opset: int, dtype: ir.DataType) -> str:
+    """Return why ONNX has a node give float32; empty where its results may be of that type."""
+
+    def permits(version: int) -> bool:
+        return all(
+            permits_output(node.op_type, version, index, dtype, node.domain)
+            for index, value in enumerate(node.outputs)
+            if value.dtype == ir.DataType.FLOAT
+        )
+
+    if permits(opset):
+        return ""
+    first = first_opset(opset, permits)
+    name = dtype.name.lower()
+    if first is None:
+        return f"ONNX permits no {name} for {node.op_type}"
+    return f"ONNX permits {name} for {node.op_type} from opset {first} on, and the file has {opset}"
+
+
+def _overflows(node: ir.Node, ranges: Mapping[str, float], dtype: str) -> str:
+    """Return why a node's values are too large for a type; empty where they are not."""
+    peak, limit = _peak(node, ranges), _LIMITS[dtype]
+    if peak * _HEADROOM <= limit:
+        return ""
+    return f"its values reach {peak:.3g}, more than 1/{_HEADROOM:.0f} of {dtype}'s largest number {limit:.3g}"
 
 
 def _dequantized_ranges(graph: ir.Graph, ranges: Mapping[str, float]) -> dict[str, float]:
@@ -138,8 +165,9 @@ def _peak(node: ir.Node, ranges: Mapping[str, float]) -> float:
 class _Conversion:
     """The state of one conversion: which values are already 16-bit, and the casts between both."""
 
-    def __init__(self, graph: ir.Graph, dtype: str, kept: Collection[ir.Node]) -> None:
-        self._graph = graph
+    def __init__(self, model: ir.Model, dtype: str, kept: Collection[ir.Node]) -> None:
+        self._graph = model.graph
+        self._opset = opset_of(model)
         self._type = _TYPES[dtype]
         self._numpy = _NUMPY[dtype]
         self._limit = _LIMITS[dtype]
@@ -149,16 +177,16 @@ class _Conversion:
 
     def convert(self, node: ir.Node) -> None:
         """Make a node compute in 16 bits, or cast around it where it must not."""
-        fixed = _FLOAT_INPUTS.get(node.op_type, ())
-        wide = node in self._kept or node.op_type == "Range"
+        wide = node in self._kept
         for index, value in enumerate(node.inputs):
-            if value is None or value.dtype is None:
+            if value is None or value.dtype not in (ir.DataType.FLOAT, self._type):
                 continue
-            if wide or index in fixed:
-                if value.dtype == self._type:
-                    node.replace_input_with(index, self._as_float32(value))
-            elif value.dtype == ir.DataType.FLOAT:
+            # Some inputs are float32 by definition, as the scales of Resize are.
+            narrow = not wide and permits_input(node.op_type, self._opset, index, self._type, node.domain)
+            if narrow and value.dtype == ir.DataType.FLOAT:
                 node.replace_input_with(index, self._as_16_bit(value))
+            elif not narrow and value.dtype == self._type:
+                node.replace_input_with(index, self._as_float32(value))
         if wide:
             return
         for name in ("to", "dtype"):
