@@ -7,7 +7,7 @@ for all layers; nothing has to be quantized, written and opened once for each.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -67,7 +67,13 @@ def multiply_accumulates(plans: Sequence[TensorPlan], images: int) -> dict[str, 
 
 
 def measure_noise(
-    model: ir.Model, plan: GraphPlan, feeds: ImageFeeds, images: Sequence[int], groups: Collection[str]
+    model: ir.Model,
+    plan: GraphPlan,
+    feeds: ImageFeeds,
+    images: Sequence[int],
+    groups: Collection[str],
+    *,
+    leave_out: Collection[str] = (),
 ) -> GroupNoise:
     """Measure what some groups add to the output's noise, and what all layers add together.
 
@@ -77,6 +83,7 @@ def measure_noise(
         feeds: Calibration images.
         images: Which of them are run; none that the plans were fitted to.
         groups: What is measured alone.
+        leave_out: Groups that stay float.
     """
     probe, output = model.clone(), judged_output(model)
     linears = {layer.name: layer for layer in find_linears(probe)}
@@ -84,7 +91,7 @@ def measure_noise(
         _add_input(probe.graph, linears[name])
     tensors = [one.statistics.name for one in plan.tensors]
     with open_exposed(probe, tensors) as runtime, ThreadPoolExecutor(usable_cores()) as pool:
-        inject = _Injection(runtime, output, plan, tuple(groups))
+        inject = _Injection(runtime, output, plan, tuple(groups), frozenset(leave_out))
         found = list(pool.map(inject.run, (feeds.image(index) for index in images)))
     signal, total, *alone = np.sum(found, axis=0)
     return GroupNoise(float(signal), float(total), dict(zip(groups, map(float, alone), strict=True)))
@@ -111,11 +118,14 @@ def _add_input(graph: ir.Graph, layer: LinearLayer) -> None:
 class _Injection:
     """Runs images through the probe with no error, all errors, and one group's errors at a time."""
 
-    def __init__(self, runtime: Runtime, output: str, plan: GraphPlan, groups: tuple[str, ...]) -> None:
+    def __init__(
+        self, runtime: Runtime, output: str, plan: GraphPlan, groups: tuple[str, ...], leave_out: frozenset[str]
+    ) -> None:
         self._runtime = runtime
         self._output = output
         self._plan = plan
         self._groups = groups
+        self._leave_out = leave_out
         self._image = runtime.inputs[0]
         self._nothing = {spec.name: np.zeros((1,) * len(spec.shape), dtype=np.float32) for spec in runtime.inputs[1:]}
 
@@ -125,14 +135,11 @@ class _Injection:
         feed = {self._image.name: np.repeat(image, size, axis=0), **self._nothing}
         exact = self._runtime.run(feed)
         reference = self._first(exact)
-        errors = dict(self._errors(exact))
+        errors = self._errors(exact)
         del exact
         energies = [float(np.square(reference).sum())]
-        by_group: dict[str, dict[str, Floats]] = {}
-        for group, name, error in errors.values():
-            by_group.setdefault(group, {})[name] = error
-        everything = {name: error for _, name, error in errors.values()}
-        for chosen in (everything, *(by_group[group] for group in self._groups)):
+        everything = {name: error for group in errors.values() for name, error in group.items()}
+        for chosen in (everything, *(errors[group] for group in self._groups)):
             changed = self._first(self._runtime.run({**feed, **chosen}))
             energies.append(float(np.square(changed - reference).sum()))
         return energies
@@ -141,16 +148,20 @@ class _Injection:
         first: NDArray[np.float64] = outputs[self._output][:1].astype(np.float64)
         return first
 
-    def _errors(self, exact: Mapping[str, Array]) -> Iterator[tuple[str, tuple[str, str, Floats]]]:
-        for plan in self._plan.tensors:
-            value = exact[plan.statistics.name]
+    def _errors(self, exact: Mapping[str, Array]) -> dict[str, dict[str, Floats]]:
+        """Return each layer's error on one image, under the name of its input, by group."""
+        errors: dict[str, dict[str, Floats]] = {}
+        for tensor in self._plan.tensors:
+            layers = [layer for layer in tensor.layers if layer.group not in self._leave_out]
+            if not layers:
+                continue
+            value, choice = exact[tensor.statistics.name], tensor.choice
             rows = value.astype(np.float32).reshape(-1, value.shape[-1])
-            rounded = plan.choice.qparams.fake_quantize(plan.choice.transform(rows))
-            for layer in plan.layers:
+            rounded = choice.qparams.fake_quantize(choice.transform(rows))
+            for layer in layers:
                 planned = self._plan.layers[layer.name]
-                lost = (rows - plan.choice.shift) @ layer.weight()
-                error = rounded @ planned.weight.dequantized() + planned.correction - lost
-                yield (
-                    layer.name,
-                    (layer.group, f"{layer.name}{_SUFFIX}", error.reshape((*value.shape[:-1], -1)).astype(np.float32)),
-                )
+                error = rounded @ planned.weight.dequantized() + planned.correction
+                error -= (rows - choice.shift) @ layer.weight()
+                shape = (*value.shape[:-1], error.shape[-1])
+                errors.setdefault(layer.group, {})[f"{layer.name}{_SUFFIX}"] = error.reshape(shape)
+        return errors
