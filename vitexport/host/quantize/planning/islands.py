@@ -14,7 +14,7 @@ from vitexport.host.quantize.planning.plan import GraphPlan
 
 __all__ = ["DB_PER_PERCENT", "Islands", "find_islands", "rank_groups"]
 
-DB_PER_PERCENT = 0.3
+DB_PER_PERCENT = 0.25
 """SQNR at the output that one percent of the multiply-accumulates in float must gain, in dB."""
 
 _LARGEST = 0.05
@@ -24,7 +24,7 @@ _FREE = 0.001
 """Fraction of the multiply-accumulates below which a group costs nothing: a last block that computes one token."""
 
 _CANDIDATES = 8
-_IMAGES, _RANKING_IMAGES = 4, 8
+_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def rank_groups(
     """
     work = multiply_accumulates(plan.tensors, calibrated)
     groups = [group for group in work if group not in kept]
-    images = [held_out[index] for index in evenly_spread(len(held_out), _RANKING_IMAGES)]
+    images = [held_out[index] for index in evenly_spread(len(held_out), _IMAGES)]
     noise = measure_noise(model, plan, feeds, images, groups)
     return {group: (noise.of[group] / noise.signal, work[group]) for group in groups}
 
