@@ -146,11 +146,12 @@ def _ranges(target: Target) -> dict[str, Any]:
 
 def _range(entry: dict[str, Any]) -> dict[str, Any]:
     low, high = entry["seen"]
+    transformed = () if entry["kept_float"] else entry.get("transformed", ())
     return {
         "layers": ", ".join(entry["layers"]) + (" (kept float)" if entry["kept_float"] else ""),
         "seen": f"{low:.3g} to {high:.3g}",
-        "transformed": " to ".join(f"{end:.3g}" for end in entry.get("transformed", ())),
-        "rotation": entry.get("rotation") or "",
+        "as quantized": " to ".join(f"{end:.3g}" for end in transformed),
+        "rotated by": "" if entry["kept_float"] else entry.get("rotation") or "",
         "scale": f"{entry['scale']:.3g}",
         "zero point": entry["zero_point"],
         "layer SQNR dB": f"{entry['layer_sqnr_db']:.1f}",

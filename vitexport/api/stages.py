@@ -164,8 +164,8 @@ def quantize(
         preset: ``fast`` skips every search.
         rotate: Rotate the input of every fc2 in blocks of 16 or 64 channels; ``auto`` chooses per block.
         keep_float: ``auto`` leaves the few layers in float whose noise is large for the work they do.
-        exclude: Layers that stay float: module names (``blocks.7.mlp.fc2``), groups (``7.fc2``), shell patterns on
-            either (``blocks.*.attn.proj``), or roles (``qkv``, ``proj``, ``fc1``, ``fc2``, ``attention``).
+        exclude: Layers that stay float: module names (``blocks.7.mlp.fc2``), groups (``7.fc2``), roles (``qkv``,
+            ``proj``, ``fc1``, ``fc2``, ``attention``), or shell patterns on these (``blocks.*.attn.proj``).
         max_top1_drop: Budget in points of top-1: layers stay in float until it holds.
         min_agreement: Budget: top-1 agreement with float32, 0 to 1.
         min_sqnr_db: Budget: SQNR of the logits in dB.

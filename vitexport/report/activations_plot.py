@@ -28,8 +28,9 @@ def activations(document: Mapping[str, Any]) -> list[Figure]:
         return []
     blocks = sorted(rows)
     before = {block: _reach(rows[block]["seen"]) for block in blocks}
-    after = {block: _reach(rows[block]["transformed"]) for block in blocks if rows[block]["rotation"]}
     islands = [block for block in blocks if rows[block]["kept_float"]]
+    rotated = [block for block in blocks if rows[block]["rotation"] and block not in islands]
+    after = {block: _reach(rows[block]["transformed"]) for block in rotated}
     furthest = max(blocks, key=lambda block: before[block])
     spoken = _spoken(furthest, before, after, rows[furthest]["median_channel"], islands)
     with draw("activations", f"{_TITLE}. {spoken}", height=3.0) as picture:
@@ -44,6 +45,8 @@ def activations(document: Mapping[str, Any]) -> list[Figure]:
             axes.plot(islands, reach, "o", color=INK, markersize=10, markerfacecolor="none", label="stays float")
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.grid(visible=False, axis="x")
         axes.set_xticks(blocks[:: max(1, -(-len(blocks) // 14))])
         axes.set_xlabel("block")
         axes.set_ylabel("magnitude")

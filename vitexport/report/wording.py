@@ -84,14 +84,14 @@ def cell(text: object) -> str:
 
 
 def transformed(entry: Mapping[str, Any]) -> str:
-    """Write the range of a quantized input after its transforms."""
+    """Write the range of a quantized input after its transforms; one that stays float gets none."""
     ends = entry.get("transformed")
-    return MISSING if ends is None else f"{number(ends[0])} to {number(ends[1])}"
+    return MISSING if ends is None or entry["kept_float"] else f"{number(ends[0])} to {number(ends[1])}"
 
 
 def rotation(entry: Mapping[str, Any]) -> str:
-    """Write in blocks of how many channels a quantized input is rotated."""
-    return str(entry.get("rotation") or MISSING)
+    """Write in blocks of how many channels a quantized input is rotated; one that stays float is not."""
+    return MISSING if entry["kept_float"] else str(entry.get("rotation") or MISSING)
 
 
 def main_output(parity: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

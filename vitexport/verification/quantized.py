@@ -42,7 +42,8 @@ def measured_sentence(details: Details) -> str:
     """
     quality = details.get("quality")
     if quality is None:
-        return f"not here: {details['not_measured']}" if "not_measured" in details else ""
+        reason = details.get("not_measured", "").partition("\n")[0].rstrip(".")
+        return f"not here: {reason}" if reason else ""
     return f"{_quality(quality)} on {quality['images']} calibration images held out"
 
 
@@ -53,7 +54,7 @@ def held_out_sentence(details: Details) -> str:
         return ""
     return (
         f"{images['calibrating']} calibration images chose every range; {images['held_out']} others were held out: "
-        "they chose only what stays in float, and measured the result"
+        "at most they chose what stays in float, and they measured the result"
     )
 
 

@@ -48,10 +48,10 @@ class _Part:
 
     def matches(self, entry: str) -> bool:
         """Return whether an entry of ``quantize.exclude`` names this."""
-        names = (self.name, self.group, *self.modules)
-        inside = any(name.startswith(f"{entry}.") for name in (self.name, *self.modules))
-        role = entry in _ROLES and self.group.endswith(f".{entry}")
-        return inside or role or any(fnmatchcase(name, entry) for name in names)
+        names = (self.name, *self.modules)
+        role = "" if self.group == self.name else self.group.rpartition(".")[2]
+        inside = any(name.startswith(f"{entry}.") for name in names)
+        return inside or any(fnmatchcase(name, entry) for name in (*names, self.group, role))
 
 
 def find_excluded(
@@ -59,8 +59,8 @@ def find_excluded(
 ) -> Excluded:
     """Return what the entries of ``quantize.exclude`` name.
 
-    An entry is a module name (of a layer or of one that holds layers), a group such as ``7.fc2``, a shell pattern on
-    either, or a role. It may name what stays float anyway, such as the head.
+    An entry is a module name (of a layer or of one that holds layers), a group such as ``7.fc2``, a role, or a shell
+    pattern on any of these. It may name what stays float anyway, such as the head.
 
     Args:
         model: The float graph.
@@ -119,5 +119,5 @@ def _nothing(entry: str, parts: Sequence[_Part]) -> QuantizeError:
     hint = f"Did you mean {' or '.join(f'`{name}`' for name in near)}? " if near else ""
     return QuantizeError(
         f"Expected `quantize.exclude` to name layers, found none that `{entry}` names.",
-        f"{hint}Write {some}, or a shell pattern on the first two.",
+        f"{hint}Write {some}, or a shell pattern on these.",
     )
