@@ -14,7 +14,7 @@ from vitexport.host.quantize.planning.plan import GraphPlan
 
 __all__ = ["DB_PER_PERCENT", "ONE_TOKEN", "Islands", "find_clipped", "find_islands", "rank_groups"]
 
-DB_PER_PERCENT = 0.3
+DB_PER_PERCENT = 0.25
 """SQNR at the output that one percent of the multiply-accumulates in float must gain, in dB."""
 
 _LARGEST = 0.05
@@ -27,7 +27,7 @@ ONE_TOKEN = "computes one token"
 """Why such a group stays float."""
 
 _CANDIDATES = 8
-_IMAGES, _RANKING_IMAGES = 4, 8
+_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def find_islands(
             break
         if spent + work[group] > _LARGEST:
             continue
-        reasons[group] = f"{noise.of[group] / noise.total:.0%} of the noise for {work[group]:.1%} of the work"
+        share = min(1.0, noise.of[group] / max(left, 1e-30))
+        which = "remaining noise" if spent else "noise"
+        reasons[group] = f"{share:.0%} of the {which} for {work[group]:.1%} of the work"
         left, spent = left - noise.of[group], spent + work[group]
     return Islands(tuple(reasons), reasons, sum(work[group] for group in reasons), noise.clipped)
 
@@ -116,7 +118,7 @@ def rank_groups(
     """
     work = multiply_accumulates(plan.tensors, calibrated)
     groups = [group for group in work if group not in kept]
-    images = [held_out[index] for index in evenly_spread(len(held_out), _RANKING_IMAGES)]
+    images = [held_out[index] for index in evenly_spread(len(held_out), _IMAGES)]
     noise = measure_noise(model, plan, feeds, images, groups)
     return {group: (noise.of[group] / noise.signal, work[group]) for group in groups}
 

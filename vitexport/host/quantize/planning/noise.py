@@ -97,8 +97,12 @@ def measure_noise(
     for name in plan.layers:
         _add_input(probe.graph, linears[name])
     tensors = [one.statistics.name for one in plan.tensors]
-    with open_exposed(probe, tensors) as runtime, ThreadPoolExecutor(usable_cores()) as pool:
-        inject = _Injection(runtime, output, plan, tuple(groups), frozenset(leave_out))
+    with (
+        open_exposed(model, tensors) as exact,
+        open_exposed(probe, ()) as changed,
+        ThreadPoolExecutor(usable_cores()) as pool,
+    ):
+        inject = _Injection(exact, changed, output, plan, tuple(groups), frozenset(leave_out))
         found = list(pool.map(inject.run, (feeds.image(index) for index in images)))
     signal, total, *alone = np.sum([energies for energies, _ in found], axis=0)
     clipped = _clipped(plan, [rounding for _, rounding in found])
@@ -151,28 +155,34 @@ class _Injection:
     """Runs images through the probe with no error, all errors, and one group's errors at a time."""
 
     def __init__(
-        self, runtime: Runtime, output: str, plan: GraphPlan, groups: tuple[str, ...], leave_out: frozenset[str]
+        self,
+        exact: Runtime,
+        changed: Runtime,
+        output: str,
+        plan: GraphPlan,
+        groups: tuple[str, ...],
+        leave_out: frozenset[str],
     ) -> None:
-        self._runtime = runtime
+        self._exact = exact
+        self._changed = changed
         self._output = output
         self._plan = plan
         self._groups = groups
         self._leave_out = leave_out
-        self._image = runtime.inputs[0]
-        self._nothing = {spec.name: np.zeros((1,) * len(spec.shape), dtype=np.float32) for spec in runtime.inputs[1:]}
+        self._nothing = {spec.name: np.zeros((1,) * len(spec.shape), dtype=np.float32) for spec in changed.inputs[1:]}
 
     def run(self, image: Array) -> tuple[list[float], dict[str, Rounding]]:
         """Return the energies of the output, of all errors' effect, and of each group's; and tensors' rounding."""
-        size = batch_limit(self._image) or 1
-        feed = {self._image.name: np.repeat(image, size, axis=0), **self._nothing}
-        exact = self._runtime.run(feed)
+        spec = self._exact.inputs[0]
+        feed = {spec.name: np.repeat(image, batch_limit(spec) or 1, axis=0)}
+        exact = self._exact.run(feed)
         reference = self._first(exact)
         errors, rounding = self._errors(exact)
         del exact
         energies = [float(np.square(reference).sum())]
         everything = {name: error for group in errors.values() for name, error in group.items()}
         for chosen in (everything, *(errors[group] for group in self._groups)):
-            changed = self._first(self._runtime.run({**feed, **chosen}))
+            changed = self._first(self._changed.run({**feed, **self._nothing, **chosen}))
             energies.append(float(np.square(changed - reference).sum()))
         return energies, rounding
 
