@@ -30,6 +30,14 @@ def test_a_wrong_recipe_names_the_key_by_path_and_suggests(content: object, mess
         parse_recipe(content, where="r.yaml")
 
 
+def test_a_block_size_may_be_a_number_and_names_are_a_list() -> None:
+    recipe = parse_recipe({**MINIMAL, "quantize": {"rotate": 16, "exclude": ["fc2"]}}, where="r.yaml")
+    assert recipe.quantize is not None
+    assert (recipe.quantize.rotate, recipe.quantize.exclude) == ("16", ("fc2",))
+    with pytest.raises(RecipeError, match=r"quantize\.exclude: .*found 'fc2'"):
+        parse_recipe({**MINIMAL, "quantize": {"exclude": "fc2"}}, where="r.yaml")
+
+
 def test_a_file_that_is_missing_or_no_yaml_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="Expected a recipe at"):
         load_recipe(tmp_path / "absent.yaml")
