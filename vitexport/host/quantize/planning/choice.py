@@ -99,7 +99,11 @@ class InputChooser:
             free: Whether so few rows are computed that a rotation costs nothing.
         """
         output_error = OutputError(self._rows, self._counts, self._consumers, product_noise=self._scheme.product_noise)
-        plain = search_explicit(self._rows, output_error, self._consumers, self._unrotated(shifts))
+        plain = search_explicit(self._rows, output_error, self._consumers, self._unrotated(shifts=shifts))
+        if plain is None:  # every shift makes products far beyond the output
+            output_error = OutputError(self._rows, self._counts, self._consumers)
+            plain = search_explicit(self._rows, output_error, self._consumers, self._unrotated(shifts=False))
+        assert plain is not None
         if not rotates or self._settings.rotate == "none":
             return plain
         asked = ROTATION_SIZES if self._settings.rotate == "auto" else (int(self._settings.rotate),)
@@ -108,7 +112,9 @@ class InputChooser:
             if len(self._rows[0]) % size == 0:
                 rotation = Rotation(size)
                 rows = rotation.rows(self._rows)
-                plans[size] = search_explicit(rows, output_error, self._consumers, self._rotated(rows), rotation)
+                plan = search_explicit(rows, output_error, self._consumers, self._rotated(rows), rotation)
+                if plan is not None:
+                    plans[size] = plan
         if self._settings.rotate != "auto":
             return next(iter(plans.values()), plain)
         prices = {size: 0.0 if free else self._scheme.rotation_price_db[size] for size in plans}
@@ -135,7 +141,7 @@ class InputChooser:
             return [1.0]
         return [ratio * self._stats.range_margin for ratio in ((_FAST_RATIO,) if self._fast else tried)]
 
-    def _unrotated(self, shifts: bool) -> list[tuple[float, float, QuantParams]]:
+    def _unrotated(self, *, shifts: bool) -> list[tuple[float, float, QuantParams]]:
         low, high = float(self._stats.minimum.min()), float(self._stats.maximum.max())
         if self._method != "max":
             stats = self._stats

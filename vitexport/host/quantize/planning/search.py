@@ -41,6 +41,9 @@ ONE_SIDED_RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 TWO_SIDED_RATIOS = (1.0, 0.85, 0.7, 0.6, 0.5)
 """Ranges tried of a rotated tensor, whose few largest values are far out."""
 
+LARGEST_PRODUCT = 8.0
+"""Factor over the largest output that a product may reach in a 16-bit body, before a bias takes it back."""
+
 _WIDER, _NARROWEST = 1.1, 0.15
 
 
@@ -136,6 +139,8 @@ class OutputError:
     def of(self, rounded: Floats, weights: Sequence[Floats]) -> float:
         """Return the relative squared error of the outputs, means removed (bias correction restores them).
 
+        It is infinite where the body has 16 bits and a product exceeds its output by an order of magnitude.
+
         Args:
             rounded: The transformed rows after quantization.
             weights: Of each consumer, ``[K, N]``, transformed and rounded.
@@ -146,6 +151,8 @@ class OutputError:
             lost = _variance(product - exact, self._counts)
             if self._product_noise:
                 # A large shift makes products that the bias takes back: their rounding stays.
+                if np.abs(product).max() > LARGEST_PRODUCT * max(float(np.abs(exact).max()), 1e-30):
+                    return np.inf
                 lost += np.float32(self._product_noise) * (self._counts @ np.square(product))
             error += float(lost @ consumer.importance)
         return error / self._energy
@@ -193,17 +200,18 @@ def search_absorbed(
         try_plain: Also try no scaling at all.
         product_noise: See :class:`OutputError`.
     """
-    middle = ((maximum + minimum) / 2).astype(np.float32)
+    centre = ((maximum + minimum) / 2).astype(np.float32)
     # A channel's extremes on other images lie further out, most of all where calibration saw next to nothing in it.
     half_range = np.maximum((maximum - minimum) / 2 * _WIDER * range_margin, _NARROWEST * (maximum - minimum).max() / 2)
     output_error = OutputError(rows, counts, consumers, product_noise=product_noise)
     best: InputPlan | None = None
 
-    def consider(strength: float | None, ratio: float) -> None:
+    def consider(strength: float | None, ratio: float, middle: Floats) -> None:
         nonlocal best
         scale = np.ones_like(middle) if strength is None else smoothquant_scales(half_range, consumers, strength)
         moved = (rows - middle) / scale
-        amax = float((half_range / scale).max()) if threshold is None else threshold(moved)
+        reach = half_range + np.abs(centre - middle)
+        amax = float((reach / scale).max()) if threshold is None else threshold(moved)
         qparams = make_qparams(amax * ratio)
         weights = rounded_weights(consumers, lambda weight: weight * scale[:, None])
         error = output_error.of(qparams.fake_quantize(moved), weights)
@@ -211,13 +219,17 @@ def search_absorbed(
             best = InputPlan(scale, middle, qparams, error, strength, ratio)
 
     first = ratios[len(ratios) // 2]
-    for strength in (None, *strengths) if try_plain else strengths:
-        consider(strength, first)
+    for middle in (centre, np.zeros_like(centre)):
+        for strength in (None, *strengths) if try_plain else strengths:
+            consider(strength, first, middle)
+        assert best is not None
+        chosen = best.strength
+        for ratio in ratios:
+            if ratio != first:
+                consider(chosen, ratio, middle)
+        if np.isfinite(best.error):
+            break
     assert best is not None
-    chosen = best.strength
-    for ratio in ratios:
-        if ratio != first:
-            consider(chosen, ratio)
     return best
 
 
@@ -227,8 +239,8 @@ def search_explicit(
     consumers: Sequence[Consumer],
     candidates: Iterable[tuple[float, float, QuantParams]],
     rotation: Rotation | None = None,
-) -> InputPlan:
-    """Choose shift and range of a tensor whose producer can absorb nothing.
+) -> InputPlan | None:
+    """Choose shift and range of a tensor whose producer can absorb nothing; None where every error is infinite.
 
     Args:
         rows: Sampled rows, ``[R, K]``, shifted by nothing and rotated.
@@ -244,8 +256,9 @@ def search_explicit(
     best: InputPlan | None = None
     for ratio, shift, qparams in candidates:
         error = output_error.of(qparams.fake_quantize(rows - np.float32(shift)), weights)
+        if not np.isfinite(error):
+            continue
         if best is not None and error >= best.error:
             break
         best = InputPlan(ones, np.full_like(ones, shift), qparams, error, None, ratio, rotation)
-    assert best is not None
     return best
