@@ -14,13 +14,10 @@ from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import NoKernelError, QuantizeError
 from vitexport.files import StageResult
 from vitexport.host.graph.file import read_onnx, unload_weights, write_onnx
-from vitexport.host.graph.intermediate import open_exposed
 from vitexport.host.quantize.calibration.calibrate import (
     ImageFeeds,
     Progress,
     collect_statistics,
-    evenly_spread,
-    run_images,
     split_images,
 )
 from vitexport.host.quantize.calibration.checks import check_images, check_model
@@ -45,8 +42,8 @@ from vitexport.tensors import DTYPE_OF_PRECISION
 
 __all__ = ["quantize_onnx"]
 
-_RANGE_IMAGES = 16
-"""Images over which every tensor's range is taken for a 16-bit body."""
+_RANGE_IMAGES = 4
+"""Images over which ranges are taken again after transforms: those only move magnitudes between tensors."""
 
 
 def quantize_onnx(
@@ -115,22 +112,19 @@ def _convert_only(
     source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings, scheme: QdqScheme
 ) -> tuple[ir.Model, dict[str, Any]]:
     """Give a float model a 16-bit body, and measure what that changed."""
-    judge = _judge(source, feeds, settings)
-    ranges = float_ranges(source, feeds, evenly_spread(feeds.count, _RANGE_IMAGES))
+    judge, ranges = _judge(source, feeds, settings)
     body = to_body16(source, scheme.body, ranges)
     details = {"body": scheme.body, "kept_float32": dict(body.kept), **_measured(judge, source)}
     return source, details
 
 
-def _judge(source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings) -> Judge:
-    """Run the float model on the images that judge."""
-    name = judged_output(source)
+def _judge(source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings) -> tuple[Judge, dict[str, float]]:
+    """Run the float model on the images that judge; return the judge, and the largest magnitude of every tensor."""
     held_out = split_images(feeds).held_out
-    with open_exposed(source, ()) as runtime:
-        reference = [outputs[name] for outputs in run_images(runtime, feeds, held_out)]
+    ranges, reference = float_ranges(source, feeds, held_out, judged_output(source))
     # Where a CPU runs the file its integer kernels are measured; of other files, what they say.
     on_cpu = settings.target != "tensorrt" and settings.precision == "int8"
-    return Judge(feeds, held_out, reference, optimize=on_cpu)
+    return Judge(feeds, held_out, reference, optimize=on_cpu), ranges
 
 
 def _measured(judge: Judge, graph: ir.Model) -> dict[str, Any]:
@@ -152,7 +146,8 @@ class _Work:
         self._feeds = feeds
         self._split = split_images(feeds)
         self._class_token = reads_class_token(model)
-        self._known_ranges: dict[str, float] | None = None
+        self._float_ranges: dict[str, float] = {}
+        self._transformed_ranges: dict[str, float] | None = None
         self._layers = choose_layers(model, where=where)
         if ensure_biases(model, self._layers):
             self._layers = choose_layers(model, where=where)
@@ -192,7 +187,7 @@ class _Work:
         """Return the final graph, checked and measured, and what there is to say about it."""
         plan = self._plan(collected, report)
         report("measuring", 0.0)
-        judge = _judge(self.model, self._feeds, self._settings)
+        judge, self._float_ranges = _judge(self.model, self._feeds, self._settings)
         islands = self._islands(plan)
         mixed = None
         if self._settings.budget is not None:
@@ -255,14 +250,11 @@ class _Work:
 
     def _ranges(self, plan: GraphPlan) -> dict[str, float]:
         """Return the largest magnitude of every float tensor, before and after transforms."""
-        if self._known_ranges is None:
-            images = self._split.calibrating
-            few = [images[index] for index in evenly_spread(len(images), _RANGE_IMAGES)]
-            ranges = float_ranges(build_transformed(self.model, plan), self._feeds, few)
-            for one in plan.tensors:
-                ranges[one.statistics.name] = max(ranges.get(one.statistics.name, 0.0), one.statistics.amax)
-            self._known_ranges = ranges
-        return self._known_ranges
+        if self._transformed_ranges is None:
+            images = self._split.held_out[:_RANGE_IMAGES]
+            self._transformed_ranges, _ = float_ranges(build_transformed(self.model, plan), self._feeds, images)
+        before, after = self._float_ranges, self._transformed_ranges
+        return {name: max(before.get(name, 0.0), after.get(name, 0.0)) for name in {**before, **after}}
 
 
 def _read(path: Path) -> ir.Model:

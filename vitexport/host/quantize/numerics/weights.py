@@ -178,8 +178,9 @@ def _inverse_factor(covariance: NDArray[np.float64], damping: float) -> Floats:
     while True:
         damped = covariance + np.diag(damping * (diagonal + max(float(diagonal.mean()), 1e-12)))
         try:
-            inverse = np.linalg.inv(np.linalg.cholesky(damped))
-            factor: Floats = np.linalg.cholesky(inverse.T @ inverse).T.astype(np.float32)
+            # Of the matrix read backwards, C = R R^T with R upper triangular, and C^-1 = R^-T R^-1.
+            upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+            factor: Floats = np.linalg.inv(upper).astype(np.float32)
         except np.linalg.LinAlgError:
             damping *= 4
             continue

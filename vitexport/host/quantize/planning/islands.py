@@ -14,7 +14,7 @@ from vitexport.host.quantize.planning.plan import GraphPlan
 
 __all__ = ["DB_PER_PERCENT", "Islands", "find_islands", "rank_groups"]
 
-DB_PER_PERCENT = 0.3
+DB_PER_PERCENT = 0.25
 """SQNR at the output that one percent of the multiply-accumulates in float must gain, in dB."""
 
 _LARGEST = 0.05
@@ -23,8 +23,8 @@ _LARGEST = 0.05
 _FREE = 0.001
 """Fraction of the multiply-accumulates below which a group costs nothing: a last block that computes one token."""
 
-_CANDIDATES = 12
-_IMAGES, _RANKING_IMAGES = 4, 8
+_CANDIDATES = 8
+_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,9 @@ def find_islands(
     free = [group for group in work if work[group] < _FREE]
     suspects = _suspects(plan, work, free)
     images = [held_out[index] for index in evenly_spread(len(held_out), _IMAGES)]
-    noise = measure_noise(model, plan, feeds, images, [*free, *suspects])
+    noise = measure_noise(model, plan, feeds, images, suspects, leave_out=free)
     reasons = {group: f"{work[group]:.2%} of the work" for group in free}
-    left = noise.total - sum(noise.of[group] for group in free)
-    spent = 0.0
+    left, spent = noise.total, 0.0
     while suspects:
         group = max(suspects, key=lambda one: _gain(noise, one, left) / work[one])
         gain = _gain(noise, group, left)
@@ -105,7 +104,7 @@ def rank_groups(
     """
     work = multiply_accumulates(plan.tensors, calibrated, plan.attention)
     groups = [group for group in work if group not in kept]
-    images = [held_out[index] for index in evenly_spread(len(held_out), _RANKING_IMAGES)]
+    images = [held_out[index] for index in evenly_spread(len(held_out), _IMAGES)]
     noise = measure_noise(model, plan, feeds, images, groups)
     return {group: (noise.of[group] / noise.signal, work[group]) for group in groups}
 

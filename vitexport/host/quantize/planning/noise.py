@@ -8,7 +8,7 @@ once for each.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class GroupNoise:
 
     Attributes:
         signal: Energy of the float output, summed over the images.
-        total: Energy that all layers, and the attentions that were measured, add together.
+        total: Energy that all layers together add.
         of: Energy that one group adds alone, by group.
     """
 
@@ -73,7 +73,13 @@ def multiply_accumulates(
 
 
 def measure_noise(
-    model: ir.Model, plan: GraphPlan, feeds: ImageFeeds, images: Sequence[int], groups: Collection[str]
+    model: ir.Model,
+    plan: GraphPlan,
+    feeds: ImageFeeds,
+    images: Sequence[int],
+    groups: Collection[str],
+    *,
+    leave_out: Collection[str] = (),
 ) -> GroupNoise:
     """Measure what some groups add to the output's noise, and what they and all layers add together.
 
@@ -83,23 +89,28 @@ def measure_noise(
         feeds: Calibration images.
         images: Which of them are run; none that the plans were fitted to.
         groups: What is measured alone.
+        leave_out: Groups that stay float.
     """
     probe, output = model.clone(), judged_output(model)
     linears = {layer.name: layer for layer in find_linears(probe)}
+    for name in plan.layers:
+        _add_input(probe.graph, linears[name].output, name)
     tensors = [one.statistics.name for one in plan.tensors]
     # An attention's tensors are large: they are put out only where it is measured.
     quantized = {one.name: one for one in plan.attention if one.group in groups}
     attentions = [
         _ProbedAttention.of(quantized[one.name], one) for one in find_attention(probe) if one.name in quantized
     ]
-    for name in plan.layers:
-        _add_input(probe.graph, linears[name].output, name)
     for one in attentions:
         tensors += one.operands
-        for value in (one.scores, one.context):
+        for value in one.products:
             _add_input(probe.graph, value, str(value.name))
-    with open_exposed(probe, tensors) as runtime, ThreadPoolExecutor(usable_cores()) as pool:
-        inject = _Injection(runtime, output, plan, attentions, tuple(groups))
+    with (
+        open_exposed(model, tensors) as exact,
+        open_exposed(probe, ()) as changed,
+        ThreadPoolExecutor(usable_cores()) as pool,
+    ):
+        inject = _Injection(exact, changed, output, plan, attentions, tuple(groups), frozenset(leave_out))
         found = list(pool.map(inject.run, (feeds.image(index) for index in images)))
     signal, total, *alone = np.sum(found, axis=0)
     return GroupNoise(float(signal), float(total), dict(zip(groups, map(float, alone), strict=True)))
@@ -112,24 +123,22 @@ class _ProbedAttention:
     Attributes:
         plan: Of it.
         operands: Names of the float query, key, probabilities and value.
-        scores: Product of query and key, which gets an error.
-        context: Product of probabilities and value, which gets another.
+        products: Of query and key, and of probabilities and value; each gets an error.
     """
 
     plan: AttentionPlan
     operands: tuple[str, ...]
-    scores: ir.Value
-    context: ir.Value
+    products: tuple[ir.Value, ir.Value]
 
     @classmethod
     def of(cls, plan: AttentionPlan, one: Attention) -> _ProbedAttention:
         operands = (*one.scores.inputs[:2], *one.context.inputs[:2])
         names = tuple(str(value.name) for value in operands if value is not None)
-        return cls(plan, names, one.scores.outputs[0], one.context.outputs[0])
+        return cls(plan, names, (one.scores.outputs[0], one.context.outputs[0]))
 
 
 def _add_input(graph: ir.Graph, value: ir.Value, name: str) -> None:
-    """Add to a value an input of the graph of that name and a suffix."""
+    """Add to a value an input of the graph, named ``name`` and a suffix."""
     name = f"{name}{_SUFFIX}"
     # Any size on every axis: where nothing is added, one zero is broadcast.
     axes = [ir.SymbolicDim(f"{name}.{axis}") for axis in range(len(value.shape or ()))]
@@ -150,35 +159,35 @@ class _Injection:
 
     def __init__(
         self,
-        runtime: Runtime,
+        exact: Runtime,
+        changed: Runtime,
         output: str,
         plan: GraphPlan,
         attentions: Sequence[_ProbedAttention],
         groups: tuple[str, ...],
+        leave_out: frozenset[str],
     ) -> None:
-        self._runtime = runtime
+        self._exact = exact
+        self._changed = changed
         self._output = output
         self._plan = plan
         self._attentions = attentions
         self._groups = groups
-        self._image = runtime.inputs[0]
-        self._nothing = {spec.name: np.zeros((1,) * len(spec.shape), dtype=np.float32) for spec in runtime.inputs[1:]}
+        self._leave_out = leave_out
+        self._nothing = {spec.name: np.zeros((1,) * len(spec.shape), dtype=np.float32) for spec in changed.inputs[1:]}
 
     def run(self, image: Array) -> list[float]:
         """Return the energies of the output, of all errors' effect, and of each group's."""
-        size = batch_limit(self._image) or 1
-        feed = {self._image.name: np.repeat(image, size, axis=0), **self._nothing}
-        exact = self._runtime.run(feed)
+        spec = self._exact.inputs[0]
+        feed = {spec.name: np.repeat(image, batch_limit(spec) or 1, axis=0)}
+        exact = self._exact.run(feed)
         reference = self._first(exact)
-        errors = dict(self._errors(exact))
+        errors = self._errors(exact)
         del exact
         energies = [float(np.square(reference).sum())]
-        by_group: dict[str, dict[str, Floats]] = {}
-        for group, name, error in errors.values():
-            by_group.setdefault(group, {})[name] = error
-        everything = {name: error for _, name, error in errors.values()}
-        for chosen in (everything, *(by_group[group] for group in self._groups)):
-            changed = self._first(self._runtime.run({**feed, **chosen}))
+        everything = {name: error for group in errors.values() for name, error in group.items()}
+        for chosen in (everything, *(errors[group] for group in self._groups)):
+            changed = self._first(self._changed.run({**feed, **self._nothing, **chosen}))
             energies.append(float(np.square(changed - reference).sum()))
         return energies
 
@@ -186,23 +195,25 @@ class _Injection:
         first: NDArray[np.float64] = outputs[self._output][:1].astype(np.float64)
         return first
 
-    def _errors(self, exact: Mapping[str, Array]) -> Iterator[tuple[str, tuple[str, str, Floats]]]:
-        for plan in self._plan.tensors:
-            value = exact[plan.statistics.name]
+    def _errors(self, exact: Mapping[str, Array]) -> dict[str, dict[str, Floats]]:
+        """Return the error of each layer and product on one image, under the name of its input, by group."""
+        errors: dict[str, dict[str, Floats]] = {}
+        for tensor in self._plan.tensors:
+            layers = [layer for layer in tensor.layers if layer.group not in self._leave_out]
+            if not layers:
+                continue
+            value, choice = exact[tensor.statistics.name], tensor.choice
             rows = value.astype(np.float32).reshape(-1, value.shape[-1])
-            rounded = plan.choice.qparams.fake_quantize(plan.choice.transform(rows))
-            for layer in plan.layers:
+            rounded = choice.qparams.fake_quantize(choice.transform(rows))
+            for layer in layers:
                 planned = self._plan.layers[layer.name]
-                lost = (rows - plan.choice.shift) @ layer.weight()
-                error = rounded @ planned.weight.dequantized() + planned.correction - lost
-                yield (
-                    layer.name,
-                    (layer.group, f"{layer.name}{_SUFFIX}", error.reshape((*value.shape[:-1], -1)).astype(np.float32)),
-                )
+                error = rounded @ planned.weight.dequantized() + planned.correction
+                error -= (rows - choice.shift) @ layer.weight()
+                shape = (*value.shape[:-1], error.shape[-1])
+                errors.setdefault(layer.group, {})[f"{layer.name}{_SUFFIX}"] = error.reshape(shape)
         for one in self._attentions:
             inputs = AttentionInputs(*(exact[name].astype(np.float32) for name in one.operands))
-            for product, changed in (
-                (one.scores, scores_error(one.plan, inputs)),
-                (one.context, context_error(one.plan, inputs)),
-            ):
-                yield str(product.name), (one.plan.group, f"{product.name}{_SUFFIX}", changed)
+            changes = (scores_error(one.plan, inputs), context_error(one.plan, inputs))
+            named = {f"{value.name}{_SUFFIX}": change for value, change in zip(one.products, changes, strict=True)}
+            errors.setdefault(one.plan.group, {}).update(named)
+        return errors

@@ -38,8 +38,8 @@ FAST = {"norm": (0.8, 0.9), "value": (0.7, 1.0)}
 ONE_SIDED_RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Ranges tried after an activation function, where few channels of few tokens are large."""
 
-TWO_SIDED_RATIOS = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Ranges tried of a rotated tensor."""
+TWO_SIDED_RATIOS = (1.0, 0.85, 0.7, 0.6, 0.5)
+"""Ranges tried of a rotated tensor, whose few largest values are far out."""
 
 _WIDER, _NARROWEST = 1.1, 0.15
 
@@ -234,22 +234,18 @@ def search_explicit(
         rows: Sampled rows, ``[R, K]``, shifted by nothing and rotated.
         output_error: Of the rows before any transform.
         consumers: The layers that read the tensor.
-        candidates: (ratio, shift, qparams) to try, from wide to narrow: the search ends where the error has grown
-            twice. The shift is a multiple of the scale, so that zero stays exact.
+        candidates: (ratio, shift, qparams) to try, from wide to narrow: the search ends where the error grows. The
+            shift is a multiple of the scale, so that zero stays exact.
         rotation: What rotated the rows.
     """
     ones = np.ones(rows.shape[1], dtype=np.float32)
     transform = (lambda weight: weight) if rotation is None else rotation.weight
     weights = rounded_weights(consumers, transform)
     best: InputPlan | None = None
-    worse = 0
     for ratio, shift, qparams in candidates:
         error = output_error.of(qparams.fake_quantize(rows - np.float32(shift)), weights)
-        if best is None or error < best.error:
-            best, worse = InputPlan(ones, np.full_like(ones, shift), qparams, error, None, ratio, rotation), 0
-        else:
-            worse += 1
-        if worse == 2:
+        if best is not None and error >= best.error:
             break
+        best = InputPlan(ones, np.full_like(ones, shift), qparams, error, None, ratio, rotation)
     assert best is not None
     return best

@@ -16,6 +16,7 @@ from vitexport.host.graph.schema import first_opset, opset_of, permits_input, pe
 from vitexport.host.graph.scopes import inherit_module
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, run_images
 from vitexport.host.quantize.numerics.qparams import BFLOAT16_MAX, FLOAT16_MAX
+from vitexport.tensors import Array
 
 __all__ = ["Body16Report", "float_ranges", "to_body16"]
 
@@ -43,10 +44,18 @@ class Body16Report:
     kept: Mapping[str, str]
 
 
-def float_ranges(model: ir.Model, feeds: ImageFeeds, images: Sequence[int]) -> dict[str, float]:
-    """Return the largest magnitude of every float32 tensor that nodes compute, over some images.
+def float_ranges(
+    model: ir.Model, feeds: ImageFeeds, images: Sequence[int], output: str = ""
+) -> tuple[dict[str, float], list[Array]]:
+    """Return the largest magnitude of every float32 tensor that nodes compute, over some images, and one output.
 
     The graph itself takes the maxima: one number of each tensor leaves the runtime, not the tensor.
+
+    Args:
+        model: A float model; it stays as it is.
+        feeds: Calibration images.
+        images: Which of them are run.
+        output: Name of an output of the model that is returned too, one array for each image.
     """
     probe = model.clone()
     peaks: dict[str, str] = {}
@@ -55,13 +64,16 @@ def float_ranges(model: ir.Model, feeds: ImageFeeds, images: Sequence[int]) -> d
             if value.dtype == ir.DataType.FLOAT and not (value.shape is not None and len(value.shape) == 0):
                 peaks[_take_peak(probe.graph, value)] = str(value.name)
     ranges = dict.fromkeys(peaks.values(), 0.0)
+    found = []
     with open_exposed(probe, list(peaks)) as runtime:
         for outputs in run_images(runtime, feeds, images):
             for peak, name in peaks.items():
                 # Of a full batch the first row holds the maximum of all.
                 if outputs[peak].size:
                     ranges[name] = max(ranges[name], float(outputs[peak].max()))
-    return ranges
+            if output:
+                found.append(outputs[output])
+    return ranges, found
 
 
 def _take_peak(graph: ir.Graph, value: ir.Value) -> str:
