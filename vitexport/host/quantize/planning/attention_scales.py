@@ -46,8 +46,8 @@ def centred_at_means(
 ) -> dict[str, AttentionScales]:
     """Return scales that clip no probability and shift values by their means; arguments as for the fit.
 
-    Enough where rounding keeps small probabilities, as floating point does, and rows divided by their maxima: the
-    clipping threshold and the centre that least squares would find there gain less than 0.1 dB.
+    Enough where rounding keeps small probabilities, as floating point and rows divided by their maxima do: what a row's
+    sum loses is small there, and least squares gains 0.1 to 0.3 dB at the output for another pass over the images.
     """
     means = {name: statistics[value].mean.astype(np.float32) for name, (_, _, value) in tensors.items()}
     return {name: AttentionScales(1.0, mean, np.ones_like(mean)) for name, mean in means.items()}
