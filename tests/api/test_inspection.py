@@ -27,8 +27,26 @@ RANGES = [
         "zero_point": 8,
         "layer_sqnr_db": 17.25,
         "outliers": [{"channel": 3, "times_median": 21.5}],
-    }
+    },
+    {
+        "layers": ["blocks.0.mlp.fc2"],
+        "kept_float": False,
+        "seen": [-0.17, 12.0],
+        "transformed": [-2.5, 3.25],
+        "rotation": 64,
+        "scale": 0.02,
+        "zero_point": 0,
+        "layer_sqnr_db": 37.5,
+        "outliers": [],
+    },
 ]
+
+DETAILS = {
+    "ranges": RANGES,
+    "kept_float_reasons": {"0.fc1": "excluded by `fc1`"},
+    "quality": None,
+    "not_measured": "no kernel",
+}
 
 
 def test_a_bundle_by_path_and_opened_is_the_same(bundle_dir: Path) -> None:
@@ -56,11 +74,16 @@ def test_ranges_are_those_that_the_quantizer_recorded(tmp_path: Path, model_file
         inspect(bundle, ranges=True)
     with pytest.raises(BundleError, match="Expected a bundle, found the file"):
         inspect(model_file, ranges=True)
-    bundle.with_artifact(bundle.models[0].model_copy(update={"details": {"ranges": RANGES}})).save()
-    (row,) = inspect(bundle.root, ranges=True).content["simplified: activation ranges"]
+    bundle.with_artifact(bundle.models[0].model_copy(update={"details": DETAILS})).save()
+    content = inspect(bundle.root, ranges=True).content
+    row, rotated = content["simplified: activation ranges"]
     assert row["layers"] == "blocks.0.mlp.fc1 (kept float)"
     assert row["seen"] == "-1.25 to 40" and row["layer SQNR dB"] == "17.2"
     assert row["outlier channels (times the median)"] == "3 (21.5x)"
+    assert (row["as quantized"], row["rotated by"]) == ("", "")
+    assert (rotated["as quantized"], rotated["rotated by"]) == ("-2.5 to 3.25", 64)
+    assert content["simplified: kept in float"] == "0.fc1 (excluded by `fc1`)"
+    assert content["simplified: measured"] == "not here: no kernel"
 
 
 def test_an_engines_facts_become_a_page(pretend: Pretend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def verification(
 
 
 def test_candidates_go_from_what_was_asked_to_no_quantization() -> None:
-    asked = QuantizeSettings(attention="int8", target="tensorrt")
+    asked = QuantizeSettings(attention="int8", target="tensorrt", exclude=("fc2",))
     found = candidates(asked, Gates(max_top1_drop=0.5))
     assert [choice.name for choice in found] == [
         "int8 linear layers and attention",
@@ -63,6 +63,7 @@ def test_candidates_go_from_what_was_asked_to_no_quantization() -> None:
     assert found[2].settings.budget == Budget(max_top1_drop=0.5)
     assert found[3].settings is not None
     assert found[3].settings.precision == "fp16"
+    assert found[2].settings.exclude == ("fc2",) and found[3].settings.exclude == ()  # a 16-bit body quantizes no layer
     assert found[-1].settings is None
 
 

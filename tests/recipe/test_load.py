@@ -46,6 +46,14 @@ def test_attention_of_another_precision_is_refused_with_what_fits(precision: str
         parse_recipe(content, where="r")
 
 
+def test_a_block_size_may_be_a_number_and_names_are_a_list() -> None:
+    recipe = parse_recipe({**MINIMAL, "quantize": {"rotate": 16, "exclude": ["fc2"]}}, where="r.yaml")
+    assert recipe.quantize is not None
+    assert (recipe.quantize.rotate, recipe.quantize.exclude) == ("16", ("fc2",))
+    with pytest.raises(RecipeError, match=r"quantize\.exclude: .*found 'fc2'"):
+        parse_recipe({**MINIMAL, "quantize": {"exclude": "fc2"}}, where="r.yaml")
+
+
 def test_a_file_that_is_missing_or_no_yaml_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="Expected a recipe at"):
         load_recipe(tmp_path / "absent.yaml")

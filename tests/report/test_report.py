@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.report_case import Case, make_case
+from tests.support.report_case import Case, make_case, replace_details
 from vitexport.bundle.recording import Recording
 from vitexport.recipe.settings import Gates
 from vitexport.report import build_document, write_report
@@ -213,8 +213,47 @@ def test_only_everything_is_a_hundred_percent() -> None:
 def test_report_says_how_it_was_quantized_worst_layer_first_and_what_a_budget_kept(case: Case) -> None:
     as_json, html, markdown = write_report(case.bundle, case.verification, case.recipe)
     found = json.loads(as_json.read_text(encoding="utf-8"))["quantization"]["int8"]
-    assert [entry["layer_sqnr_db"] for entry in found["ranges"]] == [21.5, 38.5]
+    assert [entry["layer_sqnr_db"] for entry in found["ranges"]] == [21.5, 30.5, 38.5]
     for page in (html, markdown):
         text = page.read_text(encoding="utf-8")
         assert "7 (41.2x)" in text and "blocks.0.mlp.fc2 (kept float)" in text
-        assert "kept in float: 0.fc2; SQNR 20.0 to 26.0 dB, agreement 93.8% to 100.0%" in text
+        assert "kept in float: 0.fc2; SQNR 20.0 to 26.0 dB, agreement 93.8 to 100.0 % on 64" in text
+
+
+def test_report_says_how_near_it_is_what_stayed_float_and_what_other_images_clip(case: Case) -> None:
+    as_json, html, markdown = write_report(case.bundle, case.verification, case.recipe)
+    found = json.loads(as_json.read_text(encoding="utf-8"))["quantization"]["int8"]
+    assert found["kept_float"][1] == {"groups": ["1.proj"], "reason": "excluded by `1.proj`"}
+    for text in (_Page(html.read_text(encoding="utf-8")).words, markdown.read_text(encoding="utf-8")):
+        assert "SQNR 26.0 dB (95 % interval 25.0 to 27.0), agreement 100.0 % (90 to 100) on 64" in text
+        assert "192 calibration images chose every range; 64 others were held out" in text
+        assert "Stayed float, and why" in text and "excluded by `1.proj`" in text
+        assert "blocks.1.mlp.fc2 (5.5 times the error)" in text
+    lines = markdown.read_text(encoding="utf-8").splitlines()
+    cells = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[3:5]] for line in lines if "|" in line
+    }
+    assert cells["blocks.1.mlp.fc2"] == ["-1.75 to 2", "16"]
+    assert cells["blocks.0.mlp.fc2 (kept float)"] == ["–", "–"]
+
+
+def test_bundles_of_before_and_bodies_of_16_bits_have_a_page_too(case: Case) -> None:
+    old = {
+        "layers": ["a"],
+        "seen": [0.0, 1.0],
+        "scale": 0.1,
+        "kept_float": False,
+        "layer_sqnr_db": 20.0,
+        "outliers": [],
+    }
+    for details in ({"ranges": [old]}, {"quality": None, "not_measured": "no kernel"}):
+        changed = [
+            replace_details(artifact, artifact.companions, details) if artifact.name == "int8" else artifact
+            for artifact in case.bundle.artifacts
+        ]
+        bundle = case.bundle.without({"int8"})
+        for artifact in changed:
+            bundle = bundle.with_artifact(artifact)
+        page = write_report(bundle, case.verification, case.recipe)[1].read_text(encoding="utf-8")
+        assert "How int8 was quantized" in page
+        assert ("Measured: not here: no kernel." in page) == ("quality" in details)

@@ -22,22 +22,35 @@ CLASSES = 10
 IMAGES = 48
 
 
-def _range(layer: str, sqnr_db: float, outliers: list[dict[str, float]]) -> dict[str, object]:
-    entry: dict[str, object] = {"layers": [layer], "seen": [-3.5, 12.25], "scale": 0.0625, "kept_float": not outliers}
+def _range(
+    group: str, layer: str, sqnr_db: float, outliers: list[dict[str, float]], rotation: int | None = None
+) -> dict[str, object]:
+    entry: dict[str, object] = {"layers": [layer], "groups": [group], "seen": [-3.5, 12.25], "scale": 0.0625}
+    entry |= {"kept_float": group == "0.fc2", "median_channel": 2.5, "rotation": rotation, "transformed": [-1.75, 2.0]}
     return {**entry, "layer_sqnr_db": sqnr_db, "outliers": outliers}
+
+
+def _quality(sqnr_db: float, agreement: float) -> dict[str, object]:
+    intervals = {"sqnr_interval_db": [sqnr_db - 1, sqnr_db + 1], "agreement_interval": [agreement - 0.1, 1.0]}
+    return {"images": 64, "sqnr_db": sqnr_db, "agreement": agreement, **intervals}
 
 
 QUANTIZATION: dict[str, object] = {
     "ranges": [
-        _range("blocks.0.mlp.fc2", 21.5, []),
-        _range("blocks.0.attn.qkv", 38.5, [{"channel": 7, "times_median": 41.2}]),
+        _range("0.fc2", "blocks.0.mlp.fc2", 21.5, []),
+        _range("1.fc2", "blocks.1.mlp.fc2", 30.5, [], rotation=16),
+        _range("0.qkv", "blocks.0.attn.qkv", 38.5, [{"channel": 7, "times_median": 41.2}]),
     ],
+    "kept_float": ["blocks.0.mlp.fc2", "blocks.1.attn.proj"],
+    "kept_float_reasons": {"0.fc2": "quantized alone it leaves 22.5 dB", "1.proj": "excluded by `1.proj`"},
+    "images": {"calibrating": 192, "held_out": 64},
+    "clipped": [{"layers": ["blocks.1.mlp.fc2"], "times": 5.5}],
+    "quality": _quality(26.0, 1.0),
     "mixed_precision": {
         "kept_float": ["0.fc2"],
         "cost_db": {"0.fc2": 22.5, "0.qkv": 37.5},
-        "before": {"sqnr_db": 20.0, "agreement": 0.9375},
-        "after": {"sqnr_db": 26.0, "agreement": 1.0},
-        "images": 64,
+        "before": _quality(20.0, 0.9375),
+        "after": _quality(26.0, 1.0),
         "reasons": {"0.fc2": "quantized alone it leaves 22.5 dB"},
     },
 }

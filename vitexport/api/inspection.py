@@ -13,7 +13,7 @@ from vitexport.bundle.target import Target, resolve_target
 from vitexport.errors import BundleError, MissingDependencyError
 from vitexport.files import as_path, write_atomic
 from vitexport.tables import Table, Tabular
-from vitexport.verification.summary import budget_sentence
+from vitexport.verification.quantized import told
 
 if TYPE_CHECKING:
     from vitexport.bundle.metadata import ModelSpec
@@ -140,15 +140,18 @@ def _ranges(target: Target) -> dict[str, Any]:
                 {"group": group, "alone, dB": f"{cost:.1f}", "kept float": mixed["reasons"].get(group, "")}
                 for group, cost in mixed["cost_db"].items()
             ] or "the budget holds with everything quantized"
-            content[f"{name}: budget"] = budget_sentence(mixed)
+        content |= {f"{name}: {about.replace('_', ' ')}": sentence for about, sentence in told(details).items()}
     return content
 
 
 def _range(entry: dict[str, Any]) -> dict[str, Any]:
     low, high = entry["seen"]
+    transformed = () if entry["kept_float"] else entry.get("transformed", ())
     return {
         "layers": ", ".join(entry["layers"]) + (" (kept float)" if entry["kept_float"] else ""),
         "seen": f"{low:.3g} to {high:.3g}",
+        "as quantized": " to ".join(f"{end:.3g}" for end in transformed),
+        "rotated by": "" if entry["kept_float"] else entry.get("rotation") or "",
         "scale": f"{entry['scale']:.3g}",
         "zero point": entry["zero_point"],
         "layer SQNR dB": f"{entry['layer_sqnr_db']:.1f}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ from vitexport.recipe.settings import (
     Recipe,
 )
 from vitexport.tables import Table
+from vitexport.verification.quantized import told
 from vitexport.verification.result import VerificationResult
 from vitexport.verification.summary import headline, remarks
 
@@ -158,9 +159,17 @@ def run(
         done = run_recipe(resolved, as_path(out, "a bundle directory"), until=until, force=force, on_event=show)
     assert done.bundle is not None  # only a dry run can leave none
     notes = () if done.verification is None else remarks(done.verification, resolved)
+    notes += tuple(_quantized(done.bundle))
     return FinishedRun(
         done.bundle, verification=done.verification, executed=done.executed, skipped=done.skipped, remarks=notes
     )
+
+
+def _quantized(bundle: Bundle) -> Iterator[str]:
+    """Yield what the quantized models say of themselves."""
+    for artifact in bundle.models:
+        for about, sentence in told(artifact.details).items():
+            yield f"{artifact.name}, {about.replace('_', ' ')}: {sentence}."
 
 
 def plan_run(

@@ -23,7 +23,7 @@ from vitexport.recipe.settings import (
     Target,
     Task,
 )
-from vitexport.verification.summary import budget_sentence
+from vitexport.verification.quantized import told
 
 if TYPE_CHECKING:
     import torch
@@ -140,6 +140,9 @@ def quantize(
     precision: Precision = "int8",
     attention: Attention = "float",
     preset: Literal["default", "fast"] = "default",
+    rotate: Literal["auto", "none", "16", "64"] = "auto",
+    keep_float: Literal["auto", "none"] = "auto",
+    exclude: Sequence[str] = (),
     max_top1_drop: float | None = None,
     min_agreement: float | None = None,
     min_sqnr_db: float | None = None,
@@ -161,11 +164,19 @@ def quantize(
         attention: ``int8`` also quantizes the products of attention, in the form that TensorRT fuses; ``int8-rows``
             more accurately, in separate kernels; ``fp8`` with precision ``fp8``.
         preset: ``fast`` skips every search.
+        rotate: Rotate the input of every fc2 in blocks of 16 or 64 channels; ``auto`` chooses per block.
+        keep_float: ``auto`` leaves the few layers in float whose noise is large for the work they do.
+        exclude: Layers that stay float: module names (``blocks.7.mlp.fc2``), groups (``7.fc2``), roles (``qkv``,
+            ``proj``, ``fc1``, ``fc2``, ``attention``), or shell patterns on these (``blocks.*.attn.proj``).
         max_top1_drop: Budget in points of top-1: layers stay in float until it holds.
         min_agreement: Budget: top-1 agreement with float32, 0 to 1.
         min_sqnr_db: Budget: SQNR of the logits in dB.
         limit: Use at most so many images, spread over the folder.
         progress: True shows a bar; a function gets every event.
+
+    Returns:
+        The file; ``details["measured"]`` says how near it is to float32 on images that did not calibrate it, and
+        ``details["kept_float_reasons"]`` what stayed float and why.
 
     Raises:
         CalibrationError: The images are too few, or show nothing.
@@ -185,6 +196,9 @@ def quantize(
             "precision": precision,
             "attention": attention,
             "preset": preset,
+            "rotate": rotate,
+            "keep_float": keep_float,
+            "exclude": exclude,
             "budget": budget if any(value is not None for value in budget.values()) else None,
         },
         where="quantize",
@@ -198,5 +212,4 @@ def quantize(
             progress=lambda message, fraction: show(StepEvent("quantize", "running", message, fraction)),
         )
         show(StepEvent("quantize", "done", str(out)))
-    mixed = result.details.get("mixed_precision")
-    return result if mixed is None else replace(result, details={**result.details, "budget": budget_sentence(mixed)})
+    return replace(result, details={**result.details, **told(result.details)})

@@ -72,6 +72,8 @@ def run(
         if report.is_file():
             click.echo(f"report: {report}", err=True)
         ctx.exit(code)
+    for line in done.remarks:
+        click.echo(f"note: {line}", err=True)
 
 
 def _join(stages: tuple[str, ...]) -> str:

@@ -21,6 +21,8 @@ _OUT = click.option(
 _NAMED = 3
 """Nodes named one by one; ``--json`` names all."""
 
+_HEADINGS = {"kept_in_float": "kept in float"}
+
 _ATTENTION = (
     "The products of attention: int8 in the form that TensorRT fuses, int8-rows more accurate and in separate kernels, "
     "fp8 with that precision."
@@ -97,6 +99,24 @@ def simplify(model: Path, output: Path, onnxsim: bool, as_json: bool) -> None:
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="int8", help="Precision.")
 @click.option("--attention", type=click.Choice(get_args(Attention)), default="float", help=_ATTENTION)
 @click.option("--preset", type=click.Choice(["default", "fast"]), default="default", help="Search effort.")
+@click.option(
+    "--rotate",
+    type=click.Choice(["auto", "none", "16", "64"]),
+    default="auto",
+    help="Rotate fc2's input in blocks of so many channels; auto chooses per block.",
+)
+@click.option(
+    "--keep-float",
+    type=click.Choice(["auto", "none"]),
+    default="auto",
+    help="auto leaves the few layers in float whose noise is large for their work.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="NAME",
+    help="Leave in float: a module (blocks.7.mlp.fc2), a group (7.fc2), a pattern (*.fc2) or a role (fc2). Repeatable.",
+)
 @click.option("--max-top1-drop", type=float, help="Budget: points of top-1 that may be lost.")
 @click.option("--min-agreement", type=float, help="Budget: top-1 agreement with float32, 0 to 1.")
 @click.option("--min-sqnr-db", type=float, help="Budget: logit SQNR in dB.")
@@ -119,13 +139,14 @@ def _show(result: StageResult, as_json: bool) -> None:
         markup=False,
         highlight=False,
     )
-    facts = {key: value for key, value in result.details.items() if isinstance(value, int | float | str)}
-    facts |= _float32_nodes(result.details.get("kept_float32", {}))
+    facts = _float32_nodes(result.details.get("kept_float32", {}))
+    facts |= {key: value for key, value in result.details.items() if isinstance(value, int | float | str)}
+    facts.pop("not_measured", None)  # part of the sentence under `measured`
     for key, value in facts.items():
-        OUT.print(f"  {key}: {value}", soft_wrap=True, markup=False, highlight=False)
+        OUT.print(f"  {_HEADINGS.get(key, key)}: {value}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _float32_nodes(reasons: Mapping[str, str]) -> dict[str, str]:
+def _float32_nodes(reasons: Mapping[str, str]) -> dict[str, Any]:
     """Return the first few nodes that a 16-bit body left in float32, each with its reason; empty without any."""
     named = [f"{node} ({reason})" for node, reason in list(reasons.items())[:_NAMED]]
     more = [f"{len(reasons) - _NAMED} more"] if len(reasons) > _NAMED else []

@@ -74,7 +74,8 @@ def candidates(settings: QuantizeSettings, gates: Gates) -> tuple[Candidate, ...
         searched = settings.model_copy(update={"budget": budget})
         found.append(Candidate(f"{_describe(settings)}, fewest layers that keep the accuracy", searched, True))
     if settings.precision in ("int8", "fp8") and settings.target in WITH_16_BIT_KERNELS:
-        body16 = settings.model_copy(update={"precision": "fp16", "attention": "float", "budget": None})
+        changed = {"precision": "fp16", "attention": "float", "budget": None, "exclude": ()}
+        body16 = settings.model_copy(update=changed)
         found.append(Candidate("fp16", body16))
     found.append(Candidate("float32, not quantized", None))
     return tuple(found)

@@ -146,6 +146,8 @@ class QuantizeSettings(_Settings):
         rotate: Rotate the input of every fc2 in blocks of 16 or 64 channels before it is quantized; ``auto`` chooses
             per block by what that gains in the layer's output, against its cost on the target.
         keep_float: ``auto`` leaves the few layers in float whose noise is large for the work they do; ``none`` none.
+        exclude: Layers and attentions that stay float: names of PyTorch modules, groups (``7.fc2``), roles (``qkv``,
+            ``proj``, ``fc1``, ``fc2``, ``attention``), or shell patterns on these. One that names nothing is an error.
         rounding: ``learned`` compensates each weight's rounding error in later weights (GPTQ); ``nearest`` does not.
         batch_size: Calibration images decoded at a time; changes memory, never a result.
         budget: Search for layers to keep in float until this holds.
@@ -159,6 +161,7 @@ class QuantizeSettings(_Settings):
     margin: float | None = Field(default=None, ge=0, le=1)
     rotate: Literal["auto", "none", "16", "64"] = "auto"
     keep_float: Literal["auto", "none"] = "auto"
+    exclude: tuple[str, ...] = ()
     rounding: Literal["learned", "nearest"] = "learned"
     batch_size: int = Field(default=8, ge=1)
     budget: Budget | None = None
@@ -171,6 +174,12 @@ class QuantizeSettings(_Settings):
             return value
         fitting = [name for name in get_args(Attention) if name.removesuffix("-rows") in ("float", precision)]
         raise ValueError(f"with precision {precision} attention is {' or '.join(fitting)}")
+
+    @field_validator("rotate", mode="before")
+    @classmethod
+    def _block_size(cls, value: object) -> object:
+        """Take the number that YAML reads."""
+        return str(value) if isinstance(value, int) else value
 
 
 class EngineSettings(_Settings):

@@ -23,8 +23,9 @@ from vitexport.machine import describe_machine
 from vitexport.recipe.settings import Recipe
 from vitexport.report.sections import SECTIONS
 from vitexport.verification.disagreement import Disagreement, worst_images
+from vitexport.verification.quantized import budget_sentence, held_out_sentence, kept_float, measured_sentence
 from vitexport.verification.result import VerificationResult
-from vitexport.verification.summary import budget_sentence, headline, remarks
+from vitexport.verification.summary import headline, remarks
 
 __all__ = ["SCHEMA", "build_document"]
 
@@ -54,7 +55,7 @@ def build_document(bundle: Bundle, verification: VerificationResult, recipe: Rec
         "sections": [asdict(made) for make in SECTIONS if (made := make(bundle, verification)) is not None],
         "attempts": (read_analysis(bundle, ATTEMPTS) or {}).get("attempts", []),
         "errors": (read_analysis(bundle, ERRORS) or {}).get("variants", {}),
-        "quantization": {a.name: _quantization(a.details) for a in bundle.artifacts if a.details.get("ranges")},
+        "quantization": {a.name: _quantization(a.details) for a in bundle.artifacts if _measured(a.details)},
         "artifacts": [_artifact(artifact) for artifact in bundle.artifacts if artifact.kind != "report"],
         "machine": (read_analysis(bundle, BENCHMARK) or {}).get("machine") or describe_machine(),
         "recipe": recipe.model_dump(mode="json"),
@@ -101,11 +102,21 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
     return dumped
 
 
+def _measured(details: Mapping[str, Any]) -> bool:
+    return bool(details.get("ranges")) or "quality" in details
+
+
 def _quantization(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the quantizer says of itself: its inputs, and what a budget left in float."""
+    """Return what the quantizer says of itself: its inputs, what stayed float and why, and what was measured."""
     mixed = details.get("mixed_precision")
     return {
-        "ranges": details["ranges"],
+        "ranges": details.get("ranges", []),
+        "kept_float": [{"groups": groups, "reason": reason} for groups, reason in kept_float(details)],
+        "images": details.get("images"),
+        "held_out": held_out_sentence(details),
+        "quality": details.get("quality"),
+        "measured": measured_sentence(details),
+        "clipped": details.get("clipped", []),
         "mixed_precision": mixed,
         "budget": None if mixed is None else budget_sentence(mixed),
     }

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vitexport.report.plotting import GRID, INK, MUTED, SERIES, Figure, draw
+from vitexport.report.activations_plot import activations
+from vitexport.report.plotting import GRID, INK, MUTED, SERIES, Figure, draw, legend_above
 
 __all__ = ["build_figures"]
 
@@ -19,7 +20,7 @@ _LINEAR = frozenset({"qkv", "proj", "fc1", "fc2", "other"})
 
 def build_figures(document: Document) -> tuple[Figure, ...]:
     """Draw every plot the document has data for."""
-    found = [*_latency(document), *_blocks(document), *_layers(document), *_ranges(document)]
+    found = [*_latency(document), *_blocks(document), *_layers(document), *_ranges(document), *activations(document)]
     return tuple(figure for figure in found if figure is not None)
 
 
@@ -109,7 +110,7 @@ def _blocks(document: Document) -> list[Figure]:
         axes.set_yscale("log")
         _label_blocks(axes, [block["name"] for block in last])
         axes.set_ylabel("relative RMS error")
-        _legend_above(axes)
+        legend_above(axes)
     found = [
         Figure(
             "blocks",
@@ -129,11 +130,6 @@ def _blocks(document: Document) -> list[Figure]:
         axes.grid(visible=False, axis="x")
     summary = f"What each block of {name} adds when it is fed the float model's exact input; most: {worst['name']}."
     return [*found, Figure("entry", title, summary, picture.svg)]
-
-
-def _legend_above(axes: Any) -> None:
-    """Put the legend above the drawing, where it covers nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, borderaxespad=0.2, columnspacing=1.4)
 
 
 def _label_blocks(axes: Any, names: Sequence[str]) -> None:
@@ -166,7 +162,7 @@ def _layers(document: Document) -> list[Figure]:
             axes.plot(range(len(values)), values, color=_color(index), marker="o", markersize=3, label=kind)
         _label_blocks(axes, [str(index) for index in range(max(map(len, repeated.values())))])
         axes.set_ylabel("dB")
-        _legend_above(axes)
+        legend_above(axes)
     summary = (
         f"SQNR of each layer's output given exact inputs; higher is better. Lowest: {weakest[0]}, {weakest[1]:.1f} dB."
     )
@@ -199,7 +195,7 @@ def _ranges(document: Document) -> list[Figure]:
         axes.set_xticks([])
         axes.set_xlabel("quantized inputs, from the first block to the last", color=MUTED)
         axes.yaxis.set_major_formatter("{x:g}")
-        _legend_above(axes)
+        legend_above(axes)
     clipped = (
         f"most clipped: {worst['layer'] or worst['tensor']}, {worst['clipped']:.2%} of its values."
         if worst["clipped"]

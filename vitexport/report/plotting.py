@@ -18,7 +18,7 @@ from vitexport.errors import MissingDependencyError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["GRID", "INK", "MUTED", "SERIES", "Figure", "Picture", "draw"]
+__all__ = ["GRID", "INK", "MUTED", "SERIES", "Figure", "Picture", "draw", "legend_above"]
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = ("#0a0101", "#0a0102", "#0a0103", "#0a0104", "#0a0105", "#0a0106")
@@ -112,6 +112,11 @@ def draw(key: str, label: str, *, width: float = 5.2, height: float = 2.6) -> It
         buffer = io.StringIO()
         canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     picture.svg = _inline(buffer.getvalue(), key, label)
+
+
+def legend_above(axes: Axes) -> None:
+    """Put the legend above the drawing, where it covers nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, borderaxespad=0.2, columnspacing=1.4)
 
 
 def _inline(text: str, key: str, label: str) -> str:

@@ -83,6 +83,17 @@ def cell(text: object) -> str:
     return str(text).replace("|", "\\|").replace("\n", " ")
 
 
+def transformed(entry: Mapping[str, Any]) -> str:
+    """Write the range of a quantized input after its transforms; one that stays float gets none."""
+    ends = entry.get("transformed")
+    return MISSING if ends is None or entry["kept_float"] else f"{number(ends[0])} to {number(ends[1])}"
+
+
+def rotation(entry: Mapping[str, Any]) -> str:
+    """Write in blocks of how many channels a quantized input is rotated; one that stays float is not."""
+    return MISSING if entry["kept_float"] else str(entry.get("rotation") or MISSING)
+
+
 def main_output(parity: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Return the output that tables show: ``logits`` where there is one, else the first; None without any."""
     outputs = parity["outputs"] if parity else []
@@ -92,6 +103,8 @@ def main_output(parity: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 FILTERS = {
     "cell": cell,
     "main_output": main_output,
+    "transformed": transformed,
+    "rotation": rotation,
     "number": number,
     "fixed": fixed,
     "percent": percent,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from vitexport.recipe.settings import Recipe, Tolerance
 from vitexport.verification.result import VariantResult, VerificationResult
 
-__all__ = ["budget_sentence", "headline", "remarks", "replaced_variant"]
+__all__ = ["headline", "remarks", "replaced_variant"]
 
 SIGNIFICANT = 0.05
 """Below this McNemar p-value a difference in top-1 counts as real (the customary 5 % level)."""
@@ -29,20 +26,6 @@ def replaced_variant(verification: VerificationResult) -> VariantResult | None:
             if variant.precision == "float32" and variant.parity
         ),
         None,
-    )
-
-
-def budget_sentence(mixed: Mapping[str, Any]) -> str:
-    """Say what a search for a budget left in float, and what that changed.
-
-    Args:
-        mixed: ``mixed_precision`` of a quantized model's details.
-    """
-    kept, before, after = mixed["kept_float"], mixed["before"], mixed["after"]
-    what = f"kept in float: {', '.join(kept)}" if kept else "nothing had to stay in float"
-    return (
-        f"{what}; SQNR {before['sqnr_db']:.1f} to {after['sqnr_db']:.1f} dB, agreement "
-        f"{before['agreement']:.1%} to {after['agreement']:.1%} on {mixed['images']} calibration images"
     )
 
 

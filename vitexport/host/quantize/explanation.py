@@ -1,4 +1,4 @@
-"""What a quantization says about itself: every range, the channels that stand out, and what a budget left in float."""
+"""What a quantization says about itself: every range, the channels that stand out, and what stayed float and why."""
 
 from __future__ import annotations
 
@@ -8,20 +8,33 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vitexport.host.quantize.calibration.statistics import TensorStatistics
-from vitexport.host.quantize.planning.islands import Islands
+from vitexport.host.quantize.planning.exclude import Excluded
+from vitexport.host.quantize.planning.islands import ONE_TOKEN, Islands
 from vitexport.host.quantize.planning.layers import QuantizedLayer
 from vitexport.host.quantize.planning.mixed import MixedReport
 from vitexport.host.quantize.planning.plan import GraphPlan, TensorPlan
 
-__all__ = ["LOWEST_SQNR_DB", "QuantizationWarning", "explain", "outlier_channels", "warn_of_quality"]
+__all__ = [
+    "LOWEST_SQNR_DB",
+    "QuantizationWarning",
+    "explain",
+    "massive_activation",
+    "outlier_channels",
+    "warn_of_clipping",
+    "warn_of_quality",
+]
 
 LOWEST_SQNR_DB = 20.0
 """Signal-to-noise ratio of the first output below which a warning is due."""
 
 _OUTLIER = 6.0
 """Factor over the largest magnitude of the median channel at which a channel is called an outlier."""
+
+_MASSIVE = 20.0
+"""The same factor from which it is called a massive activation: 8 bits leave the median channel 13 of 256 levels."""
 
 _NAMED = 5
 
@@ -36,6 +49,7 @@ def explain(
     statistics: Mapping[str, TensorStatistics],
     islands: Islands,
     mixed: MixedReport | None,
+    excluded: Excluded,
 ) -> dict[str, Any]:
     """Return the details of a quantized model, ready for JSON; ranges come with the worst layer first.
 
@@ -45,24 +59,53 @@ def explain(
         statistics: Of the float model, by tensor name.
         islands: What stays float by default.
         mixed: What the search for a budget did; None without a budget.
+        excluded: What the user named.
     """
     kept = {*islands.kept_float, *(() if mixed is None else mixed.kept_float)}
-    quantized = [layer.name for layer in layers if layer.group not in kept]
+    quantized = [layer.name for layer in layers if layer.group not in kept and layer.name not in excluded.names]
+    attention = [one.name for one in plan.attention if one.group not in kept]
+    names = dict.fromkeys((*(one.name for one in layers), *(one.name for one in plan.attention), *excluded.names))
     ranges = [_range(one, statistics[one.statistics.name], kept) for one in plan.tensors]
     details: dict[str, Any] = {
         "quantized": quantized,
-        "kept_float": [
-            *(layer.name for layer in layers if layer.group in kept),
-            *(one.name for one in plan.attention if one.group in kept),
-        ],
-        "islands": asdict(islands),
-        "attention": [one.name for one in plan.attention if one.group not in kept],
+        "kept_float": [name for name in names if name not in {*quantized, *attention}],
+        "kept_float_reasons": _reasons(plan, islands, mixed, excluded),
+        "islands": {"kept_float": islands.kept_float, "reasons": dict(islands.reasons), "work": islands.work},
+        "clipped": _clipped(plan, islands.clipped, kept),
+        "attention": attention,
         "ranges": sorted(ranges, key=lambda entry: entry["layer_sqnr_db"]),
         "weights_bytes": sum(plan.layers[name].weight.values.nbytes for name in quantized),
     }
     if mixed is not None:
         details["mixed_precision"] = asdict(mixed)
     return details
+
+
+def _reasons(plan: GraphPlan, islands: Islands, mixed: MixedReport | None, excluded: Excluded) -> dict[str, str]:
+    """Return why everything that stayed float did, by group, or by name where only part of a group did."""
+    massive = {
+        layer.group: found
+        for tensor in plan.tensors
+        # A producer that absorbs channel scales takes outliers away.
+        if tensor.kind not in ("norm", "value") and (found := massive_activation(tensor.statistics))
+        for layer in tensor.layers
+    }
+    measured = {**islands.reasons, **({} if mixed is None else mixed.reasons)}
+    told = {
+        group: f"{massive[group]}; {reason}" if group in massive and reason != ONE_TOKEN else reason
+        for group, reason in measured.items()
+    }
+    return {**told, **excluded.reasons}
+
+
+def _clipped(plan: GraphPlan, times: Mapping[str, float], kept: Collection[str]) -> list[dict[str, Any]]:
+    """Return the quantized inputs that held-out images clip, the worst first."""
+    found = [
+        {"layers": [layer.name for layer in one.layers], "times": round(times[one.statistics.name], 1)}
+        for one in plan.tensors
+        if one.statistics.name in times and not all(layer.group in kept for layer in one.layers)
+    ]
+    return sorted(found, key=lambda entry: -float(str(entry["times"])))
 
 
 def warn_of_quality(details: Mapping[str, Any]) -> None:
@@ -83,15 +126,53 @@ def warn_of_quality(details: Mapping[str, Any]) -> None:
     )
 
 
+def warn_of_clipping(details: Mapping[str, Any]) -> None:
+    """Warn of ranges that do not hold what images show that did not calibrate them.
+
+    Args:
+        details: Of the file; ``clipped`` are the inputs concerned.
+    """
+    clipped = details.get("clipped")
+    if not clipped:
+        return
+    named = ", ".join(f"{entry['layers'][0]} ({entry['times']:g} times)" for entry in clipped[:_NAMED])
+    warnings.warn(
+        f"On calibration images held out, rounding the input of {named} loses far more than on those that calibrated: "
+        "they reach further. Give more calibration images like those of the application, or widen the ranges "
+        "(`quantize: {margin: 0.2}` in a recipe).",
+        QuantizationWarning,
+        stacklevel=3,
+    )
+
+
+def massive_activation(stats: TensorStatistics) -> str:
+    """Say how far one channel reaches beyond the others; empty where it is under twenty times the median channel.
+
+    Args:
+        stats: Of a tensor, before any transform.
+    """
+    amax = _reach(stats)
+    largest, median = float(amax.max()), float(np.median(amax))
+    if largest < _MASSIVE * median:
+        return ""
+    return f"massive activation: one channel reaches {_short(largest)}, the median channel {_short(median)}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+
+
 def _range(plan: TensorPlan, stats: TensorStatistics, kept: Collection[str]) -> dict[str, Any]:
     choice = plan.choice
     rows, _ = plan.rows_and_weights()
     return {
         "tensor": plan.statistics.name,
         "layers": [layer.name for layer in plan.layers],
+        "groups": list(dict.fromkeys(layer.group for layer in plan.layers)),
         "kept_float": all(layer.group in kept for layer in plan.layers),
         "absorbed_by": plan.kind,
         "seen": [float(stats.minimum.min()), float(stats.maximum.max())],
+        "median_channel": float(np.median(_reach(stats))),
         "rotation": None if choice.rotation is None else choice.rotation.size,
         "transformed": [float(rows.min()), float(rows.max())],
         "outliers": outlier_channels(stats),
@@ -103,13 +184,18 @@ def _range(plan: TensorPlan, stats: TensorStatistics, kept: Collection[str]) -> 
     }
 
 
+def _reach(stats: TensorStatistics) -> NDArray[np.float32]:
+    """Return the largest magnitude of each channel, ``[C]``."""
+    return np.maximum(np.abs(stats.minimum), np.abs(stats.maximum))
+
+
 def outlier_channels(stats: TensorStatistics) -> list[dict[str, Any]]:
     """Return the channels whose largest magnitude is over six times the median channel's, the worst five first.
 
     Args:
         stats: Of a tensor, before any transform.
     """
-    amax = np.maximum(np.abs(stats.minimum), np.abs(stats.maximum))
+    amax = _reach(stats)
     times = amax / max(float(np.median(amax)), 1e-30)
     furthest = np.argsort(-times, kind="stable")[:_NAMED]
     return [

@@ -23,10 +23,11 @@ from vitexport.host.quantize.calibration.calibrate import (
 from vitexport.host.quantize.calibration.checks import check_images, check_model
 from vitexport.host.quantize.calibration.statistics import EXTREMES_ONLY, StatisticsConfig, TensorStatistics
 from vitexport.host.quantize.calibration.statistics_file import load_statistics, save_statistics, statistics_key
-from vitexport.host.quantize.explanation import explain, warn_of_quality
+from vitexport.host.quantize.explanation import explain, warn_of_clipping, warn_of_quality
 from vitexport.host.quantize.planning.attention_planner import AttentionPlanner, form_remark
+from vitexport.host.quantize.planning.exclude import find_excluded
 from vitexport.host.quantize.planning.importance import reads_class_token
-from vitexport.host.quantize.planning.islands import Islands, find_islands, rank_groups
+from vitexport.host.quantize.planning.islands import Islands, find_clipped, find_islands, rank_groups
 from vitexport.host.quantize.planning.layers import choose_layers, layers_by_input
 from vitexport.host.quantize.planning.mixed import MixedReport, search_mixed
 from vitexport.host.quantize.planning.plan import GraphPlan, plan_layers, plan_tensors
@@ -71,8 +72,8 @@ def quantize_onnx(
 
     Raises:
         CalibrationError: The images cannot be used, or activations are not finite.
-        QuantizeError: The model is quantized already, has nothing to quantize, the target cannot run the precision, the
-            budget cannot be met, or a postcondition fails.
+        QuantizeError: The model is quantized already, has nothing to quantize, the target cannot run the precision, an
+            exclusion names nothing, the budget cannot be met, or a postcondition fails.
         ImageError: An image cannot be read.
         BundleError: The file carries no model metadata.
     """
@@ -98,6 +99,7 @@ def quantize_onnx(
             if raised:
                 details["opset"] = raised
         warn_of_quality(details)
+        warn_of_clipping(details)
         entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
         result.metadata_props.update(replace(metadata, history=(*metadata.history, entry)).to_metadata())
         companions = write_onnx(result, out, check_valid)
@@ -112,6 +114,11 @@ def _convert_only(
     source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings, scheme: QdqScheme
 ) -> tuple[ir.Model, dict[str, Any]]:
     """Give a float model a 16-bit body, and measure what that changed."""
+    if settings.exclude:
+        raise QuantizeError(
+            f"Expected int8 or fp8 for layers to be excluded from, found {settings.precision}, which quantizes none.",
+            "Leave out `exclude`; what overflows in 16 bits stays float32 by itself.",
+        )
     judge, ranges = _judge(source, feeds, settings)
     body = to_body16(source, scheme.body, ranges)
     details = {"body": scheme.body, "kept_float32": dict(body.kept), **_measured(judge, source)}
@@ -148,10 +155,13 @@ class _Work:
         self._class_token = reads_class_token(model)
         self._float_ranges: dict[str, float] = {}
         self._transformed_ranges: dict[str, float] | None = None
-        self._layers = choose_layers(model, where=where)
-        if ensure_biases(model, self._layers):
-            self._layers = choose_layers(model, where=where)
-        self._attention = AttentionPlanner(model, self._layers, settings, scheme, where=where)
+        self._body = choose_layers(model, where=where)
+        if ensure_biases(model, self._body):
+            self._body = choose_layers(model, where=where)
+        self._attention = AttentionPlanner(model, self._body, settings, scheme, where=where)
+        self._excluded = find_excluded(model, self._body, self._attention.tensors, settings.exclude)
+        self._attention.leave_out(self._excluded.names)
+        self._layers = tuple(layer for layer in self._body if layer.name not in self._excluded.names)
 
     def config(self, *, stored: bool) -> StatisticsConfig:
         """Return what calibration has to keep: what the settings read, and in a file also what other methods would."""
@@ -166,7 +176,9 @@ class _Work:
         wanted = dict.fromkeys(
             (name for tensors in self._attention.tensors.values() for name in tensors), EXTREMES_ONLY
         )
-        wanted |= dict.fromkeys(layers_by_input(self._layers), self.config(stored=path is not None))
+        # A file serves runs that exclude other layers too.
+        layers = self._layers if path is None else self._body
+        wanted |= dict.fromkeys(layers_by_input(layers), self.config(stored=path is not None))
         if path is not None and path.is_file():
             stored = load_statistics(path, key, list(wanted))
             if stored is not None:
@@ -201,7 +213,7 @@ class _Work:
             symmetric=self._scheme.activation != "uint8",
             attention={one.name: one.rows for one in plan.attention if one.group not in kept},
         )
-        details = explain(self._layers, plan, collected, islands, mixed)
+        details = explain(self._body, plan, collected, islands, mixed, self._excluded)
         if plan.attention:
             details |= {"attention_form": self._settings.attention, "attention_remark": form_remark(self._settings)}
         if body is not None:
@@ -227,7 +239,7 @@ class _Work:
 
     def _islands(self, plan: GraphPlan) -> Islands:
         if self._settings.keep_float == "none":
-            return Islands()
+            return Islands(clipped=find_clipped(self.model, plan, self._feeds, self._split.held_out))
         return find_islands(self.model, plan, self._feeds, len(self._split.calibrating), self._split.held_out)
 
     def _search(self, plan: GraphPlan, islands: Islands, judge: Judge, budget: Budget) -> MixedReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vitexport.host.quantize.numerics.qparams import rounding_noise
 from vitexport.recipe.settings import QuantizeSettings
 from vitexport.tensors import DTYPE_OF_PRECISION
 
@@ -41,13 +42,9 @@ class QdqScheme:
 
     @property
     def product_noise(self) -> float:
-        """Variance of what storing a number in the body's type loses, over the square of the number; 0 for float32.
-
-        Numbers in a binade ``[2^e, 2^(e+1))`` have the mean square ``7/3 * 4^e``, and rounding them to p bits loses
-        ``(2^(e+1-p))^2 / 12`` on average.
-        """
+        """Variance of what storing a number in the body's type loses, over the square of the number; 0 for float32."""
         bits = {"float16": 11, "bfloat16": 8}.get(self.body)
-        return 0.0 if bits is None else 4.0 ** (1 - bits) / 28
+        return 0.0 if bits is None else rounding_noise(bits)
 
 
 def scheme_of(settings: QuantizeSettings) -> QdqScheme:

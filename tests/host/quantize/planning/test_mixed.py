@@ -82,7 +82,7 @@ def test_the_command_says_what_a_budget_kept_in_float(model: Path, tmp_path: Pat
     command = ["quantize", str(model), "--images", images, "--limit", "64", "--target", "portable", "--preset", "fast"]
     done = CliRunner().invoke(main, [*command, "--min-sqnr-db", "60", "-o", str(tmp_path / "int8.onnx")])
     assert done.exit_code == 0, done.output
-    assert "budget: kept in float: " in done.output and "on 64 calibration images" in done.output
+    assert "budget: kept in float: " in done.output and "on 16 calibration images held out" in done.output
 
 
 def test_outlier_channels_are_found_in_the_statistics_furthest_first() -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "QuantParams",
     "QuantizedWeight",
     "asymmetric_qparams",
+    "rounding_noise",
     "symmetric_qparams",
 ]
 
@@ -58,6 +59,26 @@ class QuantParams:
         np.clip(scaled, low - self.zero_point, low + 255 - self.zero_point, out=scaled)
         scaled *= scale
         return scaled
+
+    def noise_variance(self, mean_square: Floats) -> Floats:
+        """Return the variance of what rounding adds to each channel, clipping aside, ``[K]``.
+
+        Args:
+            mean_square: Of each channel, ``[K]``.
+        """
+        if self.dtype == "float8_e4m3fn":
+            noise: Floats = mean_square * np.float32(rounding_noise(4))
+            return noise
+        return np.full_like(mean_square, self.scale**2 / 12)
+
+
+def rounding_noise(bits: int) -> float:
+    """Return the variance of what rounding to a float of so many significant bits loses, over the square of the number.
+
+    Numbers in a binade ``[2^e, 2^(e+1))`` have the mean square ``7/3 * 4^e``, and rounding them to p bits loses
+    ``(2^(e+1-p))^2 / 12`` on average.
+    """
+    return 4.0 ** (1 - bits) / 28
 
 
 def symmetric_qparams(amax: float, dtype: str, *, float16_scale: bool = False) -> QuantParams:

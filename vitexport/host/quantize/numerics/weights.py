@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -18,6 +19,9 @@ _INT16 = 32767
 """What AVX2's vpmaddubsw, which adds two neighbouring uint8 x int8 products in 16 bits, can hold."""
 
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+
+_PHASES = tuple(float(2 ** (step / 8)) for step in range(8))
+"""Factors of a float8 scale within one binade: what they move is where the numbers fall between powers of two."""
 
 
 def round_to_nearest(weight: Floats, ratio: float = 1.0) -> QuantizedWeight:
@@ -50,18 +54,33 @@ def quantize_weight(
         ceilings: Largest uint8 of each input channel, ``[K]``; given, no two neighbouring products
             overflow 16 bits below them.
     """
-    if dtype == "float8_e4m3fn":
-        scale = _storable(_full_scale(weight) * np.float32(127 / E4M3_MAX))
-        return QuantizedWeight((weight / scale).astype(ml_dtypes.float8_e4m3fn), scale)
-    scale = _full_scale(weight)
+    is_float = dtype == "float8_e4m3fn"
+    rounding = _to_float8 if is_float else _to_int8
+    scale = _full_scale(weight) * np.float32(127 / E4M3_MAX if is_float else 1)
     if variance is not None:
-        scale = scale * _best_clips(weight, scale, variance)
+        scale = scale * _best_factors(weight, scale, variance, _PHASES if is_float else _CLIPS, rounding)
     if ceilings is not None:
         scale = np.maximum(scale, _pair_scale(np.clip(weight, -127 * scale, 127 * scale), ceilings))
     scale = _storable(scale)
     if covariance is not None:
-        return QuantizedWeight(round_gptq(weight, scale, covariance, ceilings=ceilings), scale)
-    return QuantizedWeight(_round(weight, scale, ceilings), scale)
+        values = round_gptq(weight, scale, covariance, ceilings=ceilings, rounding=rounding)
+    elif is_float:
+        values = _to_float8(weight / scale)
+    else:
+        values = _round(weight, scale, ceilings).astype(np.float32)
+    return QuantizedWeight(values.astype(ml_dtypes.float8_e4m3fn if is_float else np.int8), scale)
+
+
+def _to_int8(scaled: Floats) -> Floats:
+    """Return the integers nearest to scaled weights, as float32."""
+    rounded: Floats = np.clip(np.rint(scaled), -127.0, 127.0)
+    return rounded
+
+
+def _to_float8(scaled: Floats) -> Floats:
+    """Return the float8 E4M3 numbers nearest to scaled weights, as float32."""
+    rounded: Floats = np.clip(scaled, -E4M3_MAX, E4M3_MAX).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    return rounded
 
 
 def _full_scale(weight: Floats) -> Floats:
@@ -96,13 +115,15 @@ def _round(weight: Floats, scale: Floats, ceilings: NDArray[np.integer[Any]] | N
     return rounded
 
 
-def _best_clips(weight: Floats, scale: Floats, variance: Floats) -> Floats:
-    """Return the ratio per output channel with the least weighted squared error."""
+def _best_factors(
+    weight: Floats, scale: Floats, variance: Floats, factors: Sequence[float], rounding: Callable[[Floats], Floats]
+) -> Floats:
+    """Return the factor of each output channel's scale with the least weighted squared error."""
     errors = []
-    for ratio in _CLIPS:
-        tried = scale * np.float32(ratio)
-        errors.append(variance @ np.square(_round(weight, tried, None) * tried - weight))
-    chosen: Floats = np.asarray(_CLIPS, dtype=np.float32)[np.argmin(errors, axis=0)]
+    for factor in factors:
+        tried = scale * np.float32(factor)
+        errors.append(variance @ np.square(rounding(weight / tried) * tried - weight))
+    chosen: Floats = np.asarray(factors, dtype=np.float32)[np.argmin(errors, axis=0)]
     return chosen
 
 
@@ -127,8 +148,9 @@ def round_gptq(
     covariance: NDArray[np.float64],
     *,
     ceilings: NDArray[np.integer[Any]] | None = None,
+    rounding: Callable[[Floats], Floats] = _to_int8,
     damping: float = 0.02,
-) -> NDArray[np.int8]:
+) -> Floats:
     """Round row by row, each rounding error made up for by the rows still to come (GPTQ, arXiv:2210.17323).
 
     Args:
@@ -137,10 +159,11 @@ def round_gptq(
         covariance: Covariance of the quantized inputs, ``[K, K]``.
         ceilings: Largest uint8 of each input channel, ``[K]``; given, no two neighbouring products
             overflow 16 bits below them.
+        rounding: To the numbers that can be stored.
         damping: Added to the diagonal, as a fraction of its mean; more where the matrix is not positive definite.
 
     Returns:
-        int8 ``[K, N]``.
+        float32 ``[K, N]`` of such numbers.
     """
     rows = len(weight)
     diagonal = np.diagonal(covariance)
@@ -153,7 +176,7 @@ def round_gptq(
         end = min(start + block, rows)
         errors = np.empty((end - start, left.shape[1]), dtype=np.float32)
         for row in range(start, end):
-            rounded = np.clip(np.rint(left[row]), -127.0, 127.0)
+            rounded = rounding(left[row])
             if ceilings is not None and row % 2:
                 before, (one, other) = values[row - 1], ceilings[order[row - 1 : row + 1]].astype(np.float32)
                 room = [np.floor((_INT16 - np.maximum(sign * before, 0) * one) / other) for sign in (-1, 1)]
@@ -165,7 +188,7 @@ def round_gptq(
         left[end:] -= factor[start:end, end:].T @ errors
     result = np.empty_like(values)
     result[order] = values
-    return result.astype(np.int8)
+    return result
 
 
 def _inverse_factor(covariance: NDArray[np.float64], damping: float) -> Floats:

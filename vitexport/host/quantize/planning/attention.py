@@ -13,6 +13,7 @@ from vitexport.host.graph.layers import find_attention
 from vitexport.host.quantize.calibration.statistics import TensorStatistics
 from vitexport.host.quantize.numerics.qparams import QuantParams, symmetric_qparams
 from vitexport.host.quantize.planning.attention_scales import AttentionScales, probability_qparams
+from vitexport.host.quantize.planning.layers import group_name
 from vitexport.host.quantize.planning.transforms import projection_columns
 from vitexport.host.quantize.scheme import QdqScheme
 
@@ -66,7 +67,7 @@ class AttentionPlan:
     @property
     def group(self) -> str:
         """What a budget demotes together: e.g. ``3.attention``."""
-        return self.name if self.block is None else f"{self.block}.attention"
+        return group_name(self.name, self.block, "attention")
 
 
 def attention_tensors(model: ir.Model) -> dict[str, tuple[str, str, str]]:

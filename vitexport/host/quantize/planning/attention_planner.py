@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -66,6 +66,10 @@ class AttentionPlanner:
                 f"Leave out `attention: {self._form}`.",
             )
 
+    def leave_out(self, names: Collection[str]) -> None:
+        """Let the attentions of these names stay float."""
+        self.tensors = {name: tensors for name, tensors in self.tensors.items() if name not in names}
+
     def fit(
         self,
         collected: Mapping[str, TensorStatistics],
@@ -96,7 +100,7 @@ class AttentionPlanner:
         moved = {
             tensor: centred(collected[tensor], self._scales[name].centre)
             for name, tensor in outputs.items()
-            if collected[tensor].channels == len(self._scales[name].centre)
+            if tensor in collected and collected[tensor].channels == len(self._scales[name].centre)
         }
         return {**collected, **moved}
 

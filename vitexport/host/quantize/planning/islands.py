@@ -12,7 +12,7 @@ from vitexport.host.quantize.calibration.calibrate import ImageFeeds, evenly_spr
 from vitexport.host.quantize.planning.noise import GroupNoise, measure_noise, multiply_accumulates
 from vitexport.host.quantize.planning.plan import GraphPlan
 
-__all__ = ["DB_PER_PERCENT", "Islands", "find_islands", "rank_groups"]
+__all__ = ["DB_PER_PERCENT", "ONE_TOKEN", "Islands", "find_clipped", "find_islands", "rank_groups"]
 
 DB_PER_PERCENT = 0.25
 """SQNR at the output that one percent of the multiply-accumulates in float must gain, in dB."""
@@ -22,6 +22,9 @@ _LARGEST = 0.05
 
 _FREE = 0.001
 """Fraction of the multiply-accumulates below which a group costs nothing: a last block that computes one token."""
+
+ONE_TOKEN = "computes one token"
+"""Why such a group stays float."""
 
 _CANDIDATES = 8
 _IMAGES = 8
@@ -35,11 +38,13 @@ class Islands:
         kept_float: Groups, in the order in which they were chosen.
         reasons: Why, by group.
         work: Fraction of the quantizable layers' multiply-accumulates that they do.
+        clipped: See :class:`~vitexport.host.quantize.planning.noise.GroupNoise`.
     """
 
     kept_float: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
     work: float = 0.0
+    clipped: Mapping[str, float] = field(default_factory=dict)
 
 
 def find_islands(
@@ -60,9 +65,9 @@ def find_islands(
     work = multiply_accumulates(plan.tensors, calibrated)
     free = [group for group in work if work[group] < _FREE]
     suspects = _suspects(plan, work, free)
-    images = [held_out[index] for index in evenly_spread(len(held_out), _IMAGES)]
-    noise = measure_noise(model, plan, feeds, images, suspects, leave_out=free)
-    reasons = {group: f"{work[group]:.2%} of the work" for group in free}
+    noise = measure_noise(model, plan, feeds, _few(held_out), suspects, leave_out=free)
+    single = {layer.group for one in plan.tensors if one.statistics.rows <= calibrated for layer in one.layers}
+    reasons = {group: ONE_TOKEN if group in single else f"{work[group]:.2%} of the work" for group in free}
     left, spent = noise.total, 0.0
     while suspects:
         group = max(suspects, key=lambda one: _gain(noise, one, left) / work[one])
@@ -72,9 +77,20 @@ def find_islands(
             break
         if spent + work[group] > _LARGEST:
             continue
-        reasons[group] = f"{noise.of[group] / noise.total:.0%} of the noise for {work[group]:.1%} of the work"
+        share = min(1.0, noise.of[group] / max(left, 1e-30))
+        which = "remaining noise" if spent else "noise"
+        reasons[group] = f"{share:.0%} of the {which} for {work[group]:.1%} of the work"
         left, spent = left - noise.of[group], spent + work[group]
-    return Islands(tuple(reasons), reasons, sum(work[group] for group in reasons))
+    return Islands(tuple(reasons), reasons, sum(work[group] for group in reasons), noise.clipped)
+
+
+def find_clipped(model: ir.Model, plan: GraphPlan, feeds: ImageFeeds, held_out: Sequence[int]) -> Mapping[str, float]:
+    """Return what :func:`find_islands` finds clipped, where nothing else is measured."""
+    return measure_noise(model, plan, feeds, _few(held_out), ()).clipped
+
+
+def _few(held_out: Sequence[int]) -> list[int]:
+    return [held_out[index] for index in evenly_spread(len(held_out), _IMAGES)]
 
 
 def _gain(noise: GroupNoise, group: str, left: float) -> float:

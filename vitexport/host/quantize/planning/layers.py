@@ -17,7 +17,7 @@ from vitexport.errors import QuantizeError
 from vitexport.host.graph.constants import array_of, is_constant
 from vitexport.host.graph.layers import LinearLayer, find_linears
 
-__all__ = ["SMALLEST", "QuantizedLayer", "choose_layers", "is_transposed", "layers_by_input"]
+__all__ = ["SMALLEST", "QuantizedLayer", "choose_layers", "group_name", "is_transposed", "layers_by_input"]
 
 SMALLEST = 16
 """K or N below this is not worth quantizing: vendors' int8 kernels want multiples of 16."""
@@ -45,7 +45,7 @@ class QuantizedLayer:
     @property
     def group(self) -> str:
         """What is demoted together: e.g. ``3.fc1``; the layer's name outside of blocks."""
-        return self.name if self.linear.block is None else f"{self.linear.block}.{self.linear.role}"
+        return group_name(self.name, self.linear.block, self.linear.role)
 
     @property
     def input(self) -> ir.Value:
@@ -83,6 +83,11 @@ class QuantizedLayer:
         """Return a float32 ``[K, N]`` copy of the weight."""
         matrix = _matrix(self.linear)
         return np.array(matrix.T if self.transposed else matrix, dtype=np.float32, order="C")
+
+
+def group_name(name: str, block: int | None, role: str) -> str:
+    """Return what a layer or an attention is demoted with: e.g. ``3.fc1``; its own name outside of blocks."""
+    return name if block is None else f"{block}.{role}"
 
 
 def _matrix(linear: LinearLayer) -> NDArray[np.generic]:

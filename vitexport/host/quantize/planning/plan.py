@@ -192,8 +192,7 @@ def _spread(
     covariance = plan.covariance()
     if covariance is None:
         return counts @ np.square(rounded - counts @ rounded), None
-    # Rounding an input adds noise of a twelfth of its squared scale to each channel.
-    variance = np.diagonal(covariance) + np.float32(plan.choice.qparams.scale**2 / 12)
+    variance = np.diagonal(covariance) + plan.choice.qparams.noise_variance(counts @ np.square(rounded))
     if settings.rounding != "learned":
         return variance, None
     rounded_covariance = covariance.astype(np.float64)
