@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from tests.support.paths import CALIBRATION
+from tests.support.paths import CALIBRATION, ROOT
 from vitexport.files import StageResult
 from vitexport.host.diagnose.cuts import find_cuts
 from vitexport.host.export import export_onnx
@@ -69,9 +69,8 @@ def test_a_float16_body_divides_in_float16_between_127_steps(rows: StageResult) 
 
 
 @pytest.mark.parametrize("opset", [17, 18])
-def test_older_opsets_and_a_fixed_batch_are_quantized_too(opset: int, tmp_path: Path, model: Path) -> None:
-    source = str(Path(__file__).parents[3] / "recipes" / "quickstart" / "model")
-    loaded = load_model(ModelSettings(source=source))
+def test_older_opsets_and_a_fixed_batch_are_quantized_too(opset: int, tmp_path: Path) -> None:
+    loaded = load_model(ModelSettings(source=str(ROOT / "recipes" / "quickstart" / "model")))
     exported = export_onnx(loaded, ExportSettings(opset=opset, batch=2), tmp_path / "exported.onnx").path
     simplified = simplify_onnx(exported, SimplifySettings(), tmp_path / "simplified.onnx").path
     details = quantized(simplified, tmp_path / "q.onnx", target="ort-x86", attention="int8-rows").details
