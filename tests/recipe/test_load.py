@@ -30,6 +30,22 @@ def test_a_wrong_recipe_names_the_key_by_path_and_suggests(content: object, mess
         parse_recipe(content, where="r.yaml")
 
 
+@pytest.mark.parametrize(
+    ("precision", "attention", "fitting"),
+    [
+        ("fp8", "int8", "float or fp8"),
+        ("fp8", "int8-rows", "float or fp8"),
+        ("int8", "fp8", "float or int8 or int8-rows"),
+        ("fp16", "int8", "float"),
+    ],
+)
+def test_attention_of_another_precision_is_refused_with_what_fits(precision: str, attention: str, fitting: str) -> None:
+    content = {**MINIMAL, "quantize": {"precision": precision, "attention": attention}}
+    message = f"quantize.attention: .*with precision {precision} attention is {fitting}, found '{attention}'"
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(content, where="r")
+
+
 def test_a_block_size_may_be_a_number_and_names_are_a_list() -> None:
     recipe = parse_recipe({**MINIMAL, "quantize": {"rotate": 16, "exclude": ["fc2"]}}, where="r.yaml")
     assert recipe.quantize is not None

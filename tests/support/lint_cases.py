@@ -128,6 +128,20 @@ CASES: dict[str, tuple[str, str, Make, Make, bool]] = {
         lambda: attention(quantized=INT8_ATTENTION),
         False,
     ),
+    "attention in rows": (
+        "attention-rows",
+        "tensorrt",
+        lambda: attention(quantized=INT8_ATTENTION, rows=True),
+        lambda: attention(quantized=INT8_ATTENTION),
+        False,
+    ),
+    "part of an attention in rows": (
+        "attention-quantization",
+        "tensorrt",
+        lambda: attention(quantized=("q", "k"), rows=True),
+        lambda: attention(quantized=INT8_ATTENTION, rows=True),
+        False,
+    ),
     "Attention in float32": (
         "attention-float32",
         "tensorrt:11",

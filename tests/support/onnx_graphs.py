@@ -165,8 +165,12 @@ def attention(
     guards: bool = False,
     quantized: Sequence[str] = (),
     base: str = "fp32",
+    rows: bool = False,
 ) -> onnx.ModelProto:
-    """One attention block of two heads over the input as Q, K and V; ``quantized`` of q, k, p, v get Q/DQ."""
+    """One attention block of two heads over the input as Q, K and V; ``quantized`` of q, k, p, v get Q/DQ.
+
+    With ``rows``, rows of probabilities are divided by their maxima, and the output is multiplied by them.
+    """
     graph = Graph()
 
     def maybe(tensor: str, name: str) -> str:
@@ -179,7 +183,13 @@ def attention(
         broken = graph.node("IsNaN", [probabilities], "isnan")
         zero = graph.weight(np.asarray(0, FLOATS[base]), "zero")
         probabilities = graph.node("Where", [broken, zero, probabilities], "where")
+    if rows:
+        axes = graph.weight(np.asarray([-1]), "axes")
+        peak = graph.node("ReduceMax", [probabilities, axes], "peak", keepdims=1)
+        probabilities = graph.node("Div", [probabilities, peak], "divide")
     output = graph.node("MatMul", [maybe(probabilities, "p"), maybe("x", "v")], "bmm2")
+    if rows:
+        output = graph.node("Mul", [output, peak], "multiply")
     return graph.model(output, shape=("batch", 2, sequence, head), dtype=FLOATS[base])
 
 

@@ -14,6 +14,7 @@ from vitexport.files import StageResult, StepEvent, as_path
 from vitexport.inputs.images import list_images
 from vitexport.recipe.load import validated
 from vitexport.recipe.settings import (
+    Attention,
     ExportSettings,
     ModelSettings,
     Precision,
@@ -137,7 +138,7 @@ def quantize(
     *,
     target: Target = "ort-x86",
     precision: Precision = "int8",
-    attention: Literal["float", "int8"] = "float",
+    attention: Attention = "float",
     preset: Literal["default", "fast"] = "default",
     rotate: Literal["auto", "none", "16", "64"] = "auto",
     keep_float: Literal["auto", "none"] = "auto",
@@ -160,7 +161,8 @@ def quantize(
         out: The ONNX file to write; never the input.
         target: Runtime the Q/DQ form is made for: ``tensorrt``, ``ort-x86``, ``ort-arm64``, ``portable``.
         precision: ``int8``, ``fp8`` (E4M3), or ``fp16``, ``bf16`` for a 16-bit body only.
-        attention: ``int8`` also quantizes the attention products.
+        attention: ``int8`` also quantizes the products of attention, in the form that TensorRT fuses; ``int8-rows``
+            more accurately, in separate kernels; ``fp8`` with precision ``fp8``.
         preset: ``fast`` skips every search.
         rotate: Rotate the input of every fc2 in blocks of 16 or 64 channels; ``auto`` chooses per block.
         keep_float: ``auto`` leaves the few layers in float whose noise is large for the work they do.

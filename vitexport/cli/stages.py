@@ -11,7 +11,7 @@ import click
 from vitexport.api import stages as api
 from vitexport.cli.screen import OUT, print_json
 from vitexport.files import StageResult
-from vitexport.recipe.settings import Precision, Target, Task
+from vitexport.recipe.settings import Attention, Precision, Target, Task
 
 __all__ = ["export", "quantize", "simplify"]
 
@@ -23,6 +23,10 @@ _NAMED = 3
 
 _HEADINGS = {"kept_in_float": "kept in float"}
 
+_ATTENTION = (
+    "The products of attention: int8 in the form that TensorRT fuses, int8-rows more accurate and in separate kernels, "
+    "fp8 with that precision."
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 
 
@@ -93,7 +97,7 @@ def simplify(model: Path, output: Path, onnxsim: bool, as_json: bool) -> None:
 @_OUT
 @click.option("--target", type=click.Choice(get_args(Target)), default="ort-x86", help="Runtime.")
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="int8", help="Precision.")
-@click.option("--attention", type=click.Choice(["float", "int8"]), default="float", help="Attention batch matmuls.")
+@click.option("--attention", type=click.Choice(get_args(Attention)), default="float", help=_ATTENTION)
 @click.option("--preset", type=click.Choice(["default", "fast"]), default="default", help="Search effort.")
 @click.option(
     "--rotate",

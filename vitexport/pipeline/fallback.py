@@ -61,7 +61,7 @@ def candidates(settings: QuantizeSettings, gates: Gates) -> tuple[Candidate, ...
     A 16-bit body is offered to the targets that have kernels for it.
     """
     found = [Candidate(_describe(settings), settings)]
-    if settings.attention == "int8":
+    if settings.attention != "float":
         settings = settings.model_copy(update={"attention": "float"})
         found.append(Candidate(_describe(settings), settings))
     if settings.precision in ("int8", "fp8") and settings.budget is None:
@@ -84,7 +84,7 @@ def candidates(settings: QuantizeSettings, gates: Gates) -> tuple[Candidate, ...
 def _describe(settings: QuantizeSettings) -> str:
     if settings.precision not in ("int8", "fp8"):
         return settings.precision
-    where = "linear layers and attention" if settings.attention == "int8" else "linear layers"
+    where = "linear layers and attention" if settings.attention != "float" else "linear layers"
     kept = ", layers chosen by budget" if settings.budget is not None else ""
     return f"{settings.precision} {where}{kept}"
 

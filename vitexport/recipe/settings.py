@@ -7,12 +7,13 @@ be hashed for resume. Paths in a recipe are relative to the recipe file.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 __all__ = [
     "WITH_16_BIT_KERNELS",
+    "Attention",
     "BenchmarkSettings",
     "Budget",
     "DataSettings",
@@ -35,6 +36,7 @@ WITH_16_BIT_KERNELS: frozenset[Target] = frozenset({"tensorrt", "portable"})
 
 Task = Literal["classify", "features"]
 Precision = Literal["int8", "fp8", "fp16", "bf16"]
+Attention = Literal["float", "int8", "int8-rows", "fp8"]
 
 
 class _Settings(BaseModel):
@@ -134,7 +136,10 @@ class QuantizeSettings(_Settings):
     Attributes:
         precision: ``int8``, ``fp8`` (E4M3), or a 16-bit body only.
         target: Which runtime the Q/DQ form is made for.
-        attention: ``int8`` also quantizes the attention batch matmuls, all or nothing per block.
+        attention: ``float``, or how the two products of attention are quantized too, all or nothing per block:
+            ``int8`` in the form that TensorRT fuses into one kernel; ``int8-rows`` with each row of probabilities
+            divided by its maximum before and multiplied after, which is more accurate and runs as separate kernels;
+            ``fp8`` with precision ``fp8``.
         preset: ``default``, or ``fast`` which skips every search.
         method: How activation ranges are found; ``auto`` chooses per tensor by measured layer-output error.
         margin: Fraction added to every activation range; None lets the method decide.
@@ -150,7 +155,7 @@ class QuantizeSettings(_Settings):
 
     precision: Precision = "int8"
     target: Target = "ort-x86"
-    attention: Literal["float", "int8"] = "float"
+    attention: Attention = "float"
     preset: Literal["default", "fast"] = "default"
     method: Literal["auto", "max", "percentile", "entropy", "mse"] = "auto"
     margin: float | None = Field(default=None, ge=0, le=1)
@@ -160,6 +165,15 @@ class QuantizeSettings(_Settings):
     rounding: Literal["learned", "nearest"] = "learned"
     batch_size: int = Field(default=8, ge=1)
     budget: Budget | None = None
+
+    @field_validator("attention")
+    @classmethod
+    def _same_precision(cls, value: Attention, info: ValidationInfo) -> Attention:
+        precision = info.data.get("precision")
+        if value == "float" or precision is None or value.removesuffix("-rows") == precision:
+            return value
+        fitting = [name for name in get_args(Attention) if name.removesuffix("-rows") in ("float", precision)]
+        raise ValueError(f"with precision {precision} attention is {' or '.join(fitting)}")
 
     @field_validator("rotate", mode="before")
     @classmethod

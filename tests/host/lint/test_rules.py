@@ -47,6 +47,7 @@ def test_every_rule_has_a_case() -> None:
         "attention_guards": "attention-guards",
         "attention_size": "attention-size",
         "attention_quantization": "attention-quantization",
+        "attention_rows": "attention-rows",
         "attention_operator": "attention-float32",
     }
     assert names == set(by_function)

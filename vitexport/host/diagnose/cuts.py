@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from vitexport.host.graph.constants import is_constant
+from vitexport.host.graph.conversions import source_of
 from vitexport.host.graph.layers import LinearLayer, find_attention, find_linears
 from vitexport.host.graph.scopes import module_of
 
-__all__ = ["Cut", "computed_in_float", "find_cuts", "source_of"]
+__all__ = ["Cut", "computed_in_float", "find_cuts"]
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 _ACTIVATIONS = frozenset({"Gelu", "Relu", "Erf", "Sigmoid", "Tanh", "HardSwish", "Swish"})
-_CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,3 @@ def _is_vector(value: ir.Value | None) -> bool:
 def computed_in_float(layer: LinearLayer) -> bool:
     """Return whether neither input nor weight of a linear layer passes through a lower precision."""
     return all(source_of(value) is value for value in (layer.matmul.inputs[0], layer.weight))
-
-
-def source_of(value: ir.Value | None) -> ir.Value | None:
-    """Return the float tensor behind Q/DQ and Cast nodes."""
-    while value is not None and (node := value.producer()) is not None and node.op_type in _CONVERSIONS:
-        value = node.inputs[0]
-    return value

@@ -10,9 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.host.diagnose.coordinates import Affine, linear_parameters, match_channels
-from vitexport.host.diagnose.cuts import Cut, source_of
+from vitexport.host.diagnose.cuts import Cut
 from vitexport.host.diagnose.probe import Probe
 from vitexport.host.diagnose.rows import first_rows
+from vitexport.host.graph.conversions import source_of
 from vitexport.host.graph.layers import LinearLayer, find_linears
 from vitexport.host.graph.scopes import block_path
 

@@ -118,10 +118,11 @@ def find_linears(model: ir.Model) -> tuple[LinearLayer, ...]:
     """Return every linear layer of the main graph, in execution order, with its role and block."""
     attentions = find_attention(model)
     roles: dict[ir.Node, tuple[Role, int | None]] = {}
+    after = VIEWS | {"Mul"}  # by the maxima of rows of probabilities that were divided by them
     for attention in attentions:
         for value in (*attention.scores.inputs[:2], attention.context.inputs[1]):
             roles.update(dict.fromkeys(origins_of(value), ("qkv", attention.block)))
-        roles.update(dict.fromkeys(_linears_after(attention.context.outputs[0], VIEWS), ("proj", attention.block)))
+        roles.update(dict.fromkeys(_linears_after(attention.context.outputs[0], after), ("proj", attention.block)))
     named = any(block_path(a.name) is not None for a in attentions)
     layers: list[LinearLayer] = []
     block: int | None = None
@@ -205,11 +206,11 @@ def _attention_at(node: ir.Node) -> tuple[ir.Node, ir.Value | None, ir.Node] | N
 
 
 def _sole_matmul(value: ir.Value) -> ir.Node | None:
-    """Return the MatMul that consumes ``value``, looking through casts, guards and Q/DQ."""
+    """Return the MatMul that consumes ``value``, looking through casts, guards, Q/DQ and a division by row maxima."""
     for node in value.consumers():
         if node.op_type == "MatMul":
             return node
-        if node.op_type in ("Cast", "Where", "QuantizeLinear", "DequantizeLinear", "Identity"):
+        if node.op_type in ("Cast", "Where", "Div", "QuantizeLinear", "DequantizeLinear", "Identity"):
             matmul = _sole_matmul(node.outputs[0])
             if matmul is not None:
                 return matmul

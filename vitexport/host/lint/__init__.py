@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 from vitexport.host.lint import rules_attention, rules_device, rules_model, rules_quantization
-from vitexport.host.lint.findings import Finding, LintTarget, parse_target
+from vitexport.host.lint.findings import Finding, LintTarget, Severity, parse_target
 from vitexport.host.lint.graph import LintGraph, load_graph
 
 __all__ = ["RULES", "Finding", "LintTarget", "lint_model", "parse_target"]
@@ -31,6 +32,7 @@ RULES: tuple[Rule, ...] = (
     rules_attention.attention_guards,
     rules_attention.attention_size,
     rules_attention.attention_quantization,
+    rules_attention.attention_rows,
     rules_attention.attention_operator,
     rules_device.device_precision,
     rules_device.turing_float32,
@@ -45,11 +47,11 @@ def lint_model(model: Path, target: LintTarget) -> tuple[Finding, ...]:
         target: What it is meant for.
 
     Returns:
-        Findings, errors first, otherwise in graph order.
+        Findings, errors first, then warnings, otherwise in graph order.
 
     Raises:
         BundleError: The file is missing, truncated or no ONNX model.
     """
     graph = load_graph(model)
     findings = [finding for rule in RULES for finding in rule(graph, target)]
-    return tuple(sorted(findings, key=lambda finding: finding.severity != "error"))
+    return tuple(sorted(findings, key=lambda finding: get_args(Severity).index(finding.severity)))

@@ -10,7 +10,7 @@ from vitexport.errors import RecipeError
 
 __all__ = ["Finding", "LintTarget", "Severity", "parse_target"]
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "info"]
 Engine = Literal["tensorrt", "onnxruntime"]
 Release = Literal["10.3", "11", "rtx", ""]
 
@@ -21,7 +21,8 @@ class Finding:
 
     Attributes:
         rule: Name of the rule, e.g. ``int32-bias``.
-        severity: ``error`` (will not build, or not compute what was asked) or ``warning`` (slower or less accurate).
+        severity: ``error`` (will not build, or not compute what was asked), ``warning`` (slower or less accurate) or
+            ``info`` (slower in exchange for something).
         node: ONNX node or tensor; empty for the whole model.
         module: PyTorch module the node came from; empty where the file does not say.
         why: What is wrong.

@@ -15,13 +15,13 @@ from onnx import NodeProto, TensorProto
 from vitexport.host.lint.findings import Finding, LintTarget
 from vitexport.host.lint.graph import PASS_THROUGH, LintGraph
 
-__all__ = ["attention_guards", "attention_operator", "attention_quantization", "attention_size"]
+__all__ = ["attention_guards", "attention_operator", "attention_quantization", "attention_rows", "attention_size"]
 
 _INT8_HEADS = (16, 32, 64)
 _INT8_SEQUENCE = 512
 # What may stand between the first product and the softmax, and between the softmax and the second.
 _BEFORE = ("Add", "Mul", "Div", "Cast", "Where", "QuantizeLinear", "DequantizeLinear", *PASS_THROUGH)
-_AFTER = ("Cast", "QuantizeLinear", "DequantizeLinear", "Dropout", *PASS_THROUGH)
+_AFTER = ("Cast", "Div", "QuantizeLinear", "DequantizeLinear", "Dropout", *PASS_THROUGH)
 _GUARDS = ("IsNaN", "Where", "IsInf", "Max", "Clip")
 
 
@@ -31,6 +31,7 @@ class _Block:
     softmax: NodeProto
     second: NodeProto
     guards: tuple[NodeProto, ...]
+    divided: bool  # each row of probabilities, by its maximum
 
 
 def attention_guards(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
@@ -55,7 +56,7 @@ def attention_size(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
     if target.engine != "tensorrt":
         return
     for block in _blocks(graph):
-        if not (_dequantized(graph, block.first.input[0]) and _dequantized(graph, block.first.input[1])):
+        if block.divided or not all(_dequantized(graph, name) for name in block.first.input[:2]):
             continue
         query = graph.shape(block.first.input[0])
         scores = graph.shape(block.first.output[0])
@@ -90,7 +91,23 @@ def attention_quantization(graph: LintGraph, target: LintTarget) -> Iterator[Fin
                 graph.name(block.softmax),
                 graph.module(block.softmax),
                 f"the attention is partly quantized ({', '.join(missing)} not), and fused only with all or none",
-                "Quantize with --attention int8 (all) or float (none).",
+                "Quantize with --attention int8 or int8-rows (all), or float (none).",
+            )
+
+
+def attention_rows(graph: LintGraph, target: LintTarget) -> Iterator[Finding]:
+    """Rows of probabilities divided by their maxima: accurate in 8 bits, and not the pattern that is fused."""
+    if target.engine != "tensorrt":
+        return
+    for block in _blocks(graph):
+        if block.divided:
+            yield Finding(
+                "attention-rows",
+                "info",
+                graph.name(block.softmax),
+                graph.module(block.softmax),
+                "rows of probabilities are divided by their maxima, so the attention runs as separate kernels",
+                "Quantize with --attention int8 for the form that is fused, if its accuracy is enough.",
             )
 
 
@@ -119,7 +136,8 @@ def _blocks(graph: LintGraph) -> Iterator[_Block]:
         guards: list[NodeProto] = []
         second = _second_product(graph, softmax.output[0], guards)
         if second is not None and not graph.is_constant(second.input[1]):
-            yield _Block(first, softmax, second, tuple(guards))
+            divided = any(node.op_type == "ReduceMax" for node in graph.consumers.get(softmax.output[0], []))
+            yield _Block(first, softmax, second, tuple(guards), divided)
 
 
 def _first_product(graph: LintGraph, tensor: str) -> NodeProto | None:
@@ -141,7 +159,7 @@ def _second_product(graph: LintGraph, tensor: str, guards: list[NodeProto]) -> N
     for _ in range(8):
         readers = graph.consumers.get(tensor, [])
         guards += [node for node in readers if node.op_type in _GUARDS]
-        following = next((node for node in readers if node.op_type != "IsNaN"), None)
+        following = next((node for node in readers if node.op_type not in ("IsNaN", "ReduceMax")), None)
         if following is None:
             return None
         if following.op_type == "MatMul":

@@ -8,14 +8,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import NoKernelError, QuantizeError
 from vitexport.files import StageResult
 from vitexport.host.graph.file import read_onnx, unload_weights, write_onnx
-from vitexport.host.graph.layers import find_attention
 from vitexport.host.quantize.calibration.calibrate import (
     ImageFeeds,
     Progress,
@@ -26,14 +24,13 @@ from vitexport.host.quantize.calibration.checks import check_images, check_model
 from vitexport.host.quantize.calibration.statistics import EXTREMES_ONLY, StatisticsConfig, TensorStatistics
 from vitexport.host.quantize.calibration.statistics_file import load_statistics, save_statistics, statistics_key
 from vitexport.host.quantize.explanation import explain, warn_of_clipping, warn_of_quality
-from vitexport.host.quantize.planning.attention import AttentionPlan, attention_tensors, plan_attention
-from vitexport.host.quantize.planning.attention_scales import AttentionScales, centred, fit_attention_scales
+from vitexport.host.quantize.planning.attention_planner import AttentionPlanner, form_remark
 from vitexport.host.quantize.planning.exclude import find_excluded
 from vitexport.host.quantize.planning.importance import reads_class_token
 from vitexport.host.quantize.planning.islands import Islands, find_clipped, find_islands, rank_groups
-from vitexport.host.quantize.planning.layers import QuantizedLayer, choose_layers, layers_by_input
+from vitexport.host.quantize.planning.layers import choose_layers, layers_by_input
 from vitexport.host.quantize.planning.mixed import MixedReport, search_mixed
-from vitexport.host.quantize.planning.plan import GraphPlan, TensorPlan, plan_layers, plan_tensors
+from vitexport.host.quantize.planning.plan import GraphPlan, plan_layers, plan_tensors
 from vitexport.host.quantize.planning.quality import Judge, judged_output
 from vitexport.host.quantize.planning.transforms import ensure_biases
 from vitexport.host.quantize.qdq.body16 import Body16Report, float_ranges, to_body16
@@ -161,16 +158,10 @@ class _Work:
         self._body = choose_layers(model, where=where)
         if ensure_biases(model, self._body):
             self._body = choose_layers(model, where=where)
-        self._attention = attention_tensors(model) if settings.attention == "int8" else {}
-        if settings.attention == "int8" and not self._attention:
-            raise QuantizeError(
-                f"Expected attentions whose query, key and value can be quantized in '{where}', found none.",
-                "Leave out `attention: int8`.",
-            )
-        self._excluded = find_excluded(model, self._body, self._attention, settings.exclude)
-        out = self._excluded.names
-        self._layers = tuple(layer for layer in self._body if layer.name not in out)
-        self._attention = {name: tensors for name, tensors in self._attention.items() if name not in out}
+        self._attention = AttentionPlanner(model, self._body, settings, scheme, where=where)
+        self._excluded = find_excluded(model, self._body, self._attention.tensors, settings.exclude)
+        self._attention.leave_out(self._excluded.names)
+        self._layers = tuple(layer for layer in self._body if layer.name not in self._excluded.names)
 
     def config(self, *, stored: bool) -> StatisticsConfig:
         """Return what calibration has to keep: what the settings read, and in a file also what other methods would."""
@@ -182,7 +173,9 @@ class _Work:
 
     def statistics(self, path: Path | None, key: str, report: Progress) -> dict[str, TensorStatistics]:
         """Read statistics that fit, or run the calibrating images and save them."""
-        wanted = dict.fromkeys((name for tensors in self._attention.values() for name in tensors), EXTREMES_ONLY)
+        wanted = dict.fromkeys(
+            (name for tensors in self._attention.tensors.values() for name in tensors), EXTREMES_ONLY
+        )
         # A file serves runs that exclude other layers too.
         layers = self._layers if path is None else self._body
         wanted |= dict.fromkeys(layers_by_input(layers), self.config(stored=path is not None))
@@ -218,9 +211,11 @@ class _Work:
             result,
             layers=[layer.name for layer in self._layers if layer.group not in kept],
             symmetric=self._scheme.activation != "uint8",
-            attention=[one.name for one in plan.attention if one.group not in kept],
+            attention={one.name: one.rows for one in plan.attention if one.group not in kept},
         )
         details = explain(self._body, plan, collected, islands, mixed, self._excluded)
+        if plan.attention:
+            details |= {"attention_form": self._settings.attention, "attention_remark": form_remark(self._settings)}
         if body is not None:
             details |= {"body": body.dtype, "kept_float32": dict(body.kept)}
         details["images"] = {"calibrating": len(self._split.calibrating), "held_out": len(self._split.held_out)}
@@ -229,16 +224,16 @@ class _Work:
 
     def _plan(self, collected: Mapping[str, TensorStatistics], report: Progress) -> GraphPlan:
         report("ranges", 0.0)
-        scales = self._fit_attention_scales(collected) if self._attention else {}
+        images = self._split.calibrating
         tensors = plan_tensors(
             self._layers,
-            {**collected, **self._centred(collected, scales)},
+            self._attention.fit(collected, self._feeds, images, class_token=self._class_token),
             self._settings,
             self._scheme,
             class_token=self._class_token,
-            images=len(self._split.calibrating),
+            images=len(images),
         )
-        attention = self._plan_attention(tensors, collected, scales)
+        attention = self._attention.plan(tensors, collected, len(images))
         report("weights", 0.0)
         return GraphPlan(tensors, plan_layers(tensors, self._settings, self._scheme), attention)
 
@@ -272,46 +267,6 @@ class _Work:
             self._transformed_ranges, _ = float_ranges(build_transformed(self.model, plan), self._feeds, images)
         before, after = self._float_ranges, self._transformed_ranges
         return {name: max(before.get(name, 0.0), after.get(name, 0.0)) for name in {**before, **after}}
-
-    def _outputs(self) -> dict[str, QuantizedLayer]:
-        """Return the layer that reads each attention's output, by attention name."""
-        consumers = {layer.linear.block: layer for layer in self._body if layer.linear.role == "proj"}
-        return {one.name: consumers[one.block] for one in find_attention(self.model) if one.block in consumers}
-
-    def _fit_attention_scales(self, collected: Mapping[str, TensorStatistics]) -> dict[str, AttentionScales]:
-        importance = {name: np.square(layer.weight()).sum(axis=1) for name, layer in self._outputs().items()}
-        return fit_attention_scales(
-            self.model,
-            self._attention,
-            collected,
-            importance,
-            self._feeds,
-            self._split.calibrating,
-            self._scheme,
-            self._class_token,
-        )
-
-    def _centred(
-        self, collected: Mapping[str, TensorStatistics], scales: Mapping[str, AttentionScales]
-    ) -> dict[str, TensorStatistics]:
-        names = {name: layer.input_name for name, layer in self._outputs().items() if name in scales}
-        return {
-            tensor: centred(collected[tensor], scales[name].centre)
-            for name, tensor in names.items()
-            if tensor in collected and collected[tensor].channels == len(scales[name].centre)
-        }
-
-    def _plan_attention(
-        self,
-        plans: Sequence[TensorPlan],
-        collected: Mapping[str, TensorStatistics],
-        scales: Mapping[str, AttentionScales],
-    ) -> tuple[AttentionPlan, ...]:
-        after = {plan.layers[0].linear.block: plan.choice for plan in plans if plan.kind == "value"}
-        blocks = {one.name: one.block for one in find_attention(self.model)}
-        chosen = {tensors[2]: after.get(blocks[name]) for name, tensors in self._attention.items()}
-        values = {name: (choice.channel_scale, choice.shift) for name, choice in chosen.items() if choice is not None}
-        return plan_attention(self.model, self._attention, collected, values, scales, self._scheme)
 
 
 def _read(path: Path) -> ir.Model:

@@ -65,12 +65,13 @@ def test_the_search_finds_planted_layers_and_meets_the_budget(shared: Path, tmp_
 def test_a_budget_ranks_and_demotes_attention_with_the_layers(model: Path, tmp_path: Path) -> None:
     settings = QuantizeSettings(target="portable", preset="fast", attention="int8", budget=Budget(min_sqnr_db=60))
     details = quantize_onnx(model, IMAGES, settings, tmp_path / "int8.onnx").details
-    mixed = details["mixed_precision"]
+    mixed, islands = details["mixed_precision"], details["islands"]["kept_float"]
     attention = {group for group in mixed["cost_db"] if group.endswith(".attention")}
     assert len(attention) > 1
     assert mixed["before"]["sqnr_db"] < 60 <= mixed["after"]["sqnr_db"]
     # Nothing in 8 bits leaves 60 dB, so everything had to go, and the file holds no Q/DQ at all.
     assert attention < set(mixed["kept_float"]) == set(mixed["cost_db"])
+    assert islands and not set(islands) & set(mixed["cost_db"])
     assert details["attention"] == details["quantized"] == []
     assert details["weights_bytes"] == 0 and all(entry["kept_float"] for entry in details["ranges"])
     assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in ir.load(tmp_path / "int8.onnx").graph}

@@ -13,6 +13,7 @@ from vitexport.host.graph.layers import find_attention
 from vitexport.host.quantize.calibration.statistics import TensorStatistics
 from vitexport.host.quantize.numerics.qparams import QuantParams, symmetric_qparams
 from vitexport.host.quantize.planning.attention_scales import AttentionScales, probability_qparams
+from vitexport.host.quantize.planning.layers import group_name
 from vitexport.host.quantize.planning.transforms import projection_columns
 from vitexport.host.quantize.scheme import QdqScheme
 
@@ -33,7 +34,8 @@ class AttentionPlan:
 
     Attributes:
         name: Module name of the attention.
-        group: What a budget demotes together: e.g. ``3.attention``.
+        block: Its transformer block, or None outside of blocks.
+        rows: Whether each row of probabilities is divided by its maximum before it is quantized.
         query: Of the query.
         key: Of the key.
         probabilities: Of the softmax output.
@@ -41,11 +43,15 @@ class AttentionPlan:
         query_scale: What the query's channels are multiplied by, ``[C]``.
         key_scale: What the key's channels are multiplied by, ``[C]``.
         key_offset: What is added to them after that, ``[C]``.
-        gain: What the value's channels are multiplied by while this attention is quantized, ``[C]``.
+        value_scale: What the value's channels were divided by for the layer after attention, ``[C]``.
+        value_shift: What was subtracted from them before that, ``[C]``.
+        gain: What the value's channels are multiplied by after both while this attention is quantized, ``[C]``.
+        work: Multiply-accumulates of its two products, per image.
     """
 
     name: str
-    group: str
+    block: int | None
+    rows: bool
     query: QuantParams
     key: QuantParams
     probabilities: QuantParams
@@ -53,7 +59,15 @@ class AttentionPlan:
     query_scale: Floats
     key_scale: Floats
     key_offset: Floats
+    value_scale: Floats
+    value_shift: Floats
     gain: Floats
+    work: float
+
+    @property
+    def group(self) -> str:
+        """What a budget demotes together: e.g. ``3.attention``."""
+        return group_name(self.name, self.block, "attention")
 
 
 def attention_tensors(model: ir.Model) -> dict[str, tuple[str, str, str]]:
@@ -86,6 +100,9 @@ def plan_attention(
     values: Mapping[str, tuple[Floats, Floats]],
     scales: Mapping[str, AttentionScales],
     scheme: QdqScheme,
+    *,
+    rows: bool,
+    images: int,
 ) -> tuple[AttentionPlan, ...]:
     """Make query and key easier to quantize, exactly, and choose the quantization parameters of every attention.
 
@@ -99,6 +116,8 @@ def plan_attention(
         values: Scale and shift that were already applied to a value tensor, by its name.
         scales: What was fitted, by attention name.
         scheme: What the target computes.
+        rows: Whether rows of probabilities are divided by their maxima.
+        images: How many images the statistics come from.
     """
     sources = {value.name: value for node in model.graph for value in node.outputs}
     blocks = {one.name: one.block for one in find_attention(model)}
@@ -126,7 +145,8 @@ def plan_attention(
         plans.append(
             AttentionPlan(
                 name,
-                name if blocks[name] is None else f"{blocks[name]}.attention",
+                blocks[name],
+                rows,
                 qparams(float(query_amax.max())),
                 qparams(float(key_amax.max())),
                 probability_qparams(scheme, scales[name].clipping_threshold),
@@ -134,7 +154,10 @@ def plan_attention(
                 scale,
                 (1 / scale).astype(np.float32),
                 offset,
+                v_scale,
+                v_shift,
                 gain,
+                2 * q.channels * q.rows * k.rows / images**2,
             )
         )
     return tuple(plans)

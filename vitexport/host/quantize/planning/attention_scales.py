@@ -16,7 +16,7 @@ from vitexport.host.quantize.calibration.statistics import CLASS_TOKEN_IMPORTANC
 from vitexport.host.quantize.numerics.qparams import QuantParams, asymmetric_qparams, symmetric_qparams
 from vitexport.host.quantize.scheme import QdqScheme
 
-__all__ = ["AttentionScales", "Moments", "centred", "fit_attention_scales", "probability_qparams"]
+__all__ = ["AttentionScales", "Moments", "centred", "centred_at_means", "fit_attention_scales", "probability_qparams"]
 
 Floats = NDArray[np.float32]
 
@@ -39,6 +39,18 @@ class AttentionScales:
     clipping_threshold: float
     centre: Floats
     gain: Floats
+
+
+def centred_at_means(
+    tensors: Mapping[str, tuple[str, str, str]], statistics: Mapping[str, TensorStatistics]
+) -> dict[str, AttentionScales]:
+    """Return scales that clip no probability and shift values by their means; arguments as for the fit.
+
+    Enough where rounding keeps small probabilities, as floating point and rows divided by their maxima do: what a row's
+    sum loses is small there, and least squares gains 0.1 to 0.3 dB at the output for another pass over the images.
+    """
+    means = {name: statistics[value].mean.astype(np.float32) for name, (_, _, value) in tensors.items()}
+    return {name: AttentionScales(1.0, mean, np.ones_like(mean)) for name, mean in means.items()}
 
 
 def fit_attention_scales(
@@ -69,10 +81,7 @@ def fit_attention_scales(
         scheme: What the target computes.
         class_token: Whether the error in row 0 counts for more.
     """
-    means = {name: statistics[value].mean.astype(np.float32) for name, (_, _, value) in tensors.items()}
-    scales = {name: AttentionScales(1.0, mean, np.ones_like(mean)) for name, mean in means.items()}
-    if scheme.activation == "float8_e4m3fn":
-        return scales  # floating point holds small probabilities as well as large ones
+    scales = centred_at_means(tensors, statistics)
     attentions = {one.name: one for one in find_attention(model) if one.name in tensors}
     names = {name: [str(value.name) for value in one.context.inputs if value] for name, one in attentions.items()}
     moments = {name: [Moments() for _ in _THRESHOLDS] for name in attentions}
@@ -91,7 +100,7 @@ def fit_attention_scales(
                     sums.add(qparams.fake_quantize(exact) - exact, output, v, weights)
     for name, tried in moments.items():
         best = int(np.argmin([sums.residual_error(importance.get(name)) for sums in tried]))
-        centre = tried[best].centre(means[name])
+        centre = tried[best].centre(scales[name].centre)
         scales[name] = AttentionScales(_THRESHOLDS[best], centre, tried[best].gain(centre, importance.get(name)))
     return scales
 

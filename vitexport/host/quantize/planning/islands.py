@@ -106,7 +106,9 @@ def rank_groups(
     held_out: Sequence[int],
     kept: Collection[str],
 ) -> dict[str, tuple[float, float]]:
-    """Return what every group of layers adds to the output's noise alone, over the signal, and its part of the work.
+    """Return what every group adds to the output's noise alone, over the signal, and its part of the work.
+
+    Groups are those of layers, and attention where it is quantized.
 
     Args:
         model: The float graph.
@@ -116,7 +118,7 @@ def rank_groups(
         held_out: The others.
         kept: Groups that stay float anyway.
     """
-    work = multiply_accumulates(plan.tensors, calibrated)
+    work = multiply_accumulates(plan.tensors, calibrated, plan.attention)
     groups = [group for group in work if group not in kept]
     images = [held_out[index] for index in evenly_spread(len(held_out), _IMAGES)]
     noise = measure_noise(model, plan, feeds, images, groups)

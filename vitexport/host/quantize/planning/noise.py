@@ -1,7 +1,8 @@
-"""How much of the noise at the model's output each quantized layer makes.
+"""How much of the noise at the model's output each quantized layer and attention makes.
 
-Every layer's own error is added to what the float model computes at that layer, one layer at a time. One session does
-for all layers; nothing has to be quantized, written and opened once for each.
+Every layer's own error is added to what the float model computes at that layer, one layer at a time, and an
+attention's to its scores and to its output. One session does for all; nothing has to be quantized, written and opened
+once for each.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.host.graph.intermediate import open_exposed
-from vitexport.host.graph.layers import LinearLayer, find_linears
+from vitexport.host.graph.layers import Attention, find_attention, find_linears
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds
+from vitexport.host.quantize.planning.attention import AttentionPlan
+from vitexport.host.quantize.planning.attention_noise import AttentionInputs, context_error, scores_error
 from vitexport.host.quantize.planning.plan import GraphPlan, TensorPlan
 from vitexport.host.quantize.planning.quality import judged_output
 from vitexport.machine import usable_cores
@@ -42,7 +45,7 @@ class GroupNoise:
     Attributes:
         signal: Energy of the float output, summed over the images.
         total: Energy that all layers together add.
-        of: Energy that one group of layers adds alone, by group.
+        of: Energy that one group adds alone, by group.
         clipped: How many times the relative squared rounding error of calibration a tensor has on the median image,
             by name, where it is over four times: these images hold values that its range does not.
     """
@@ -57,12 +60,15 @@ class GroupNoise:
         return 10 * math.log10(self.signal / max(self.of[group], 1e-30))
 
 
-def multiply_accumulates(plans: Sequence[TensorPlan], images: int) -> dict[str, float]:
-    """Return the fraction of the quantizable layers' multiply-accumulates that each group does.
+def multiply_accumulates(
+    plans: Sequence[TensorPlan], images: int, attention: Sequence[AttentionPlan] = ()
+) -> dict[str, float]:
+    """Return each group's multiply-accumulates as a fraction of those of all quantizable layers.
 
     Args:
         plans: Of all layers.
         images: How many images the plans' statistics come from.
+        attention: Attentions to return too; they are no part of the whole.
     """
     work: dict[str, float] = {}
     for plan in plans:
@@ -70,7 +76,7 @@ def multiply_accumulates(plans: Sequence[TensorPlan], images: int) -> dict[str, 
             done = plan.statistics.rows / images * math.prod(layer.shape)
             work[layer.group] = work.get(layer.group, 0.0) + done
     total = sum(work.values())
-    return {group: done / total for group, done in work.items()}
+    return {group: done / total for group, done in [*work.items(), *((one.group, one.work) for one in attention)]}
 
 
 def measure_noise(
@@ -82,7 +88,7 @@ def measure_noise(
     *,
     leave_out: Collection[str] = (),
 ) -> GroupNoise:
-    """Measure what some groups add to the output's noise, and what all layers add together.
+    """Measure what some groups add to the output's noise, and what they and all layers add together.
 
     Args:
         model: The float graph; it stays as it is.
@@ -95,14 +101,23 @@ def measure_noise(
     probe, output = model.clone(), judged_output(model)
     linears = {layer.name: layer for layer in find_linears(probe)}
     for name in plan.layers:
-        _add_input(probe.graph, linears[name])
+        _add_input(probe.graph, linears[name].output, name)
     tensors = [one.statistics.name for one in plan.tensors]
+    # An attention's tensors are large: they are put out only where it is measured.
+    quantized = {one.name: one for one in plan.attention if one.group in groups}
+    attentions = [
+        _ProbedAttention.of(quantized[one.name], one) for one in find_attention(probe) if one.name in quantized
+    ]
+    for one in attentions:
+        tensors += one.operands
+        for value in one.products:
+            _add_input(probe.graph, value, str(value.name))
     with (
         open_exposed(model, tensors) as exact,
         open_exposed(probe, ()) as changed,
         ThreadPoolExecutor(usable_cores()) as pool,
     ):
-        inject = _Injection(exact, changed, output, plan, tuple(groups), frozenset(leave_out))
+        inject = _Injection(exact, changed, output, plan, attentions, tuple(groups), frozenset(leave_out))
         found = list(pool.map(inject.run, (feeds.image(index) for index in images)))
     signal, total, *alone = np.sum([energies for energies, _ in found], axis=0)
     clipped = _clipped(plan, [rounding for _, rounding in found])
@@ -133,16 +148,36 @@ def _rounding(exact: Floats, rounded: Floats, counts: Floats) -> Rounding:
     return float(counts @ np.square(rounded - exact).mean(axis=1)), float(counts @ np.square(exact).mean(axis=1))
 
 
-def _add_input(graph: ir.Graph, layer: LinearLayer) -> None:
-    """Add an input of the graph to a layer's output."""
-    value = layer.output
-    name = f"{layer.name}{_SUFFIX}"
+@dataclass(frozen=True)
+class _ProbedAttention:
+    """An attention that is measured.
+
+    Attributes:
+        plan: Of it.
+        operands: Names of the float query, key, probabilities and value.
+        products: Of query and key, and of probabilities and value; each gets an error.
+    """
+
+    plan: AttentionPlan
+    operands: tuple[str, ...]
+    products: tuple[ir.Value, ir.Value]
+
+    @classmethod
+    def of(cls, plan: AttentionPlan, one: Attention) -> _ProbedAttention:
+        operands = (*one.scores.inputs[:2], *one.context.inputs[:2])
+        names = tuple(str(value.name) for value in operands if value is not None)
+        return cls(plan, names, (one.scores.outputs[0], one.context.outputs[0]))
+
+
+def _add_input(graph: ir.Graph, value: ir.Value, name: str) -> None:
+    """Add to a value an input of the graph, named ``name`` and a suffix."""
+    name = f"{name}{_SUFFIX}"
     # Any size on every axis: where nothing is added, one zero is broadcast.
     axes = [ir.SymbolicDim(f"{name}.{axis}") for axis in range(len(value.shape or ()))]
     given = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(axes))
     add = ir.node("Add", [value, given], name=f"{name}.add")
     result = add.outputs[0]
-    result.name, result.shape, result.type = f"{value.name}{_SUFFIX}", value.shape, value.type
+    result.name, result.shape, result.type = f"{value.name}{_SUFFIX}.added", value.shape, value.type
     producer = value.producer()
     assert producer is not None
     value.replace_all_uses_with(result, replace_graph_outputs=False)
@@ -160,6 +195,7 @@ class _Injection:
         changed: Runtime,
         output: str,
         plan: GraphPlan,
+        attentions: Sequence[_ProbedAttention],
         groups: tuple[str, ...],
         leave_out: frozenset[str],
     ) -> None:
@@ -167,6 +203,7 @@ class _Injection:
         self._changed = changed
         self._output = output
         self._plan = plan
+        self._attentions = attentions
         self._groups = groups
         self._leave_out = leave_out
         self._nothing = {spec.name: np.zeros((1,) * len(spec.shape), dtype=np.float32) for spec in changed.inputs[1:]}
@@ -191,7 +228,7 @@ class _Injection:
         return first
 
     def _errors(self, exact: Mapping[str, Array]) -> tuple[dict[str, dict[str, Floats]], dict[str, Rounding]]:
-        """Return each layer's error on one image, under the name of its input, by group; and tensors' rounding."""
+        """Return the errors on one image, by group and name of the input that takes them; and tensors' rounding."""
         errors: dict[str, dict[str, Floats]] = {}
         rounding: dict[str, Rounding] = {}
         for tensor in self._plan.tensors:
@@ -209,4 +246,9 @@ class _Injection:
                 error -= (rows - choice.shift) @ layer.weight()
                 shape = (*value.shape[:-1], error.shape[-1])
                 errors.setdefault(layer.group, {})[f"{layer.name}{_SUFFIX}"] = error.reshape(shape)
+        for one in self._attentions:
+            inputs = AttentionInputs(*(exact[name].astype(np.float32) for name in one.operands))
+            changes = (scores_error(one.plan, inputs), context_error(one.plan, inputs))
+            named = {f"{value.name}{_SUFFIX}": change for value, change in zip(one.products, changes, strict=True)}
+            errors.setdefault(one.plan.group, {}).update(named)
         return errors, rounding

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from vitexport.host.graph.attention_rows import divide_rows
 from vitexport.host.graph.layers import LinearLayer, find_attention, find_linears
 from vitexport.host.quantize.planning.attention import AttentionPlan
 from vitexport.host.quantize.planning.layers import QuantizedLayer, is_transposed
@@ -96,12 +97,17 @@ def _transform(model: ir.Model, plan: GraphPlan, keep_float: Collection[str]) ->
     zero_key_biases(copy, leave=[one.name for one in quantized])
     done = _Transformed(copy)
     done.layers.update({one.name: QuantizedLayer(one, is_transposed(one.matmul)) for one in find_linears(copy)})
+    blocks = {one.block for one in quantized}
     for index, tensor in enumerate(plan.tensors):
         group = [done.layers[layer.name] for layer in tensor.layers]
-        if all(layer.group in keep_float for layer in group):
+        stays_float = all(layer.group in keep_float for layer in group)
+        # A quantized attention reads the value, which the layer after it transforms.
+        if stays_float and not (tensor.kind == "value" and group[0].linear.block in blocks):
             continue
-        done.inputs[index] = _apply(done, tensor.choice, group)
-    _balance(done, quantized)
+        value = _apply(done, tensor.choice, group)
+        if not stays_float:
+            done.inputs[index] = value
+    _finish_attention(done, quantized)
     return done
 
 
@@ -124,8 +130,8 @@ def _apply(done: _Transformed, choice: InputPlan, group: Sequence[QuantizedLayer
     return value if choice.rotation is None else rotate(graph, value, choice.rotation, consumers)
 
 
-def _balance(done: _Transformed, attention: Sequence[AttentionPlan]) -> None:
-    """Scale query, key and value of the attentions that are quantized."""
+def _finish_attention(done: _Transformed, attention: Sequence[AttentionPlan]) -> None:
+    """Scale query, key and value of the attentions that are quantized, and divide rows of probabilities."""
     by_name = {plan.name: plan for plan in attention}
     for one in find_attention(done.model):
         plan = by_name.get(one.name)
@@ -142,3 +148,5 @@ def _balance(done: _Transformed, attention: Sequence[AttentionPlan]) -> None:
                 found, columns = projection
                 layer = next(one.linear for one in done.layers.values() if one.linear.matmul is found.matmul)
                 done.scale_columns(layer, columns, factor, offset)
+        if plan.rows:
+            divide_rows(done.model, one)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from vitexport.errors import QuantizeError
+from vitexport.host.graph.attention_rows import rows_of
 from vitexport.host.graph.constants import array_of
 from vitexport.host.graph.layers import LinearLayer, find_attention, find_linears
 
@@ -34,7 +35,7 @@ class Violation:
 
 
 def check_postconditions(
-    model: ir.Model, *, layers: Collection[str], symmetric: bool, attention: Collection[str] = ()
+    model: ir.Model, *, layers: Collection[str], symmetric: bool, attention: Mapping[str, bool] | None = None
 ) -> None:
     """Check every postcondition.
 
@@ -42,7 +43,8 @@ def check_postconditions(
         model: The quantized graph.
         layers: Names of the layers that must be quantized; all others must not be.
         symmetric: Activations must have zero points of 0, as TensorRT demands.
-        attention: Names of the attentions whose GEMMs must be quantized.
+        attention: Names of the attentions whose GEMMs must be quantized, and whether their rows of probabilities must
+            be divided by their maxima.
 
     Raises:
         QuantizeError: Lists what does not hold.
@@ -57,13 +59,14 @@ def check_postconditions(
 
 
 def violations(
-    model: ir.Model, *, layers: Collection[str], symmetric: bool, attention: Collection[str] = ()
+    model: ir.Model, *, layers: Collection[str], symmetric: bool, attention: Mapping[str, bool] | None = None
 ) -> Iterator[Violation]:
     """Yield everything that :func:`check_postconditions` would report."""
     linears = find_linears(model)
+    attention = attention or {}
     yield from _pairs(model, symmetric)
     yield from _layers(linears, frozenset(layers))
-    yield from _attentions(model, frozenset(attention))
+    yield from _attentions(model, attention)
     allowed = {layer.matmul for layer in linears if layer.name in layers}
     for one in find_attention(model):
         if one.name in attention:
@@ -155,9 +158,9 @@ def _weight(layer: LinearLayer, dequantize: ir.Node) -> Iterator[Violation]:
         yield Violation("axis", layer.name, f"expected {array.shape[expected]} scales, found shape {found}")
 
 
-def _attentions(model: ir.Model, asked: frozenset[str]) -> Iterator[Violation]:
+def _attentions(model: ir.Model, asked: Mapping[str, bool]) -> Iterator[Violation]:
     attentions = find_attention(model)
-    for name in sorted(asked - {one.name for one in attentions}):
+    for name in sorted(asked.keys() - {one.name for one in attentions}):
         yield Violation("attention", name, "expected this attention in the graph, found none of that name")
     for one in attentions:
         inputs = (*one.scores.inputs[:2], *one.context.inputs[:2])
@@ -168,6 +171,9 @@ def _attentions(model: ir.Model, asked: frozenset[str]) -> Iterator[Violation]:
             )
         elif one.name not in asked and any(quantized):
             yield Violation("attention", one.name, "expected it to stay float, found a DequantizeLinear on its inputs")
+        expected, rows = "divided" if asked.get(one.name) else "plain", rows_of(one)
+        if rows != expected:
+            yield Violation("attention", one.name, f"expected its rows of probabilities {expected}, found them {rows}")
 
 
 def _dequantizer(value: ir.Value | None) -> ir.Node | None:
