@@ -48,7 +48,7 @@ def exposed_file(model: ir.Model, names: Iterable[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def open_exposed(model: ir.Model, names: Iterable[str], *, optimize: bool = True) -> Iterator[Runtime]:
+def open_exposed(model: ir.Model, names: Iterable[str]) -> Iterator[Runtime]:
     """Open a runtime on ``model`` that also returns the inner tensors ``names``, one thread per run.
 
     Images are run side by side then, and results do not depend on how many cores there are.
@@ -56,12 +56,10 @@ def open_exposed(model: ir.Model, names: Iterable[str], *, optimize: bool = True
     Args:
         model: A model; left as it was.
         names: Tensors to return besides the model's outputs.
-        optimize: Let the runtime fuse nodes; False runs the graph as it is written.
     """
-    options = RuntimeOptions(threads=1, in_order=True, optimize=optimize)
     with (
         exposed_file(model, names) as path,
-        open_runtime(path, "onnxruntime", options) as runtime,
+        open_runtime(path, "onnxruntime", RuntimeOptions(threads=1, in_order=True)) as runtime,
     ):
         yield runtime
 

@@ -90,19 +90,21 @@ def quantize_onnx(
         )
         check_images(images, feeds.hashes, verification)
         if settings.precision in DTYPE_OF_PRECISION:
-            result, details = _convert_only(source, feeds, settings, scheme)
+            result, details, judge = _convert_only(source, feeds, settings, scheme)
         else:
             raised = raise_opset(source, scheme, folder)
             work = _Work(source, settings, scheme, str(model), feeds)
             key = statistics_key(model, feeds.hashes, work.config(stored=statistics is not None))
-            result, details = work.quantize(work.statistics(statistics, key, report), report)
+            result, details, judge = work.quantize(work.statistics(statistics, key, report), report)
             if raised:
                 details["opset"] = raised
-        warn_of_quality(details)
-        warn_of_clipping(details)
         entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
         result.metadata_props.update(replace(metadata, history=(*metadata.history, entry)).to_metadata())
         companions = write_onnx(result, out, check_valid)
+        report("measuring", 0.0)
+        details |= _measured(judge, out)
+    warn_of_quality(details)
+    warn_of_clipping(details)
     if statistics is not None and details.get("quantized"):
         companions = (*companions, statistics)
     report("done", 1.0)
@@ -112,8 +114,8 @@ def quantize_onnx(
 
 def _convert_only(
     source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings, scheme: QdqScheme
-) -> tuple[ir.Model, dict[str, Any]]:
-    """Give a float model a 16-bit body, and measure what that changed."""
+) -> tuple[ir.Model, dict[str, Any], Judge]:
+    """Give a float model a 16-bit body; return also what can measure it."""
     if settings.exclude:
         raise QuantizeError(
             f"Expected int8 or fp8 for layers to be excluded from, found {settings.precision}, which quantizes none.",
@@ -121,8 +123,7 @@ def _convert_only(
         )
     judge, ranges = _judge(source, feeds, settings)
     body = to_body16(source, scheme.body, ranges)
-    details = {"body": scheme.body, "kept_float32": dict(body.kept), **_measured(judge, source)}
-    return source, details
+    return source, {"body": scheme.body, "kept_float32": dict(body.kept)}, judge
 
 
 def _judge(source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings) -> tuple[Judge, dict[str, float]]:
@@ -134,9 +135,9 @@ def _judge(source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings) -> t
     return Judge(feeds, held_out, reference, optimize=on_cpu), ranges
 
 
-def _measured(judge: Judge, graph: ir.Model) -> dict[str, Any]:
+def _measured(judge: Judge, file: Path) -> dict[str, Any]:
     try:
-        return {"quality": asdict(judge.measure(graph))}
+        return {"quality": asdict(judge.measure_file(file))}
     except NoKernelError as error:
         return {"quality": None, "not_measured": str(error)}
 
@@ -195,10 +196,12 @@ class _Work:
             save_statistics(path, key, collected)
         return collected
 
-    def quantize(self, collected: Mapping[str, TensorStatistics], report: Progress) -> tuple[ir.Model, dict[str, Any]]:
-        """Return the final graph, checked and measured, and what there is to say about it."""
+    def quantize(
+        self, collected: Mapping[str, TensorStatistics], report: Progress
+    ) -> tuple[ir.Model, dict[str, Any], Judge]:
+        """Return the final graph, checked, what there is to say about it, and what can measure it."""
         plan = self._plan(collected, report)
-        report("measuring", 0.0)
+        report("noise", 0.0)
         judge, self._float_ranges = _judge(self.model, self._feeds, self._settings)
         islands = self._islands(plan)
         mixed = None
@@ -219,8 +222,7 @@ class _Work:
         if body is not None:
             details |= {"body": body.dtype, "kept_float32": dict(body.kept)}
         details["images"] = {"calibrating": len(self._split.calibrating), "held_out": len(self._split.held_out)}
-        measured = _measured(judge, result) if mixed is None else {"quality": asdict(mixed.after)}
-        return result, details | measured
+        return result, details, judge
 
     def _plan(self, collected: Mapping[str, TensorStatistics], report: Progress) -> GraphPlan:
         report("ranges", 0.0)

@@ -14,7 +14,7 @@ from vitexport.host.graph.constants import array_of
 from vitexport.host.graph.file import read_onnx
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, collect_statistics
 from vitexport.host.quantize.calibration.statistics import StatisticsConfig, TensorStatistics
-from vitexport.host.quantize.planning.attention import apply_gains, attention_tensors, plan_attention
+from vitexport.host.quantize.planning.attention import attention_tensors, plan_attention
 from vitexport.host.quantize.planning.attention_scales import AttentionScales
 from vitexport.host.quantize.planning.layers import QuantizedLayer, choose_layers, layers_by_input
 from vitexport.host.quantize.planning.plan import plan_tensors

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vitexport.host.graph.intermediate import open_exposed
+from vitexport.host.graph.intermediate import exposed_file
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, run_images
 from vitexport.recipe.settings import Budget
+from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tensors import Array
 
 __all__ = ["Judge", "Quality", "judged_output"]
@@ -76,20 +78,29 @@ class Judge:
         return self._classes
 
     def measure(self, model: ir.Model) -> Quality:
-        """Run a graph on every judging image.
+        """Run a graph on every judging image; see :meth:`measure_file`."""
+        with exposed_file(model, ()) as path:
+            return self.measure_file(path)
+
+    def measure_file(self, path: Path) -> Quality:
+        """Run an ONNX file on every judging image.
 
         Raises:
             RuntimeBackendError: The runtime cannot run it.
         """
-        name = judged_output(model)
-        with open_exposed(model, (), optimize=self._optimize) as runtime:
+        options = RuntimeOptions(threads=1, in_order=True, optimize=self._optimize)
+        with open_runtime(path, "onnxruntime", options) as runtime:
+            name = _judged([spec.name for spec in runtime.outputs])
             rows = [row[name].astype(np.float64).reshape(-1) for row in run_images(runtime, self._feeds, self.images)]
         return _quality(self._reference, np.stack(rows), classes=self._classes)
 
 
 def judged_output(model: ir.Model) -> str:
     """Return the name of the output that is judged: ``logits`` where there is one, else the first."""
-    names = [str(value.name) for value in model.graph.outputs]
+    return _judged([str(value.name) for value in model.graph.outputs])
+
+
+def _judged(names: Sequence[str]) -> str:
     return "logits" if "logits" in names else names[0]
 
 
