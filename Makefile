@@ -31,6 +31,7 @@ bench: $(VENV)/.dev  ## Every comparison of docs/benchmarks.md; a peer that is n
 	$(BIN)/python -m benchmarks.inference
 	$(BIN)/python -m benchmarks.export
 	$(BIN)/python -m benchmarks.quantizers
+	$(BIN)/python -m benchmarks.rotation
 	$(BIN)/python -m benchmarks.engine_inference
 
 engines-sweep: $(VENV)/.dev  ## Build the full-size INT8 engines and rewrite the table in docs/tensorrt.md

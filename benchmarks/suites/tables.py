@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suites.paths import BENCHMARKS_PAGE, RESULTS, ROOT
+from benchmarks.suites.paths import BENCHMARKS_PAGE, QUANTIZATION_PAGE, RESULTS, ROOT
 from benchmarks.suites.quantizer_rows import MODELS
 from benchmarks.suites.quantizer_tables import best_per_model, figures_of, tools
 from vitexport.machine import describe_machine
@@ -30,7 +30,7 @@ __all__ = [
     "text_table",
 ]
 
-DOCUMENTS = (BENCHMARKS_PAGE, ROOT / "README.md")
+DOCUMENTS = (BENCHMARKS_PAGE, QUANTIZATION_PAGE, ROOT / "README.md")
 """Documents with tables of results."""
 
 
