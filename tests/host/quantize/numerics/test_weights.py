@@ -94,3 +94,17 @@ def test_correlations_that_are_not_positive_definite_are_damped_until_they_are(r
         weight, "int8", variance=np.diagonal(covariance).astype(np.float32), covariance=covariance
     )
     assert output_error(few, weight, quantized) < 1e-3 * float(np.square(few @ weight).mean())
+
+
+def test_float8_weights_are_rounded_with_error_compensation_too(rng):
+    mixing = rng.normal(size=(48, 48))
+    seen, unseen = ((rng.normal(size=(2000, 48)) @ mixing).astype(np.float32) for _ in range(2))
+    weight = rng.normal(size=(48, 40)).astype(np.float32)
+    nearest = quantize_weight(weight, "float8_e4m3fn")
+    phased = quantize_weight(weight, "float8_e4m3fn", variance=seen.var(axis=0))
+    learned = quantize_weight(weight, "float8_e4m3fn", variance=seen.var(axis=0), covariance=np.cov(seen.T))
+    errors = [output_error(unseen, weight, quantized) for quantized in (nearest, phased, learned)]
+    assert errors[1] < 0.95 * errors[0]
+    assert errors[2] < 0.7 * errors[0]
+    assert learned.values.dtype.name == "float8_e4m3fn"
+    assert np.isfinite(learned.dequantized()).all()
