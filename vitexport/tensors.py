@@ -10,12 +10,25 @@ from numpy.typing import NDArray
 
 from vitexport.errors import FeedMismatchError
 
-__all__ = ["DTYPE_OF_PRECISION", "Array", "TensorSpec", "batch_limit", "check_feeds", "pad_rows", "tile_rows"]
+__all__ = [
+    "DTYPE_OF_PRECISION",
+    "ROTATION_SUFFIX",
+    "Array",
+    "TensorSpec",
+    "batch_limit",
+    "check_feeds",
+    "pad_rows",
+    "tile_rows",
+]
 
 Array = NDArray[np.generic]
 
 DTYPE_OF_PRECISION = {"fp16": "float16", "bf16": "bfloat16"}
 """What settings call a 16-bit precision, and what NumPy and ONNX call its elements."""
+
+ROTATION_SUFFIX = ".hadamard"
+"""Ends the name of a node that multiplies a tensor by a rotation, which is no weight. Part of what is written into
+files: a runtime's profile and an engine's layers show names, not constants."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
+
+from vitexport.host.graph.hadamard import ROTATION_SIZES, is_hadamard
 
 __all__ = ["EightBit", "count_eight_bit"]
 
@@ -34,7 +36,7 @@ class EightBit:
     """How many operations take 8-bit operands.
 
     Attributes:
-        weighted: MatMul, Gemm and Conv with a constant operand.
+        weighted: MatMul, Gemm and Conv with weights: a constant operand that is no rotation.
         products: Products of two activations (attention).
         others: Operations of other kinds that read an activation through Q/DQ, residual adds for instance.
         work: Fraction, 0 to 1, of the multiply-accumulates with weights that is in ``weighted``, at batch 1; None
@@ -55,6 +57,8 @@ def count_eight_bit(path: Path) -> EightBit:
     for node in graph.nodes:
         if node.op_type in _SECOND_OPERAND:
             names = (node.input[0], node.input[_SECOND_OPERAND[node.op_type]])
+            if graph.is_rotation(names[1]):
+                continue
             operands = [graph.source(name) for name in names]
             eight = node.op_type not in _PRODUCTS or all(from_eight for from_eight, _ in operands)
             constant = any(fixed for _, fixed in operands)
@@ -77,6 +81,17 @@ class _Graph:
         self.constants = {entry.name for entry in model.graph.initializer}
         self.constants |= {name for node in self.nodes if node.op_type == "Constant" for name in node.output}
         self.shapes, self.types = _described(model)
+        self._rotations = {
+            entry.name
+            for entry in model.graph.initializer
+            # No other weight is read: large ones lie outside of the file.
+            if list(entry.dims) in [[size, size] for size in ROTATION_SIZES]
+            and is_hadamard(numpy_helper.to_array(entry, str(path.parent)))
+        }
+
+    def is_rotation(self, name: str) -> bool:
+        """Return whether an operand is a Hadamard matrix, which mixes the channels of an activation."""
+        return name in self._rotations
 
     def source(self, name: str) -> tuple[bool, bool]:
         """Return (comes from 8 bits, is constant) of an operand."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.suites.eight_bit import EightBit, count_eight_bit
+from vitexport.host.graph.hadamard import hadamard
 
 _ZERO = {"z": np.int8(0), "z16": np.int16(0), "u": np.uint8(0)}
 
@@ -145,6 +146,21 @@ def test_other_widths_behind_q_dq_are_not_8_bit(tmp_path: Path) -> None:
         helper.make_node("MatMul", ["xd", "wd"], ["y"]),
     ]
     assert _count(tmp_path, nodes, ["n", 4, 4], w=_ones(4, 4)) == EightBit(0, 0, 0, 0.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_rotation_is_no_product_with_weights(tmp_path: Path, dtype: type) -> None:
+    """A weight of the same size is one."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "h"], ["a"]),
+        *_dequantized("a", "ad"),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
+        helper.make_node("MatMul", ["ad", "wd"], ["b"]),
+        helper.make_node("MatMul", ["b", "p"], ["y"]),
+    ]
+    float_weight = np.eye(16, dtype=np.float32)
+    found = _count(tmp_path, nodes, ["n", 16], h=hadamard(16).astype(dtype), w=_ones(16, 16), p=float_weight)
+    assert found == EightBit(weighted=1, products=0, others=0, work=0.5)
 
 
 def test_a_file_without_weights_or_without_shapes_has_no_fraction(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.suites.model_rows import ROWS, Row, row_named
 from tests.support.engine_models import PRECISIONS, Variants
-from tests.support.onnx_graphs import FLOATS, Graph, attention, floating, linear, normal, operator, save
+from tests.support.onnx_graphs import FLOATS, Graph, attention, floating, linear, normal, operator, rotated, save
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.engine.build import build_engine
 from vitexport.errors import EngineBuildError
@@ -214,6 +214,13 @@ def test_attention_products_are_told_from_weighted_ones(tmp_path: Path) -> None:
     assert sidecar is not None
     assert [(gemm.name, gemm.kind) for gemm in sidecar.requested] == [("bmm1", "attention"), ("bmm2", "attention")]
     assert {gemm.flops for gemm in sidecar.requested} == {2 * 2 * 64 * 64 * 64}
+
+
+@pytest.mark.parametrize("base", ["fp32", "fp16"])
+def test_a_rotation_is_no_product_of_the_model(base: str, tmp_path: Path) -> None:
+    sidecar = read_sidecar(_build(save(rotated(base), tmp_path / "r.onnx"), tmp_path / "r.engine"))
+    assert sidecar is not None
+    assert [(gemm.name, gemm.precision) for gemm in sidecar.requested] == [("fc", "int8")]
 
 
 def test_an_attention_operator_in_float32_builds_because_it_may_be_split(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from tests.runtimes.conftest import Opened
-from tests.support.onnx_graphs import Graph, linear, normal, save
+from tests.support.onnx_graphs import Graph, linear, normal, rotated, save
 from vitexport.errors import RuntimeBackendError
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.runtimes.onnxruntime_profile import executed_layers, fraction_of_work
@@ -91,6 +91,13 @@ def test_fractions_are_of_the_work_and_the_gemms_of_two_activations_are_left_out
         "narrow": ("float32", 2 * 8 * 96 * 64),
     }
     assert fraction_of_work(layers, "int8") == fraction_of_work(layers, "float32") == 0.5
+
+
+def test_a_rotation_before_a_quantized_layer_is_no_work_with_weights(tmp_path: Path) -> None:
+    path = save(rotated(), tmp_path / "model.onnx")
+    for optimize, precision in ((True, "int8"), (False, "float32")):
+        layers = executed_layers(path, FEEDS, RuntimeOptions(optimize=optimize))
+        assert [(layer.name, layer.precision) for layer in layers] == [("fc", precision)]
 
 
 def test_a_model_without_weights_has_no_fraction_of_anything(tmp_path: Path) -> None:

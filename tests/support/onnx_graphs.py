@@ -10,6 +10,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from vitexport.host.graph.hadamard import hadamard
+from vitexport.tensors import ROTATION_SUFFIX
+
+ROTATION_NODE = f"x{ROTATION_SUFFIX}"
 RANDOM = np.random.default_rng(7)
 
 FLOATS = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
@@ -156,6 +160,17 @@ def floating(
     kind = dtype or FLOATS[base]
     weight = graph.weight(normal(64, 32).astype(kind), "w")
     return graph.model(graph.node("MatMul", ["x", weight], "fc"), shape=shape, dtype=kind)
+
+
+def rotated(base: str = "fp32") -> onnx.ModelProto:
+    """``x @ w`` in int8, ``x`` rotated before it is quantized: nodes and names as the quantizer writes them."""
+    graph = Graph()
+    blocks = graph.node("Reshape", ["x", graph.weight(np.array([-1, 16]), "blocks")], "x.blocked")
+    products = graph.node("MatMul", [blocks, graph.weight(hadamard(16).astype(FLOATS[base]), "h")], ROTATION_NODE)
+    back = graph.node("Reshape", [products, graph.weight(np.array([-1, 8, 64]), "shape")], "x.rotated")
+    weight = graph.quantized_weight(normal(64, 32), base=base)
+    product = graph.node("MatMul", [graph.quantize(back, base=base), weight], "fc")
+    return graph.model(product, dtype=FLOATS[base])
 
 
 def attention(

@@ -15,6 +15,7 @@ from typing import Any, cast
 from vitexport.errors import EngineBuildError
 from vitexport.runtimes.tensorrt.api import NO_GPU, TensorRTApi
 from vitexport.runtimes.tensorrt.sidecar import Precision, RequestedGemm, TensorRecord
+from vitexport.tensors import ROTATION_SUFFIX
 
 __all__ = ["Network", "parse_network", "requested_gemms", "requested_precision"]
 
@@ -164,7 +165,10 @@ def _record(tensor: Any, batch: str = "") -> TensorRecord:
 
 
 def requested_gemms(network: Network) -> tuple[RequestedGemm, ...]:
-    """Return every GEMM and convolution of a network with its operands' type and its work at batch 1."""
+    """Return every GEMM and convolution of a network with its operands' type and its work at batch 1.
+
+    The rotations that quantization adds are left out: they have no weights, and are no part of the model's work.
+    """
     definition = network.definition
     layers = [definition.get_layer(index) for index in range(definition.num_layers)]
     producer: dict[str, Any] = {}
@@ -174,7 +178,7 @@ def requested_gemms(network: Network) -> tuple[RequestedGemm, ...]:
     gemms: list[RequestedGemm] = []
     for layer in layers:
         kind = layer.type.name
-        if kind == "MATRIX_MULTIPLY":
+        if kind == "MATRIX_MULTIPLY" and not _onnx_name(layer).endswith(ROTATION_SUFFIX):
             operands = [layer.get_input(0), layer.get_input(1)]
             inner = max(1, operands[0].shape[-1]) if len(operands[0].shape) else 1
             constant = any(_is_constant(operand, producer) for operand in operands)

@@ -17,7 +17,7 @@ from typing import Any
 from vitexport.errors import InferenceError, RuntimeBackendError
 from vitexport.runtimes.base import RuntimeOptions
 from vitexport.runtimes.onnxruntime_session import open_session, vendor_errors
-from vitexport.tensors import Array
+from vitexport.tensors import ROTATION_SUFFIX, Array
 
 __all__ = ["ExecutedLayer", "executed_layers", "fraction_of_work"]
 
@@ -80,7 +80,8 @@ def executed_layers(
             CUDA graph is left out: it replays the same kernels, and the profiler does not see them.
 
     Returns:
-        Every GEMM and convolution with constant weights; the attention's GEMMs of two activations are left out.
+        Every GEMM and convolution with constant weights; the attention's GEMMs of two activations are left out, and
+        the rotations that quantization adds.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -129,12 +130,13 @@ def _layers(events: Iterable[Mapping[str, Any]]) -> Iterable[ExecutedLayer]:
         outputs = [next(iter(entry.items())) for entry in arguments.get("output_type_shape", []) if entry]
         if not inputs or not outputs or operator not in _GEMMS | _CONVOLUTIONS:
             continue
+        name = str(event["name"]).removesuffix("_kernel_time")
         work = _work(operator, inputs, outputs[0][1])
-        if work is None:
+        if work is None or name.endswith(ROTATION_SUFFIX):
             continue
         kind = _PRECISIONS.get(inputs[0][0], inputs[0][0])
         precision = "int8" if operator in _INTEGER_INSIDE else kind
-        yield ExecutedLayer(event["name"].removesuffix("_kernel_time"), operator, precision, work)
+        yield ExecutedLayer(name, operator, precision, work)
 
 
 def _work(operator: str, inputs: Sequence[tuple[str, list[int]]], output: Sequence[int]) -> int | None:

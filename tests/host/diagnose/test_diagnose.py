@@ -13,13 +13,14 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from tests.support.paths import ROOT
+from tests.support.paths import CALIBRATION, ROOT
 from tests.support.planted_faults import FAULTS, plant, weighted_layers
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
 from vitexport.cli import main
 from vitexport.errors import BundleError
-from vitexport.host.diagnose import advise, bisect, measure_anatomy, measure_ranges, recipe_of
+from vitexport.files import StageResult
+from vitexport.host.diagnose import QuantizedRange, advise, bisect, measure_anatomy, measure_ranges, recipe_of
 from vitexport.host.diagnose.bundle import bisect_variant
 from vitexport.host.diagnose.rows import first_rows
 from vitexport.host.export import export_onnx
@@ -99,6 +100,35 @@ def test_every_layer_of_the_small_model_is_found_when_it_is_at_fault(
     assert len(missed) <= len(layers) // 10, missed
 
 
+@pytest.fixture(scope="module")
+def rotated(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> StageResult:
+    """The int8 variant again, the input of every fc2 rotated that is quantized."""
+    settings = QuantizeSettings(target="ort-x86", preset="fast", rotate="16")
+    out = tmp_path_factory.mktemp("rotated") / "rotated.onnx"
+    return quantize_onnx(bundle.path(bundle.artifact("simplified")), list_images(CALIBRATION), settings, out)
+
+
+def test_faults_in_rotated_layers_and_in_islands_are_found_where_they_are(
+    rotated: StageResult, bundle: Bundle, feeds: list[Array], tmp_path: Path
+) -> None:
+    exact, pairs = bundle.path(bundle.artifact("simplified")), [(feed, feed) for feed in feeds]
+    sound = bisect(exact, rotated.path, pairs)
+    assert sound.finding == "spread", sound.describe()
+    islands = rotated.details["kept_float"]
+    assert {layer.local for layer in sound.layers if layer.layer in islands} == {0.0}
+    fc2 = [layer.layer for layer in sound.layers if layer.role == "fc2" and layer.layer not in islands]
+    assert {entry.tensor.rpartition(".")[2] for entry in _inputs_of_fc2(rotated, feeds)} == {"rotated"}
+    for layer in (fc2[0], fc2[-1], *islands):
+        for fault in FAULTS:
+            plant(rotated.path, tmp_path / "faulty.onnx", layer, fault)
+            found = bisect(exact, tmp_path / "faulty.onnx", pairs[:2])
+            assert [one.layer for one in found.culprits[:1]] == [layer], (fault.__name__, found.describe())
+
+
+def _inputs_of_fc2(model: StageResult, feeds: list[Array]) -> list[QuantizedRange]:
+    return [entry for entry in measure_ranges(model.path, feeds[:1]) if "activation_fn" in entry.layer]
+
+
 def test_wrong_questions_get_an_answer(bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="first variant"):
         bisect_variant(bundle, "onnx")
@@ -111,8 +141,9 @@ def test_wrong_questions_get_an_answer(bundle: Bundle) -> None:
 def test_ranges_of_a_quantized_model_fit_its_grid_and_a_float_model_has_none(
     bundle: Bundle, feeds: list[Array]
 ) -> None:
-    ranges = measure_ranges(bundle.path(bundle.artifact("int8")), feeds)
-    assert len(ranges) == 16  # four inputs in each of four blocks
+    int8 = bundle.artifact("int8")
+    ranges = measure_ranges(bundle.path(int8), feeds)
+    assert 8 < len(ranges) == len(int8.details["quantized"])  # each of these layers has an input of its own
     assert all(entry.low < entry.high and entry.min < entry.max for entry in ranges)
     assert max(entry.clipped for entry in ranges) < 0.05
     assert measure_ranges(bundle.path(bundle.artifact("simplified")), feeds) == ()

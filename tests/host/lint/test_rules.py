@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.support.lint_cases import CASES
-from tests.support.onnx_graphs import Graph, floating, linear, operator, save
+from tests.support.onnx_graphs import FLOATS, Graph, floating, linear, operator, rotated, save
 from vitexport.device.profiles import device_profile
 from vitexport.errors import BundleError, RecipeError
 from vitexport.host.lint import RULES, Finding, lint_model, parse_target
@@ -27,6 +27,12 @@ def test_rule_finds_the_broken_model_and_passes_the_right_one(case: str, tmp_pat
     assert found
     assert all(finding.why and finding.fix for finding in found)
     assert rule not in {finding.rule for finding in _lint(right(), tmp_path, target)}
+
+
+@pytest.mark.parametrize("target", ["tensorrt:10.3", "tensorrt:11", "tensorrt:rtx", "onnxruntime"])
+@pytest.mark.parametrize("base", FLOATS)
+def test_a_rotation_before_a_quantized_layer_is_no_finding(base: str, target: str, tmp_path: Path) -> None:
+    assert _lint(rotated(base), tmp_path, target) == ()
 
 
 def test_every_rule_has_a_case() -> None:

@@ -13,7 +13,10 @@ import pytest
 from tests.support.paths import ROOT
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import CalibrationError, ImageError, QuantizeError
+from vitexport.files import StageResult
+from vitexport.host.graph.hadamard import is_rotation
 from vitexport.host.graph.layers import find_linears
+from vitexport.host.lint import lint_model, parse_target
 from vitexport.host.quantize import quantize_onnx
 from vitexport.host.quantize.calibration.checks import CalibrationWarning
 from vitexport.host.quantize.qdq.postconditions import violations
@@ -29,9 +32,14 @@ BODY = ("qkv", "proj", "fc1", "fc2")
 
 
 @pytest.fixture(scope="module")
-def int8(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settings = QuantizeSettings(target="tensorrt", preset="fast")
-    return quantize_onnx(model, IMAGES, settings, tmp_path_factory.mktemp("int8") / "int8.onnx").path
+def quantized(model: Path, tmp_path_factory: pytest.TempPathFactory) -> StageResult:
+    settings = QuantizeSettings(target="tensorrt", preset="fast", rotate="16")
+    return quantize_onnx(model, IMAGES, settings, tmp_path_factory.mktemp("int8") / "int8.onnx")
+
+
+@pytest.fixture(scope="module")
+def int8(quantized: StageResult) -> Path:
+    return quantized.path
 
 
 def logits(path: Path, *, optimize: bool = True) -> Array:
@@ -96,14 +104,31 @@ def test_saved_statistics_give_the_same_file_as_a_new_pass(model: Path, tmp_path
     assert statistics in second.companions
 
 
-def test_exactly_the_body_is_quantized_and_tensorrt_gets_what_it_accepts(int8: Path) -> None:
-    graph = ir.load(int8)
+def test_exactly_the_body_is_quantized_and_tensorrt_gets_what_it_accepts(quantized: StageResult) -> None:
+    """All of it but the layers that the result says stayed float."""
+    graph = ir.load(quantized.path)
     linears = find_linears(graph)
     body = [layer.name for layer in linears if layer.role in BODY]
     assert len(body) == 4 * len({layer.block for layer in linears if layer.block is not None})
-    assert list(violations(graph, layers=body, symmetric=True)) == []
-    types = {t.data_type for t in onnx.load(str(int8)).graph.initializer}
+    done, kept = quantized.details["quantized"], quantized.details["kept_float"]
+    assert sorted([*done, *kept]) == sorted(body)
+    assert 0 < len(kept) < len(done)
+    assert list(violations(graph, layers=done, symmetric=True)) == []
+    types = {t.data_type for t in onnx.load(str(quantized.path)).graph.initializer}
     assert onnx.TensorProto.UINT8 not in types and onnx.TensorProto.INT8 in types
+
+
+def test_tensorrt_takes_a_file_with_rotations(quantized: StageResult) -> None:
+    graph = ir.load(quantized.path)
+    fc2 = [name for name in quantized.details["quantized"] if name.endswith(".fc2")]
+    assert len([node for node in graph.graph if is_rotation(node)]) == len(fc2) > 0
+    for release in ("10.3", "11", "rtx"):
+        assert lint_model(quantized.path, parse_target(f"tensorrt:{release}")) == ()
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    from tests.support.rtx import parses_and_builds
+
+    accepted, reason = parses_and_builds(quantized.path, "8.9")
+    assert accepted, reason
 
 
 def broken(path: Path, change: str) -> ir.Model:
@@ -132,18 +157,19 @@ def broken(path: Path, change: str) -> ir.Model:
     return ir.from_proto(proto)
 
 
-@pytest.mark.parametrize("change", ["zero point", "axis", "dangling", "scale"])
-def test_each_postcondition_notices_a_graph_that_breaks_it(int8: Path, change: str) -> None:
-    body = [layer.name for layer in find_linears(ir.load(int8)) if layer.role in BODY]
-    assert list(violations(broken(int8, change), layers=body, symmetric=True)), change
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [("zero point", "symmetric"), ("axis", "axis"), ("dangling", "dangling"), ("scale", "scale")],
+)
+def test_each_postcondition_notices_a_graph_that_breaks_it(quantized: StageResult, change: str, rule: str) -> None:
+    found = violations(broken(quantized.path, change), layers=quantized.details["quantized"], symmetric=True)
+    assert rule in {violation.rule for violation in found}
 
 
-def test_a_layer_too_few_or_too_many_is_a_breach(int8: Path) -> None:
-    graph = ir.load(int8)
-    linears = find_linears(graph)
-    body = [layer.name for layer in linears if layer.role in BODY]
-    head = [layer.name for layer in linears if layer.role == "head"]
-    for asked in (body[1:], [*body, *head]):
+def test_a_layer_too_few_or_too_many_is_a_breach(quantized: StageResult) -> None:
+    graph, done = ir.load(quantized.path), quantized.details["quantized"]
+    head = [layer.name for layer in find_linears(graph) if layer.role == "head"]
+    for asked in (done[1:], [*done, *head], [*done, *quantized.details["kept_float"][:1]]):
         assert "layers" in {violation.rule for violation in violations(graph, layers=asked, symmetric=True)}
 
 

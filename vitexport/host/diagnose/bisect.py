@@ -193,7 +193,12 @@ def bisect(
             per_block = blocks.run(own, given)
             for name in outputs.values():
                 block[name].add(expected[name], per_block[name])
-    untouched = {str(layer.output.name) for layer in find_linears(graphs[1]) if computed_in_float(layer)}
+    untouched = {
+        str(layer.output.name)
+        for layer in find_linears(graphs[1])
+        # One whose input was transformed, for a quantized attention's sake, errs as far as the fit of that transform.
+        if computed_in_float(layer) and (source := layer.matmul.inputs[0]) and source.name not in transforms
+    }
     layers = _score(shared, local, running, untouched)
     finding, culprits = _blame(layers)
     return BisectReport(
@@ -237,12 +242,16 @@ def _undo(transform: Affine | None, value: NDArray[np.generic]) -> NDArray[np.ge
 def _score(
     cuts: Sequence[Cut], local: dict[str, Difference], running: dict[str, Difference], untouched: Collection[str]
 ) -> tuple[LayerError, ...]:
-    """Compare every layer with its kind in the other blocks; one that computes in float should make no error."""
-    everything = [local[cut.tensor] for cut in cuts if cut.role in LINEAR]
+    """Compare every layer with its kind in the other blocks; one that computes in float should make no error.
+
+    Those in float are no measure for the others: a quantized layer errs, whatever a few islands of its kind do.
+    """
+    touched = [cut for cut in cuts if cut.tensor not in untouched]
+    everything = [local[cut.tensor] for cut in touched if cut.role in LINEAR]
     errors = []
     for cut in cuts:
         own = local[cut.tensor]
-        peers = [local[other.tensor] for other in cuts if other.role == cut.role and other.tensor != cut.tensor]
+        peers = [local[other.tensor] for other in touched if other.role == cut.role and other.tensor != cut.tensor]
         kind = [] if cut.tensor in untouched else peers if len(peers) >= 3 else everything
         score = max(
             getattr(own, what) / max(_median([getattr(other, what) for other in kind]), _NEGLIGIBLE)
@@ -277,7 +286,7 @@ def _blame(layers: Sequence[LayerError]) -> tuple[str, tuple[LayerError, ...]]:
     if not noticed:
         return "exact", ()
     # A tiny error in a kind of layer that usually makes hardly any is not what costs accuracy.
-    usual = _median([layer.local for layer in layers if layer.role in LINEAR])
+    usual = _median([layer.local for layer in noticed if layer.role in LINEAR])
     outliers = [
         layer
         for layer in noticed

@@ -48,6 +48,8 @@ def match_channels(
     candidate: Floats,
     weights: tuple[Floats, Floats],
     biases: tuple[Floats, Floats] | None,
+    *,
+    rounded: bool = True,
 ) -> Affine | None:
     """Find the transform of a tensor that the weights reading it undo.
 
@@ -56,6 +58,8 @@ def match_channels(
         candidate: The same of the candidate, given exact inputs.
         weights: ``[K, out]`` of the layer that reads it, in reference and candidate.
         biases: ``[out]`` of that layer, or None.
+        rounded: Whether the candidate's weights are quantized. Those of a layer in float say exactly what they undo,
+            and a scale off by what the tensor's noise explains would look like an error of that layer.
 
     Returns:
         None where the tensor is meant to be unchanged.
@@ -64,7 +68,10 @@ def match_channels(
     before, _ = weights
     inverse = _row_factors(*weights)
     slack = _slack(reference, candidate, scale, shift)
-    agreed, from_tensor = _agree(np.where(scale > 1e-6, scale, 1.0), 1 / np.where(inverse > 1e-6, inverse, 1.0), slack)
+    undone = 1 / np.where(inverse > 1e-6, inverse, 1.0)
+    agreed, from_tensor = _agree(np.where(scale > 1e-6, scale, 1.0), undone, slack)
+    if not rounded:
+        agreed = np.where(np.abs(agreed / undone - 1) < _CLOSE, undone, agreed)
     offset = np.where(from_tensor, candidate.mean(axis=0) - agreed * reference.mean(axis=0), 0.0)
     if biases is None or not _shift_undone(offset / agreed, before, biases):
         offset = np.zeros_like(offset)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.host.diagnose.coordinates import Affine, linear_parameters, match_channels
-from vitexport.host.diagnose.cuts import Cut
+from vitexport.host.diagnose.cuts import Cut, computed_in_float
 from vitexport.host.diagnose.probe import Probe
 from vitexport.host.diagnose.rows import first_rows
 from vitexport.host.graph.conversions import source_of
@@ -114,7 +114,8 @@ def _match(exact: Floats, candidate_rows: Floats, before: LinearLayer, after: Li
     biases = None
     if other_bias is not None:
         biases = (np.zeros_like(other_bias) if bias is None else bias)[columns], other_bias[columns]
-    return match_channels(exact, candidate_rows, (weight[:, columns], other[:, columns]), biases)
+    pair = weight[:, columns], other[:, columns]
+    return match_channels(exact, candidate_rows, pair, biases, rounded=not computed_in_float(after))
 
 
 def _merged(exact: Floats, candidate_rows: Floats, width: int, value: Affine | None) -> Affine | None:

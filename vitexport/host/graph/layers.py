@@ -13,6 +13,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from vitexport.host.graph.constants import is_constant
+from vitexport.host.graph.hadamard import is_rotation
 from vitexport.host.graph.scopes import block_path, module_of
 
 __all__ = ["Attention", "LinearLayer", "Role", "block_of", "find_attention", "find_linears", "linear_at", "origins_of"]
@@ -158,7 +159,7 @@ def linear_at(node: ir.Node) -> tuple[ir.Value, ir.Node | None, ir.Value | None]
         return None
     if node.op_type == "Gemm" or (node.op_type == "Conv" and _is_patch_embedding(node)):
         return weight, None, node.inputs[2] if len(node.inputs) > 2 else None
-    if node.op_type != "MatMul" or weight.shape is None or len(weight.shape) != 2:
+    if node.op_type != "MatMul" or weight.shape is None or len(weight.shape) != 2 or is_rotation(node):
         return None
     uses = node.outputs[0].uses()
     if len(uses) == 1 and not node.outputs[0].is_graph_output():
@@ -280,7 +281,7 @@ def _between_activation(node: ir.Node, *, forward: bool) -> bool:
         if linear_at(current) is not None:
             if activated:
                 return True
-        elif current.op_type in _ACTIVATIONS or (current.op_type in through and not _is_residual(current)):
+        elif (current.op_type in _ACTIVATIONS | through and not _is_residual(current)) or is_rotation(current):
             now = activated or current.op_type in _ACTIVATIONS
             pending.extend((n, now) for n in _neighbours(current, forward))
     return False

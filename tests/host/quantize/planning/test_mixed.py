@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 
+from tests.support.input_plans import input_plan
 from tests.support.paths import CALIBRATION
 from vitexport.cli import main
 from vitexport.host.export import export_onnx
@@ -38,7 +39,7 @@ def _plant(model: Path, out: Path) -> int:
             scale[random.choice(channels, 6, replace=False)] = 0.01
             absorber = find_absorber(group)
             assert absorber.kind in ("norm", "value")
-            fold_into_consumers(graph.graph, group, scale, np.zeros_like(scale))
+            fold_into_consumers(graph.graph, group, input_plan(scale))
             apply_to_source(graph.graph, absorber, scale, np.zeros_like(scale))
     ir.save(graph, out)
     return len(layers)

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from tests.support.input_plans import input_plan
 from tests.support.ir_graphs import graph, random
 from tests.support.paths import CALIBRATION
 from vitexport.bundle.metadata import ModelMetadata
@@ -35,12 +36,13 @@ def test_ranges_taken_inside_the_graph_are_those_of_the_tensors_themselves(model
     metadata = ModelMetadata.from_metadata(graph.metadata_props, where=str(model))
     feeds = ImageFeeds(IMAGES, metadata.preprocess, metadata.model.inputs[0], tmp_path)
     nodes = len(graph.graph)
-    ranges = float_ranges(graph, feeds, [0, 2, 5])
+    ranges, logits = float_ranges(graph, feeds, [0, 2, 5], "logits")
     assert len(graph.graph) == nodes  # the graph itself stays as it was
     computed = {str(value.name) for node in graph.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT}
     assert set(ranges) == computed
     with open_exposed(graph, list(ranges)) as runtime:
         outputs = list(run_images(runtime, feeds, [0, 2, 5]))
+    np.testing.assert_allclose(np.stack(logits), np.stack([one["logits"] for one in outputs]), rtol=1e-4, atol=1e-5)
     for name, largest in ranges.items():
         np.testing.assert_allclose(largest, max(np.abs(one[name]).max() for one in outputs), rtol=1e-4)
     assert len({round(value, 3) for value in ranges.values()}) > 20
@@ -55,7 +57,7 @@ def loud(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     scale = np.full(group[0].shape[0], 1 / 30_000, dtype=np.float32)
     absorber = find_absorber(group)
     assert absorber.kind == "value"
-    fold_into_consumers(graph.graph, group, scale, np.zeros_like(scale))
+    fold_into_consumers(graph.graph, group, input_plan(scale))
     apply_to_source(graph.graph, absorber, scale, np.zeros_like(scale))
     out = tmp_path_factory.mktemp("loud") / "loud.onnx"
     write_onnx(graph, out)
@@ -87,6 +89,9 @@ def test_a_quantized_layer_next_to_what_overflows_stays_whole(loud: Path, tmp_pa
     settings = QuantizeSettings(target="tensorrt", preset="fast")
     result = quantize_onnx(loud, IMAGES, settings, tmp_path / "int8.onnx")
     assert any("dequantize" in node for node in result.details["kept_float32"])
+    casts = [node for node in read_onnx(result.path).graph if node.op_type == "Cast"]
+    sources = [node.inputs[0].producer() for node in casts if node.inputs[0] is not None]
+    assert casts and not [node for node in sources if node is not None and node.op_type == "DequantizeLinear"]
     assert measure("logits", _logits(loud), _logits(result.path)).sqnr_db >= 15
 
 

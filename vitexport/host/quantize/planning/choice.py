@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vitexport.host.graph.hadamard import ROTATION_SIZES
 from vitexport.host.quantize.calibration.statistics import TensorStatistics
 from vitexport.host.quantize.numerics.qparams import QuantParams, asymmetric_qparams, symmetric_qparams
 from vitexport.host.quantize.numerics.range_estimators import Method, clipping_threshold, magnitudes
-from vitexport.host.quantize.numerics.rotation import ROTATION_SIZES, Rotation
+from vitexport.host.quantize.numerics.rotation import Rotation
 from vitexport.host.quantize.planning.search import (
     FAST,
     ONE_SIDED_RATIOS,

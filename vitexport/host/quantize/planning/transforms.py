@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from vitexport.errors import QuantizeError
 from vitexport.host.graph.constants import add_initializer, array_of, is_constant
+from vitexport.host.graph.hadamard import hadamard
 from vitexport.host.graph.layers import LinearLayer, find_attention, origins_of
 from vitexport.host.graph.scopes import inherit_module
-from vitexport.host.quantize.numerics.rotation import Rotation, hadamard
+from vitexport.host.quantize.numerics.rotation import Rotation
 from vitexport.host.quantize.planning.layers import QuantizedLayer
 from vitexport.host.quantize.planning.search import InputPlan
+from vitexport.tensors import ROTATION_SUFFIX
 
 __all__ = [
     "Absorber",
@@ -172,16 +174,16 @@ def rotate(graph: ir.Graph, value: ir.Value, rotation: Rotation, consumers: Sequ
             "Export with a fixed image size, or quantize with `--rotate none`.",
         )
     steps = (
-        ("Reshape", add_initializer(graph, f"{name}.blocks", np.array([-1, size])), rows, "blocked"),
-        ("MatMul", add_initializer(graph, f"{name}.hadamard", hadamard(size)), rows, "products"),
-        ("Reshape", add_initializer(graph, f"{name}.shape", np.array(back)), value.shape, "rotated"),
+        ("Reshape", add_initializer(graph, f"{name}.blocks", np.array([-1, size])), rows, ".blocked"),
+        ("MatMul", add_initializer(graph, f"{name}.matrix", hadamard(size)), rows, ROTATION_SUFFIX),
+        ("Reshape", add_initializer(graph, f"{name}.shape", np.array(back)), value.shape, ".rotated"),
     )
     result = value
     for op_type, operand, shape, suffix in steps:
-        node = inherit_module(ir.node(op_type, [result, operand], name=f"{name}.{suffix}"), last)
+        node = inherit_module(ir.node(op_type, [result, operand], name=f"{name}{suffix}"), last)
         graph.insert_after(last, node)
         last, result = node, node.outputs[0]
-        result.name, result.shape, result.type = f"{name}.{suffix}", shape, value.type
+        result.name, result.shape, result.type = node.name, shape, value.type
     _redirect(value, result, consumers)
     return result
 

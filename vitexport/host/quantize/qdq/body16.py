@@ -93,7 +93,7 @@ def to_body16(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> Body1
 
     A node is kept in float32, between casts, where calibration saw a value of it above a quarter of the largest finite
     number, where a weight is beyond it, or where the schema of its operator permits no result of that type in the
-    model's opset (Conv takes bfloat16 from opset 22 on).
+    model's opset (Conv takes bfloat16 from opset 22 on). What dequantizes its operands is kept with it.
 
     Args:
         model: Float32 graph, possibly with Q/DQ.
@@ -108,6 +108,7 @@ def to_body16(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> Body1
     opset = opset_of(model)
     reasons = {node: _not_permitted(node, opset, _TYPES[dtype]) or _overflows(node, ranges, dtype) for node in graph}
     kept = {node: reason for node, reason in reasons.items() if reason}
+    _keep_whole(kept)
     conversion = _Conversion(model, dtype, kept)
     for node in list(graph):
         conversion.convert(node)
@@ -117,6 +118,24 @@ def to_body16(model: ir.Model, dtype: str, ranges: Mapping[str, float]) -> Body1
     ]:
         del graph.initializers[name]
     return Body16Report(dtype, {str(node.name): reason for node, reason in kept.items()})
+
+
+def _keep_whole(kept: dict[ir.Node, str]) -> None:
+    """Keep also what dequantizes for a node that is kept, and what else reads that.
+
+    A Cast between DequantizeLinear and product would have the product computed in float.
+    """
+    pending = list(kept)
+    while pending:
+        node = pending.pop()
+        for value in node.inputs:
+            dequantize = None if value is None else value.producer()
+            if dequantize is None or dequantize.op_type != "DequantizeLinear":
+                continue
+            for other in (dequantize, *dequantize.outputs[0].consumers()):
+                if other not in kept:
+                    kept[other] = f"it goes with '{node.name}': {kept[node]}"
+                    pending.append(other)
 
 
 def _not_permitted(node: ir.Node, opset: int, dtype: ir.DataType) -> str:
