@@ -16,6 +16,7 @@ from vitexport.host.quantize.planning.islands import ONE_TOKEN, Islands
 from vitexport.host.quantize.planning.layers import QuantizedLayer
 from vitexport.host.quantize.planning.mixed import MixedReport
 from vitexport.host.quantize.planning.plan import GraphPlan, TensorPlan
+from vitexport.host.quantize.planning.taming import MASSIVE
 
 __all__ = [
     "LOWEST_SQNR_DB",
@@ -32,9 +33,6 @@ LOWEST_SQNR_DB = 20.0
 
 _OUTLIER = 6.0
 """Factor over the largest magnitude of the median channel at which a channel is called an outlier."""
-
-_MASSIVE = 20.0
-"""The same factor from which it is called a massive activation: 8 bits leave the median channel 13 of 256 levels."""
 
 _NAMED = 5
 
@@ -153,7 +151,7 @@ def massive_activation(stats: TensorStatistics) -> str:
     """
     amax = _reach(stats)
     largest, median = float(amax.max()), float(np.median(amax))
-    if largest < _MASSIVE * median:
+    if largest < MASSIVE * median:
         return ""
     return f"massive activation: one channel reaches {_short(largest)}, the median channel {_short(median)}"
 
@@ -174,6 +172,7 @@ def _range(plan: TensorPlan, stats: TensorStatistics, kept: Collection[str]) -> 
         "seen": [float(stats.minimum.min()), float(stats.maximum.max())],
         "median_channel": float(np.median(_reach(stats))),
         "rotation": None if choice.rotation is None else choice.rotation.size,
+        "scaled_channels": 0 if plan.kind in ("norm", "value") else int(np.count_nonzero(choice.channel_scale != 1)),
         "transformed": [float(rows.min()), float(rows.max())],
         "outliers": outlier_channels(stats),
         "scale": choice.qparams.scale,

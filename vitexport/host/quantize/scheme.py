@@ -32,6 +32,11 @@ class QdqScheme:
     pair_limit: bool = False
 
     @property
+    def scaling_price_db(self) -> float:
+        """What a multiplication must gain in the output of its layer, in dB, at the same rate as a rotation."""
+        return 0.5
+
+    @property
     def rotation_price_db(self) -> dict[int, float]:
         """What a rotation must gain in the output of its layer, in dB, by block size: 0.5 dB for 1 % of latency.
 

@@ -9,57 +9,34 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 
-from tests.support.input_plans import input_plan
+from tests.support.engine_models import simplified
+from tests.support.outliers import plant_after_gelu
 from tests.support.paths import CALIBRATION
 from vitexport.cli import main
-from vitexport.host.export import export_onnx
 from vitexport.host.quantize import quantize_onnx
 from vitexport.host.quantize.calibration.statistics import StatisticsConfig, StreamingStatistics
 from vitexport.host.quantize.explanation import outlier_channels
-from vitexport.host.quantize.planning.layers import choose_layers, layers_by_input
-from vitexport.host.quantize.planning.transforms import apply_to_source, find_absorber, fold_into_consumers
-from vitexport.host.simplify import simplify_onnx
-from vitexport.host.sources import load_model
 from vitexport.inputs.images import list_images
-from vitexport.recipe.settings import Budget, ExportSettings, ModelSettings, QuantizeSettings, SimplifySettings
+from vitexport.recipe.settings import Budget, QuantizeSettings
 
-PLANTED = ("2.fc1", "5.qkv", "8.proj")
+PLANTED = (2, 5, 8)
 IMAGES = list_images(CALIBRATION, limit=64)
-
-
-def _plant(model: Path, out: Path) -> int:
-    """Scale six channels of three inputs a hundredfold, undone in the next weights; returns the number of layers."""
-    graph = ir.load(model)
-    layers = choose_layers(graph, where=str(model))
-    random = np.random.default_rng(0)
-    for group in layers_by_input(layers).values():
-        if group[0].group in PLANTED:
-            channels = group[0].shape[0]
-            scale = np.ones(channels, dtype=np.float32)
-            scale[random.choice(channels, 6, replace=False)] = 0.01
-            absorber = find_absorber(group)
-            assert absorber.kind in ("norm", "value")
-            fold_into_consumers(graph.graph, group, input_plan(scale))
-            apply_to_source(graph.graph, absorber, scale, np.zeros_like(scale))
-    ir.save(graph, out)
-    return len(layers)
 
 
 @pytest.mark.slow
 def test_the_search_finds_planted_layers_and_meets_the_budget(shared: Path, tmp_path: Path) -> None:
-    loaded = load_model(ModelSettings(source=str(shared / "models" / "deit-tiny-hf")))
-    exported = export_onnx(loaded, ExportSettings(), tmp_path / "exported.onnx").path
-    model = simplify_onnx(exported, SimplifySettings(), tmp_path / "model.onnx").path
-    layers = _plant(model, tmp_path / "planted.onnx")
+    model = simplified(str(shared / "models" / "deit-tiny-hf"), tmp_path)
+    planted = plant_after_gelu(model, tmp_path / "planted.onnx", PLANTED)
     images = list_images(shared / "data" / "imagenet-1k-sample" / "calib")
-    settings = QuantizeSettings(target="portable", preset="fast", budget=Budget(min_sqnr_db=20))
-    result = quantize_onnx(tmp_path / "planted.onnx", images, settings, tmp_path / "int8.onnx")
+    settings = QuantizeSettings(target="portable", preset="fast", keep_float="none", budget=Budget(min_sqnr_db=20))
+    result = quantize_onnx(planted, images, settings, tmp_path / "int8.onnx")
     report = result.details["mixed_precision"]
     assert report["before"]["sqnr_db"] < 20
     assert report["after"]["sqnr_db"] >= 20
-    assert set(list(report["cost_db"])[:3]) == set(PLANTED)
-    assert set(report["kept_float"]) & set(PLANTED)
-    assert len(result.details["kept_float"]) <= layers / 4
+    groups = {f"{block}.fc2" for block in PLANTED}
+    assert set(list(report["cost_db"])[:3]) == groups
+    assert set(report["kept_float"]) & groups
+    assert len(result.details["kept_float"]) <= len(result.details["quantized"]) / 3
     assert len(report["kept_float"]) == len(set(report["kept_float"]))
 
 

@@ -1,8 +1,9 @@
-"""Choosing how an activation is transformed and quantized: which search, over which ranges, rotated or not."""
+"""Choosing how an activation is transformed and quantized: by which search, over which ranges, scaled or rotated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from vitexport.host.quantize.planning.search import (
     search_absorbed,
     search_explicit,
 )
+from vitexport.host.quantize.planning.taming import taming_scales
 from vitexport.host.quantize.scheme import QdqScheme
 from vitexport.recipe.settings import QuantizeSettings
 
@@ -92,34 +94,51 @@ class InputChooser:
         )
 
     def explicit(self, *, shifts: bool, rotates: bool, free: bool) -> InputPlan:
-        """Choose for a tensor whose producer absorbs nothing: a shift or a rotation takes nodes of its own.
+        """Choose for a tensor whose producer absorbs nothing: scale, shift and rotation take nodes of their own.
 
         Args:
             shifts: Whether a constant may be subtracted.
             rotates: Whether it may be rotated.
-            free: Whether so few rows are computed that a rotation costs nothing.
+            free: Whether so few rows are computed that such nodes cost nothing.
         """
-        output_error = OutputError(self._rows, self._counts, self._consumers, product_noise=self._scheme.product_noise)
-        plain = search_explicit(self._rows, output_error, self._consumers, self._unrotated(shifts=shifts))
+        asked = {"auto": ROTATION_SIZES, "none": ()}.get(self._settings.rotate)
+        sizes = ((int(self._settings.rotate),) if asked is None else asked) if rotates else ()
+        minimum, maximum = self._stats.minimum, self._stats.maximum
+        ones = np.ones_like(minimum)
+        plans = self._scaled(ones, sizes, shifts=shifts)
+        if asked is None:
+            return plans[-1]
+        if self._searched and not self._fast and self._scheme.activation != "float8_e4m3fn":
+            for scale in taming_scales(np.maximum(-minimum, maximum), self._consumers):
+                plans += self._scaled(scale, sizes, shifts=shifts)
+        return min(plans, key=lambda plan: self._priced(plan, free=free))
+
+    def _scaled(self, scale: Floats, sizes: Sequence[int], *, shifts: bool) -> list[InputPlan]:
+        """Return plans of the tensor over some channel scales: the best without rotation, then one for each size."""
+        rows = self._rows / scale
+        low, high = float((self._stats.minimum / scale).min()), float((self._stats.maximum / scale).max())
+        consumers = [Consumer(one.weight * scale[:, None], one.importance) for one in self._consumers]
+        error = OutputError(rows, self._counts, consumers, product_noise=self._scheme.product_noise)
+        plain = search_explicit(rows, error, consumers, self._unrotated(low, high, shifts=shifts))
         if plain is None:  # every shift makes products far beyond the output
-            output_error = OutputError(self._rows, self._counts, self._consumers)
-            plain = search_explicit(self._rows, output_error, self._consumers, self._unrotated(shifts=False))
+            error = OutputError(rows, self._counts, consumers)
+            plain = search_explicit(rows, error, consumers, self._unrotated(low, high, shifts=False))
         assert plain is not None
-        if not rotates or self._settings.rotate == "none":
-            return plain
-        asked = ROTATION_SIZES if self._settings.rotate == "auto" else (int(self._settings.rotate),)
-        plans = {}
-        for size in asked:
-            if len(self._rows[0]) % size == 0:
+        plans = [plain]
+        for size in sizes:
+            if rows.shape[1] % size == 0:
                 rotation = Rotation(size)
-                rows = rotation.rows(self._rows)
-                plan = search_explicit(rows, output_error, self._consumers, self._rotated(rows), rotation)
-                if plan is not None:
-                    plans[size] = plan
-        if self._settings.rotate != "auto":
-            return next(iter(plans.values()), plain)
-        prices = {size: 0.0 if free else self._scheme.rotation_price_db[size] for size in plans}
-        return min([plain, *plans.values()], key=lambda plan: _priced(plan, prices))
+                rotated = rotation.rows(rows)
+                plan = search_explicit(rotated, error, consumers, self._rotated(rotated), rotation)
+                plans += [] if plan is None else [plan]
+        return [replace(plan, channel_scale=scale, shift=plan.shift * scale) for plan in plans]
+
+    def _priced(self, plan: InputPlan, *, free: bool) -> float:
+        """Return a plan's error in dB with the price of its nodes on it."""
+        price = 0.0 if plan.rotation is None else self._scheme.rotation_price_db[plan.rotation.size]
+        if np.any(plan.channel_scale != 1):
+            price += self._scheme.scaling_price_db
+        return 10 * float(np.log10(max(plan.error, 1e-30))) + (0.0 if free else price)
 
     def _symmetric(self, amax: float) -> QuantParams:
         return symmetric_qparams(
@@ -142,8 +161,7 @@ class InputChooser:
             return [1.0]
         return [ratio * self._stats.range_margin for ratio in ((_FAST_RATIO,) if self._fast else tried)]
 
-    def _unrotated(self, *, shifts: bool) -> list[tuple[float, float, QuantParams]]:
-        low, high = float(self._stats.minimum.min()), float(self._stats.maximum.max())
+    def _unrotated(self, low: float, high: float, *, shifts: bool) -> list[tuple[float, float, QuantParams]]:
         if self._method != "max":
             stats = self._stats
             threshold = clipping_threshold(magnitudes(stats.histogram), stats.bound, stats.amax, self._method)
@@ -165,12 +183,6 @@ class InputChooser:
             else:
                 found.append((ratio, 0.0, self._symmetric(amax * ratio)))
         return found
-
-
-def _priced(plan: InputPlan, prices: dict[int, float]) -> float:
-    """Return a plan's error with the price of its rotation on it, in dB."""
-    price = 0.0 if plan.rotation is None else prices[plan.rotation.size]
-    return 10 * float(np.log10(max(plan.error, 1e-30))) + price
 
 
 def _one_sided(low: float, high: float, ratio: float, *, shifts: bool, scheme: QdqScheme) -> tuple[float, QuantParams]:

@@ -18,7 +18,13 @@ DB_PER_PERCENT = 0.25
 """SQNR at the output that one percent of the multiply-accumulates in float must gain, in dB."""
 
 _LARGEST = 0.05
-"""Fraction of the multiply-accumulates that may stay float by default."""
+"""Fraction of the multiply-accumulates that may stay float by default, besides destroyed groups."""
+
+_DESTROYED_DB = 20.0
+"""SQNR at the output under which a group, quantized alone, is destroyed: nothing after it could make that good."""
+
+_ALARMING = 0.1
+"""Loss in a layer's own outputs, over their variance, from which a group is measured however many are."""
 
 _FREE = 0.001
 """Fraction of the multiply-accumulates below which a group costs nothing: a last block that computes one token."""
@@ -52,8 +58,9 @@ def find_islands(
 ) -> Islands:
     """Choose the groups whose noise is not worth their speed.
 
-    The groups that lose most in their own outputs, and most for their work, are measured at the model's output; then
-    they go one by one, the largest gain for its cost first, as long as it is worth it.
+    The groups that lose most in their own outputs, and most for their work, are measured at the model's output. Those
+    that are destroyed go, whatever work they do; then the others one by one, the largest gain for its cost first, as
+    long as it is worth it.
 
     Args:
         model: The float graph.
@@ -66,8 +73,15 @@ def find_islands(
     free = [group for group in work if work[group] < _FREE]
     suspects = _suspects(plan, work, free)
     noise = measure_noise(model, plan, feeds, _few(held_out), suspects, leave_out=free)
+    clipped = noise.clipped
     single = {layer.group for one in plan.tensors if one.statistics.rows <= calibrated for layer in one.layers}
     reasons = {group: ONE_TOKEN if group in single else f"{work[group]:.2%} of the work" for group in free}
+    destroyed = sorted((group for group in suspects if noise.sqnr_db(group) < _DESTROYED_DB), key=noise.sqnr_db)
+    reasons |= {group: f"quantized alone it leaves {noise.sqnr_db(group):.1f} dB" for group in destroyed}
+    suspects = [group for group in suspects if group not in destroyed and work[group] <= _LARGEST]
+    if destroyed:
+        # What large errors add up to says nothing of the small ones.
+        noise = measure_noise(model, plan, feeds, _few(held_out), suspects, leave_out=[*free, *destroyed])
     left, spent = noise.total, 0.0
     while suspects:
         group = max(suspects, key=lambda one: _gain(noise, one, left) / work[one])
@@ -78,10 +92,10 @@ def find_islands(
         if spent + work[group] > _LARGEST:
             continue
         share = min(1.0, noise.of[group] / max(left, 1e-30))
-        which = "remaining noise" if spent else "noise"
+        which = "remaining noise" if spent or destroyed else "noise"
         reasons[group] = f"{share:.0%} of the {which} for {work[group]:.1%} of the work"
         left, spent = left - noise.of[group], spent + work[group]
-    return Islands(tuple(reasons), reasons, sum(work[group] for group in reasons), noise.clipped)
+    return Islands(tuple(reasons), reasons, sum(work[group] for group in reasons), clipped)
 
 
 def find_clipped(model: ir.Model, plan: GraphPlan, feeds: ImageFeeds, held_out: Sequence[int]) -> Mapping[str, float]:
@@ -132,7 +146,9 @@ def _suspects(plan: GraphPlan, work: Mapping[str, float], known: Collection[str]
         for layer in tensor.layers:
             error = plan.layers[layer.name].column_error
             errors[layer.group] = max(errors.get(layer.group, 0.0), error)
-    possible = [group for group in errors if group not in known and work[group] <= _LARGEST]
-    worst = sorted(possible, key=lambda group: -errors[group])[: _CANDIDATES // 2]
+    possible = [group for group in errors if group not in known]
+    worst = sorted(possible, key=lambda group: -errors[group])
+    alarming = [group for group in worst if errors[group] > _ALARMING]
     dearest = sorted(possible, key=lambda group: -errors[group] / work[group])
-    return list(dict.fromkeys([*worst, *dearest]))[:_CANDIDATES]
+    usual = [group for group in [*worst[: _CANDIDATES // 2], *dearest] if work[group] <= _LARGEST]
+    return list(dict.fromkeys([*list(dict.fromkeys(usual))[:_CANDIDATES], *alarming]))

@@ -201,8 +201,11 @@ def search_absorbed(
         product_noise: See :class:`OutputError`.
     """
     centre = ((maximum + minimum) / 2).astype(np.float32)
-    # A channel's extremes on other images lie further out, most of all where calibration saw next to nothing in it.
-    half_range = np.maximum((maximum - minimum) / 2 * _WIDER * range_margin, _NARROWEST * (maximum - minimum).max() / 2)
+    seen = (maximum - minimum) / 2
+    # A channel's extremes on other images lie further out, most of all where calibration saw next to nothing in it. How
+    # far a massive activation reaches says nothing of the other channels.
+    narrowest = min(_NARROWEST * float(seen.max()), float(np.median(seen)))
+    half_range = np.maximum(seen * _WIDER * range_margin, narrowest)
     output_error = OutputError(rows, counts, consumers, product_noise=product_noise)
     best: InputPlan | None = None
 
