@@ -242,7 +242,8 @@ class _Work:
     def _islands(self, plan: GraphPlan) -> Islands:
         if self._settings.keep_float == "none":
             return Islands(clipped=find_clipped(self.model, plan, self._feeds, self._split.held_out))
-        return find_islands(self.model, plan, self._feeds, len(self._split.calibrating), self._split.held_out)
+        split, price = self._split, self._scheme.island_price_db
+        return find_islands(self.model, plan, self._feeds, len(split.calibrating), split.held_out, price)
 
     def _search(self, plan: GraphPlan, islands: Islands, judge: Judge, budget: Budget) -> MixedReport:
         def build(kept: Collection[str]) -> ir.Model:

@@ -46,6 +46,14 @@ class QdqScheme:
         return {16: 1.0, 64: 1.0} if self.body == "float16" else {16: 1.0, 64: 2.5}
 
     @property
+    def island_price_db(self) -> float:
+        """What one percent of the multiply-accumulates in float must gain at the model's output, in dB.
+
+        Beside a 16-bit body 8 bits are at most twice as fast; beside float32 on a CPU nearly three times.
+        """
+        return 0.2 if self.body == "float16" else 0.3
+
+    @property
     def product_noise(self) -> float:
         """Variance of what storing a number in the body's type loses, over the square of the number; 0 for float32."""
         bits = {"float16": 11, "bfloat16": 8}.get(self.body)

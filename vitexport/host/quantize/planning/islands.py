@@ -12,10 +12,7 @@ from vitexport.host.quantize.calibration.calibrate import ImageFeeds, evenly_spr
 from vitexport.host.quantize.planning.noise import GroupNoise, measure_noise, multiply_accumulates
 from vitexport.host.quantize.planning.plan import GraphPlan
 
-__all__ = ["DB_PER_PERCENT", "ONE_TOKEN", "Islands", "find_clipped", "find_islands", "rank_groups"]
-
-DB_PER_PERCENT = 0.25
-"""SQNR at the output that one percent of the multiply-accumulates in float must gain, in dB."""
+__all__ = ["ONE_TOKEN", "Islands", "find_clipped", "find_islands", "rank_groups"]
 
 _LARGEST = 0.05
 """Fraction of the multiply-accumulates that may stay float by default, besides destroyed groups."""
@@ -54,7 +51,7 @@ class Islands:
 
 
 def find_islands(
-    model: ir.Model, plan: GraphPlan, feeds: ImageFeeds, calibrated: int, held_out: Sequence[int]
+    model: ir.Model, plan: GraphPlan, feeds: ImageFeeds, calibrated: int, held_out: Sequence[int], price_db: float
 ) -> Islands:
     """Choose the groups whose noise is not worth their speed.
 
@@ -68,6 +65,7 @@ def find_islands(
         feeds: Calibration images.
         calibrated: How many of them the plan was fitted to.
         held_out: The others.
+        price_db: What one percent of the multiply-accumulates in float must gain at the output, in dB.
     """
     work = multiply_accumulates(plan.tensors, calibrated)
     free = [group for group in work if work[group] < _FREE]
@@ -87,7 +85,7 @@ def find_islands(
         group = max(suspects, key=lambda one: _gain(noise, one, left) / work[one])
         gain = _gain(noise, group, left)
         suspects.remove(group)
-        if gain < DB_PER_PERCENT * 100 * work[group]:
+        if gain < price_db * 100 * work[group]:
             break
         if spent + work[group] > _LARGEST:
             continue
