@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from vitexport.host.export import export_onnx
 from vitexport.host.quantize import quantize_onnx
+from vitexport.host.quantize.explanation import QuantizationWarning
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import load_model
 from vitexport.inputs.images import list_images
@@ -47,4 +49,7 @@ class Variants:
         settings = QuantizeSettings.model_validate({"precision": precision, "target": "tensorrt", "preset": "fast"})
         images = list_images(self._images, limit=_IMAGES)
         statistics = self._folder / "statistics.npz"
-        return quantize_onnx(self["fp32"], images, settings, path, statistics=statistics).path
+        with warnings.catch_warnings():
+            # Engines are built from it, whatever its accuracy: fp8 without a search is below 20 dB on DeiT-Tiny.
+            warnings.simplefilter("ignore", QuantizationWarning)
+            return quantize_onnx(self["fp32"], images, settings, path, statistics=statistics).path
