@@ -95,8 +95,15 @@ def deit(shared: Path, subject: Callable[[str, str, int], Subject]) -> Subject:
     return subject("deit-tiny", str(shared / "models" / "deit-tiny-hf"), 64)
 
 
-@pytest.mark.parametrize("planting", list(_PLANTINGS))
-@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize(
+    ("target", "planting"),
+    [
+        ("tensorrt", "gelu"),
+        ("ort-x86", "inputs"),
+        pytest.param("tensorrt", "inputs", marks=pytest.mark.slow),
+        pytest.param("ort-x86", "gelu", marks=pytest.mark.slow),
+    ],
+)
 def test_a_trained_model_bears_massive_activations(target: Target, planting: str, deit: Subject) -> None:
     assert deit.loses(planting, target) <= _WITHIN_DB
 
