@@ -16,10 +16,10 @@ from vitexport.host.quantize.planning.islands import ONE_TOKEN, Islands
 from vitexport.host.quantize.planning.layers import QuantizedLayer
 from vitexport.host.quantize.planning.mixed import MixedReport
 from vitexport.host.quantize.planning.plan import GraphPlan, TensorPlan
+from vitexport.host.quantize.planning.quality import LOWEST_SQNR_DB
 from vitexport.host.quantize.planning.taming import MASSIVE
 
 __all__ = [
-    "LOWEST_SQNR_DB",
     "QuantizationWarning",
     "explain",
     "massive_activation",
@@ -27,9 +27,6 @@ __all__ = [
     "warn_of_clipping",
     "warn_of_quality",
 ]
-
-LOWEST_SQNR_DB = 20.0
-"""Signal-to-noise ratio of the first output below which a warning is due."""
 
 _OUTLIER = 6.0
 """Factor over the largest magnitude of the median channel at which a channel is called an outlier."""

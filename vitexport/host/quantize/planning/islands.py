@@ -11,14 +11,12 @@ import onnx_ir as ir
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, evenly_spread
 from vitexport.host.quantize.planning.noise import GroupNoise, measure_noise, multiply_accumulates
 from vitexport.host.quantize.planning.plan import GraphPlan
+from vitexport.host.quantize.planning.quality import LOWEST_SQNR_DB
 
 __all__ = ["ONE_TOKEN", "Islands", "find_clipped", "find_islands", "rank_groups"]
 
 _LARGEST = 0.05
 """Fraction of the multiply-accumulates that may stay float by default, besides destroyed groups."""
-
-_DESTROYED_DB = 20.0
-"""SQNR at the output under which a group, quantized alone, is destroyed: nothing after it could make that good."""
 
 _ALARMING = 0.1
 """Loss in a layer's own outputs, over their variance, from which a group is measured however many are."""
@@ -74,7 +72,7 @@ def find_islands(
     clipped = noise.clipped
     single = {layer.group for one in plan.tensors if one.statistics.rows <= calibrated for layer in one.layers}
     reasons = {group: ONE_TOKEN if group in single else f"{work[group]:.2%} of the work" for group in free}
-    destroyed = sorted((group for group in suspects if noise.sqnr_db(group) < _DESTROYED_DB), key=noise.sqnr_db)
+    destroyed = sorted((group for group in suspects if noise.sqnr_db(group) < LOWEST_SQNR_DB), key=noise.sqnr_db)
     reasons |= {group: f"quantized alone it leaves {noise.sqnr_db(group):.1f} dB" for group in destroyed}
     suspects = [group for group in suspects if group not in destroyed and work[group] <= _LARGEST]
     if destroyed:

@@ -17,7 +17,11 @@ from vitexport.recipe.settings import Budget
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tensors import Array
 
-__all__ = ["Judge", "Quality", "judged_output"]
+__all__ = ["LOWEST_SQNR_DB", "Judge", "Quality", "judged_output"]
+
+LOWEST_SQNR_DB = 20.0
+"""Signal-to-noise ratio of the first output below which classes change: a whole file gets a warning, and a layer that
+alone leaves less stays float."""
 
 _Z95 = 1.96
 """Standard normal quantile of a two-sided 95 % interval."""
