@@ -6,7 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vitexport.host.quantize.numerics.rotation import ROTATION_SIZES, Rotation, hadamard, is_hadamard
+from vitexport.host.graph.hadamard import ROTATION_SIZES, hadamard, is_hadamard
+from vitexport.host.quantize.numerics.rotation import Rotation
 
 
 @pytest.mark.parametrize("size", ROTATION_SIZES)
