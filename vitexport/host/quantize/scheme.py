@@ -51,7 +51,7 @@ class QdqScheme:
 
         Beside a 16-bit body 8 bits are at most twice as fast; beside float32 on a CPU nearly three times.
         """
-        return 0.2 if self.body == "float16" else 0.3
+        return 0.2 if self.body == "float16" else 0.25
 
     @property
     def product_noise(self) -> float:

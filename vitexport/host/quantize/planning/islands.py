@@ -6,12 +6,14 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, evenly_spread
 from vitexport.host.quantize.planning.noise import GroupNoise, measure_noise, multiply_accumulates
 from vitexport.host.quantize.planning.plan import GraphPlan
 from vitexport.host.quantize.planning.quality import LOWEST_SQNR_DB
+from vitexport.host.quantize.planning.taming import massive_channels
 
 __all__ = ["ONE_TOKEN", "Islands", "find_clipped", "find_islands", "rank_groups"]
 
@@ -78,20 +80,35 @@ def find_islands(
     if destroyed:
         # What large errors add up to says nothing of the small ones.
         noise = measure_noise(model, plan, feeds, _few(held_out), suspects, leave_out=[*free, *destroyed])
-    left, spent = noise.total, 0.0
-    while suspects:
-        group = max(suspects, key=lambda one: _gain(noise, one, left) / work[one])
-        gain = _gain(noise, group, left)
-        suspects.remove(group)
-        if gain < price_db * 100 * work[group]:
-            break
+    for group, share in _worth_their_work(noise, suspects, work, price_db):
+        which = "noise" if not destroyed and len(reasons) == len(free) else "remaining noise"
+        reasons[group] = f"{share:.0%} of the {which} for {work[group]:.1%} of the work"
+    return Islands(tuple(reasons), reasons, sum(work[group] for group in reasons), clipped)
+
+
+def _worth_their_work(
+    noise: GroupNoise, suspects: Sequence[str], work: Mapping[str, float], price_db: float
+) -> list[tuple[str, float]]:
+    """Return the groups to keep float, and what each takes of the noise that the ones before it left.
+
+    The largest gain for its work goes first. What the last of them gain, on top of the others, can be more than a
+    group in between does, so the row ends where the sum of gains less prices is largest.
+    """
+    left, spent, worth, best = noise.total, 0.0, 0.0, 0.0
+    chosen: list[tuple[str, float]] = []
+    end = 0
+    rest = list(suspects)
+    while rest:
+        group = max(rest, key=lambda one: _gain(noise, one, left) / work[one])
+        rest.remove(group)
         if spent + work[group] > _LARGEST:
             continue
-        share = min(1.0, noise.of[group] / max(left, 1e-30))
-        which = "remaining noise" if spent or destroyed else "noise"
-        reasons[group] = f"{share:.0%} of the {which} for {work[group]:.1%} of the work"
+        worth += _gain(noise, group, left) - price_db * 100 * work[group]
+        chosen.append((group, min(1.0, noise.of[group] / max(left, 1e-30))))
         left, spent = left - noise.of[group], spent + work[group]
-    return Islands(tuple(reasons), reasons, sum(work[group] for group in reasons), clipped)
+        if worth > best:
+            best, end = worth, len(chosen)
+    return chosen[:end]
 
 
 def find_clipped(model: ir.Model, plan: GraphPlan, feeds: ImageFeeds, held_out: Sequence[int]) -> Mapping[str, float]:
@@ -136,15 +153,21 @@ def rank_groups(
 
 
 def _suspects(plan: GraphPlan, work: Mapping[str, float], known: Collection[str]) -> list[str]:
-    """Return the groups that may be worth measuring: large errors in their own outputs, alone or for their work."""
+    """Return the groups that may be worth measuring: large errors in their own outputs, alone or for their work.
+
+    Massive activations behind GELU are measured in any case: the residual stream carries what little error they leave.
+    """
     errors: dict[str, float] = {}
+    always: list[str] = []
     for tensor in plan.tensors:
+        reach = np.maximum(-tensor.statistics.minimum, tensor.statistics.maximum)
+        massive = tensor.kind not in ("norm", "value") and bool(massive_channels(reach).any())
         for layer in tensor.layers:
             error = plan.layers[layer.name].column_error
             errors[layer.group] = max(errors.get(layer.group, 0.0), error)
-    possible = [group for group in errors if group not in known]
-    worst = sorted(possible, key=lambda group: -errors[group])
-    alarming = [group for group in worst if errors[group] > _ALARMING]
+            always += [layer.group] if massive or error > _ALARMING else []
+    possible = [group for group in errors if group not in known and work[group] <= _LARGEST]
+    worst = sorted(possible, key=lambda group: -errors[group])[: _CANDIDATES // 2]
     dearest = sorted(possible, key=lambda group: -errors[group] / work[group])
-    usual = [group for group in [*worst[: _CANDIDATES // 2], *dearest] if work[group] <= _LARGEST]
-    return list(dict.fromkeys([*list(dict.fromkeys(usual))[:_CANDIDATES], *alarming]))
+    usual = list(dict.fromkeys([*worst, *dearest]))[:_CANDIDATES]
+    return list(dict.fromkeys([*usual, *(group for group in always if group not in known)]))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vitexport.host.quantize.planning.search import Consumer
 
-__all__ = ["MASSIVE", "taming_scales"]
+__all__ = ["MASSIVE", "massive_channels", "taming_scales"]
 
 Floats = NDArray[np.float32]
 
@@ -25,6 +25,16 @@ _STRENGTHS = (0.5, 0.75, 1.0)
 adds to the weights."""
 
 
+def massive_channels(reach: Floats) -> NDArray[np.bool_]:
+    """Return which channels are massive, ``[K]``.
+
+    Args:
+        reach: Largest magnitude of each channel, ``[K]``.
+    """
+    massive: NDArray[np.bool_] = reach >= MASSIVE * np.median(reach)
+    return massive
+
+
 def taming_scales(reach: Floats, consumers: Sequence[Consumer]) -> list[Floats]:
     """Return scales ``[K]`` to try, 1 for every channel that is not massive; none where no channel is.
 
@@ -34,8 +44,7 @@ def taming_scales(reach: Floats, consumers: Sequence[Consumer]) -> list[Floats]:
         reach: Largest magnitude of each channel, ``[K]``.
         consumers: The layers that read the tensor.
     """
-    typical = float(np.median(reach))
-    massive = reach > MASSIVE * typical
+    typical, massive = float(np.median(reach)), massive_channels(reach)
     if typical <= 0 or not massive.any():
         return []
     rows = np.max([np.abs(consumer.weight).max(axis=1) for consumer in consumers], axis=0)
