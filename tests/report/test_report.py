@@ -67,6 +67,14 @@ def test_report_writes_json_html_and_markdown_with_json_first(case: Case) -> Non
     assert all(path.stat().st_size > 1000 for path in written)
 
 
+def test_page_about_reports_names_the_schema_and_every_key(case: Case) -> None:
+    write_report(case.bundle, case.verification, case.recipe)
+    document = json.loads((case.bundle.root / "report.json").read_text(encoding="utf-8"))
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    assert f"## `report.json`, schema {document['schema']}\n" in text
+    assert {key for key in document if f"`{key}`" not in text} == set()
+
+
 def test_page_states_the_verdict_before_everything_else(case: Case) -> None:
     words = _page(case).words
     assert words.index("Accepted") < words.index("Variants") < words.index("Gates") < words.index("Where it comes from")
