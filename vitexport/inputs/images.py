@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ __all__ = ["MAX_PIXELS", "batches", "content_hash", "content_hashes", "decode_im
 
 # A camera's 50 megapixels fit; a decompression bomb does not. RGB at this size is 192 MB.
 MAX_PIXELS = 64_000_000
+
+_FILTERING = threading.Lock()
 
 _SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -82,16 +85,13 @@ def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Ima
         ImageError: No image, truncated, or too large.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow's own bomb check warns at 89 megapixels and raises at twice that; ours decides before it.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM"))
-            if image.width * image.height > max_pixels:
-                raise ImageError(
-                    f"'{name}' has {image.width} x {image.height} pixels; at most {max_pixels:,} are accepted.",
-                    "Shrink the image first.",
-                )
-            return image.convert("RGB")
+        image = _open(data)
+        if image.width * image.height > max_pixels:
+            raise ImageError(
+                f"'{name}' has {image.width} x {image.height} pixels; at most {max_pixels:,} are accepted.",
+                "Shrink the image first.",
+            )
+        return image.convert("RGB")
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(f"'{name}' is too large to decode safely: {error}", "Shrink the image first.") from error
     except UnidentifiedImageError as error:
@@ -102,6 +102,15 @@ def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Ima
         raise ImageError(
             f"'{name}' is damaged or truncated: {error}", "Copy the file again or leave it out."
         ) from error
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read an image's header. Nothing is decompressed."""
+    # The list of warning filters is one for all threads: what two of them save and restore at once stays changed.
+    with _FILTERING, warnings.catch_warnings():
+        # Pillow's own bomb check warns at 89 megapixels and raises at twice that; ours decides before it.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM"))
 
 
 def batches(paths: Sequence[Path], spec: PreprocessSpec, tensor: TensorSpec, size: int) -> Iterator[Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +24,10 @@ SMALL = 1 << 20
 """Bytes up to which a derived constant is computed at once; larger ones are computed when the file is written."""
 
 
+_READING = threading.RLock()
+"""onnx-ir maps a weight's file where it is first read, and fails where two threads do that at once."""
+
+
 def is_constant(value: ir.Value | None) -> bool:
     """Return whether a value is an initializer that no caller can override."""
     return value is not None and value.const_value is not None and not value.is_graph_input()
@@ -32,7 +37,8 @@ def array_of(value: ir.Value | None) -> NDArray[np.generic] | None:
     """Return a constant's content, or None when the value is no constant."""
     if value is None or value.const_value is None or value.is_graph_input():
         return None
-    return value.const_value.numpy()
+    with _READING:
+        return value.const_value.numpy()
 
 
 def scalar_of(value: ir.Value | None) -> float | None:

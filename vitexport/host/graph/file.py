@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,15 @@ from google.protobuf.message import DecodeError
 
 from vitexport.files import atomic_path
 
-__all__ = ["EXTERNAL_DATA_BYTES", "companions_of", "initializer_bytes", "read_onnx", "unload_weights", "write_onnx"]
+__all__ = [
+    "EXTERNAL_DATA_BYTES",
+    "companions_of",
+    "forget_pages",
+    "initializer_bytes",
+    "read_onnx",
+    "unload_weights",
+    "write_onnx",
+]
 
 EXTERNAL_DATA_BYTES = 1_800_000_000
 """Weights above this go to a file beside the model: a protobuf message cannot exceed 2 GiB."""
@@ -52,6 +61,17 @@ def unload_weights(model: ir.Model, folder: Path) -> None:
                 np.array(tensor.numpy()), tensor.dtype, name=tensor.name, doc_string=tensor.doc_string
             )
     ir.external_data.unload_from_model(model, folder, "weights", size_threshold_bytes=_MAPPED)
+
+
+def forget_pages(model: ir.Model) -> None:
+    """Let go of the memory that mapped weights of a model took when they were read; used again, they are read again."""
+    advice = getattr(mmap, "MADV_DONTNEED", None)
+    if advice is None:
+        return
+    for value in model.graph.initializers.values():
+        raw = getattr(value.const_value, "raw", None)
+        if isinstance(raw, mmap.mmap):
+            raw.madvise(advice)
 
 
 def initializer_bytes(model: ir.Model) -> int:

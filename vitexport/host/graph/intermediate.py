@@ -9,6 +9,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from vitexport.host.graph.file import forget_pages
+from vitexport.machine import return_freed_memory
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 
 __all__ = ["exposed_file", "open_exposed", "take_as_inputs"]
@@ -39,6 +41,7 @@ def exposed_file(model: ir.Model, names: Iterable[str]) -> Iterator[Path]:
                 value.type = ir.TensorType(ir.DataType.FLOAT)
             # Weights in a file of their own never are in memory twice: neither to write the graph nor to open it.
             ir.save(model, path, external_data="exposed.data")
+            forget_pages(model)
         finally:
             while len(graph.outputs) > before:
                 graph.outputs.pop()
@@ -57,11 +60,15 @@ def open_exposed(model: ir.Model, names: Iterable[str]) -> Iterator[Runtime]:
         model: A model; left as it was.
         names: Tensors to return besides the model's outputs.
     """
-    with (
-        exposed_file(model, names) as path,
-        open_runtime(path, "onnxruntime", RuntimeOptions(threads=1, in_order=True)) as runtime,
-    ):
-        yield runtime
+    try:
+        with (
+            exposed_file(model, names) as path,
+            open_runtime(path, "onnxruntime", RuntimeOptions(threads=1, in_order=True)) as runtime,
+        ):
+            yield runtime
+    finally:
+        del runtime
+        return_freed_memory()  # a session's weights, and what images left in every thread that ran them
 
 
 def take_as_inputs(model: ir.Model, names: Iterable[str], suffix: str) -> dict[str, ir.DataType]:

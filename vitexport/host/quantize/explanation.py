@@ -159,7 +159,6 @@ def _short(value: float) -> str:
 
 def _range(plan: TensorPlan, stats: TensorStatistics, kept: Collection[str]) -> dict[str, Any]:
     choice = plan.choice
-    rows, _ = plan.rows_and_weights()
     return {
         "tensor": plan.statistics.name,
         "layers": [layer.name for layer in plan.layers],
@@ -170,7 +169,7 @@ def _range(plan: TensorPlan, stats: TensorStatistics, kept: Collection[str]) -> 
         "median_channel": float(np.median(_reach(stats))),
         "rotation": None if choice.rotation is None else choice.rotation.size,
         "scaled_channels": 0 if plan.kind in ("norm", "value") else int(np.count_nonzero(choice.channel_scale != 1)),
-        "transformed": [float(rows.min()), float(rows.max())],
+        "transformed": list(plan.transformed),
         "outliers": outlier_channels(stats),
         "scale": choice.qparams.scale,
         "zero_point": choice.qparams.zero_point,

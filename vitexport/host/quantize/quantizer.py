@@ -24,6 +24,7 @@ from vitexport.host.quantize.calibration.checks import check_images, check_model
 from vitexport.host.quantize.calibration.statistics import EXTREMES_ONLY, StatisticsConfig, TensorStatistics
 from vitexport.host.quantize.calibration.statistics_file import load_statistics, save_statistics, statistics_key
 from vitexport.host.quantize.explanation import explain, warn_of_clipping, warn_of_quality
+from vitexport.host.quantize.parallel import one_blas_thread
 from vitexport.host.quantize.planning.attention_planner import AttentionPlanner, form_remark
 from vitexport.host.quantize.planning.exclude import find_excluded
 from vitexport.host.quantize.planning.importance import reads_class_token
@@ -31,13 +32,14 @@ from vitexport.host.quantize.planning.islands import Islands, find_clipped, find
 from vitexport.host.quantize.planning.layers import choose_layers, layers_by_input
 from vitexport.host.quantize.planning.mixed import MixedReport, search_mixed
 from vitexport.host.quantize.planning.plan import GraphPlan, plan_layers, plan_tensors
-from vitexport.host.quantize.planning.quality import Judge, judged_output
+from vitexport.host.quantize.planning.quality import Judge, float_outputs, judged_output
 from vitexport.host.quantize.planning.transforms import ensure_biases
 from vitexport.host.quantize.qdq.body16 import Body16Report, float_ranges, to_body16
 from vitexport.host.quantize.qdq.build import build_quantized, build_transformed
 from vitexport.host.quantize.qdq.postconditions import check_postconditions
 from vitexport.host.quantize.qdq.valid import check_valid, raise_opset
 from vitexport.host.quantize.scheme import QdqScheme, scheme_of
+from vitexport.machine import return_freed_memory
 from vitexport.recipe.settings import Budget, QuantizeSettings
 from vitexport.tensors import DTYPE_OF_PRECISION
 
@@ -79,7 +81,7 @@ def quantize_onnx(
     """
     report = progress or _silent
     scheme = scheme_of(settings)
-    with tempfile.TemporaryDirectory(prefix="vitexport-") as temporary:
+    with one_blas_thread(), tempfile.TemporaryDirectory(prefix="vitexport-") as temporary:
         folder = Path(temporary)
         source = _read(model)
         unload_weights(source, folder)  # while images run only the runtime needs them
@@ -93,14 +95,14 @@ def quantize_onnx(
             result, details, judge = _convert_only(source, feeds, settings, scheme)
         else:
             raised = raise_opset(source, scheme, folder)
-            work = _Work(source, settings, scheme, str(model), feeds)
-            key = statistics_key(model, feeds.hashes, work.config(stored=statistics is not None))
-            result, details, judge = work.quantize(work.statistics(statistics, key, report), report)
+            result, details, judge = _Work(source, settings, scheme, model, feeds).quantize(statistics, report)
             if raised:
                 details["opset"] = raised
         entry = {"stage": "quantize", "precision": settings.precision, "target": settings.target}
         result.metadata_props.update(replace(metadata, history=(*metadata.history, entry)).to_metadata())
         companions = write_onnx(result, out, check_valid)
+        del source, result
+        return_freed_memory()  # the runtime that measures needs some
         report("measuring", 0.0)
         details |= _measured(judge, out)
     warn_of_quality(details)
@@ -121,17 +123,25 @@ def _convert_only(
             f"Expected int8 or fp8 for layers to be excluded from, found {settings.precision}, which quantizes none.",
             "Leave out `exclude`; what overflows in 16 bits stays float32 by itself.",
         )
-    judge, ranges = _judge(source, feeds, settings)
+    judge, ranges = _judge(source, feeds, settings, scheme)
     body = to_body16(source, scheme.body, ranges)
     return source, {"body": scheme.body, "kept_float32": dict(body.kept)}, judge
 
 
-def _judge(source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings) -> tuple[Judge, dict[str, float]]:
-    """Run the float model on the images that judge; return the judge, and the largest magnitude of every tensor."""
+def _judge(
+    source: ir.Model, feeds: ImageFeeds, settings: QuantizeSettings, scheme: QdqScheme
+) -> tuple[Judge, dict[str, float]]:
+    """Run the float model on the images that judge.
+
+    Returns:
+        The judge, and for a 16-bit body the largest magnitude of every tensor, by name.
+    """
     held_out = split_images(feeds).held_out
-    ranges, reference = float_ranges(source, feeds, held_out, judged_output(source))
     # Where a CPU runs the file its integer kernels are measured; of other files, what they say.
     on_cpu = settings.target != "tensorrt" and settings.precision == "int8"
+    if scheme.body == "float32":
+        return Judge(feeds, held_out, float_outputs(source, feeds, held_out), optimize=on_cpu), {}
+    ranges, reference = float_ranges(source, feeds, held_out, judged_output(source))
     return Judge(feeds, held_out, reference, optimize=on_cpu), ranges
 
 
@@ -146,9 +156,11 @@ class _Work:
     """One graph on its way from float to quantized."""
 
     def __init__(
-        self, model: ir.Model, settings: QuantizeSettings, scheme: QdqScheme, where: str, feeds: ImageFeeds
+        self, model: ir.Model, settings: QuantizeSettings, scheme: QdqScheme, file: Path, feeds: ImageFeeds
     ) -> None:
+        where = str(file)
         self.model = model
+        self._file = file
         self._settings = settings
         self._scheme = scheme
         self._feeds = feeds
@@ -164,7 +176,7 @@ class _Work:
         self._attention.leave_out(self._excluded.names)
         self._layers = tuple(layer for layer in self._body if layer.name not in self._excluded.names)
 
-    def config(self, *, stored: bool) -> StatisticsConfig:
+    def _config(self, *, stored: bool) -> StatisticsConfig:
         """Return what calibration has to keep: what the settings read, and in a file also what other methods would."""
         fast = self._settings.preset == "fast"
         histogram = self._settings.method not in ("auto", "max") or (stored and not fast)
@@ -172,16 +184,18 @@ class _Work:
             StatisticsConfig(covariance_rows=0, histogram=histogram) if fast else StatisticsConfig(histogram=histogram)
         )
 
-    def statistics(self, path: Path | None, key: str, report: Progress) -> dict[str, TensorStatistics]:
+    def _statistics(self, path: Path | None, report: Progress) -> dict[str, TensorStatistics]:
         """Read statistics that fit, or run the calibrating images and save them."""
         wanted = dict.fromkeys(
             (name for tensors in self._attention.tensors.values() for name in tensors), EXTREMES_ONLY
         )
         # A file serves runs that exclude other layers too.
         layers = self._layers if path is None else self._body
-        wanted |= dict.fromkeys(layers_by_input(layers), self.config(stored=path is not None))
-        if path is not None and path.is_file():
-            stored = load_statistics(path, key, list(wanted))
+        wanted |= dict.fromkeys(layers_by_input(layers), self._config(stored=path is not None))
+        key = ""
+        if path is not None:
+            key = statistics_key(self._file, self._feeds.hashes, self._config(stored=True))
+            stored = load_statistics(path, key, list(wanted)) if path.is_file() else None
             if stored is not None:
                 return stored
         collected = collect_statistics(
@@ -196,13 +210,18 @@ class _Work:
             save_statistics(path, key, collected)
         return collected
 
-    def quantize(
-        self, collected: Mapping[str, TensorStatistics], report: Progress
-    ) -> tuple[ir.Model, dict[str, Any], Judge]:
-        """Return the final graph, checked, what there is to say about it, and what can measure it."""
+    def quantize(self, statistics: Path | None, report: Progress) -> tuple[ir.Model, dict[str, Any], Judge]:
+        """Return the final graph, checked, what there is to say about it, and what can measure it.
+
+        Args:
+            statistics: File of calibration statistics, if any.
+            report: Called with a stage name and the fraction of it that is done.
+        """
+        collected = self._statistics(statistics, report)
         plan = self._plan(collected, report)
+        collected = {name: one.without_rows() for name, one in collected.items()}
         report("noise", 0.0)
-        judge, self._float_ranges = _judge(self.model, self._feeds, self._settings)
+        judge, self._float_ranges = _judge(self.model, self._feeds, self._settings, self._scheme)
         islands = self._islands(plan)
         mixed = None
         if self._settings.budget is not None:
@@ -237,7 +256,8 @@ class _Work:
         )
         attention = self._attention.plan(tensors, collected, len(images))
         report("weights", 0.0)
-        return GraphPlan(tensors, plan_layers(tensors, self._settings, self._scheme), attention)
+        layers = plan_layers(tensors, self._settings, self._scheme)
+        return GraphPlan(tuple(one.without_rows() for one in tensors), layers, attention)
 
     def _islands(self, plan: GraphPlan) -> Islands:
         if self._settings.keep_float == "none":

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from vitexport.errors import CalibrationError
 from vitexport.host.graph.intermediate import open_exposed
 from vitexport.host.quantize.calibration.statistics import StatisticsConfig, StreamingStatistics, TensorStatistics
+from vitexport.host.quantize.parallel import map_parallel
 from vitexport.inputs.images import content_hash, load_image
 from vitexport.inputs.preprocess import PreprocessSpec, batch
 from vitexport.machine import usable_cores
@@ -68,13 +69,17 @@ class ImageFeeds:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "images.bin"
         hashes: list[str] = []
+
+        def read(path: Path) -> tuple[str, Array]:
+            image = load_image(path)
+            return content_hash(image), batch([image], spec, tensor)
+
         with self._file.open("wb") as stream:
             for start in range(0, len(paths), batch_size):
-                images = [load_image(path) for path in paths[start : start + batch_size]]
-                arrays = batch(images, spec, tensor)
-                self._dtype, self._shape = arrays.dtype, arrays.shape[1:]
-                stream.write(arrays.tobytes())
-                hashes += [content_hash(image) for image in images]
+                for found, array in map_parallel(read, paths[start : start + batch_size]):
+                    self._dtype, self._shape = array.dtype, array.shape[1:]
+                    stream.write(array.tobytes())
+                    hashes.append(found)
         self.hashes = tuple(hashes)
 
     def image(self, index: int) -> Array:
@@ -129,20 +134,26 @@ def run_images(runtime: Runtime, feeds: ImageFeeds, indices: Sequence[int]) -> I
 
     parts = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
     cores = usable_cores()
-    ahead = min(cores, 2)
+    ahead = 2
+    running: deque[tuple[int, Future[Mapping[str, Array]]]] = deque()
     with ThreadPoolExecutor(cores) as pool:
-        running: deque[tuple[int, Future[Mapping[str, Array]]]] = deque()
+
+        def fill() -> None:
+            while parts and len(running) < ahead:
+                part = parts.pop(0)
+                running.append((len(part), pool.submit(run, part)))
+
         try:
             while parts or running:
-                while parts and len(running) < ahead:
-                    part = parts.pop(0)
-                    running.append((len(part), pool.submit(run, part)))
+                fill()
                 rows, future = running.popleft()
                 outputs = future.result()
                 taken = sum(array.nbytes for array in outputs.values())
-                ahead = min(cores, max(2, IN_FLIGHT_BYTES // max(taken, 1)))
+                # One more than cores: they have work while the caller has some.
+                ahead = min(cores + 1, max(2, IN_FLIGHT_BYTES // max(taken, 1)))
                 images = _split(outputs, rows)
                 del future, outputs
+                fill()
                 while images:
                     yield images.popleft()
         finally:

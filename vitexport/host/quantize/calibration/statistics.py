@@ -7,7 +7,7 @@ its own, in order, with sums in float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -40,6 +40,9 @@ _MANY_ROWS = 16384
 EXTREME_ROWS = 64
 """Rows of largest magnitude kept of each tensor."""
 
+_COVARIANCE_ROWS, _COVARIANCE_ROWS_PER_CHANNEL = 4096, 4
+"""Rows from which a covariance is good enough for learned rounding: twice as many change DeiT-Tiny by 0.02 dB."""
+
 Floats = NDArray[np.float32]
 
 
@@ -49,7 +52,8 @@ class StatisticsConfig:
 
     Attributes:
         sample_rows: Rows of each activation kept for measuring layer-output errors.
-        covariance_rows: Rows over all images that enter the covariance; 0 keeps none.
+        covariance_rows: Rows over all images that enter the covariance of many channels; fewer channels need fewer. 0
+            keeps none.
         histogram: Whether to keep a histogram, which only the methods percentile, entropy and mse read.
     """
 
@@ -137,6 +141,17 @@ class TensorStatistics:
         rows = np.concatenate([self.sample, self.extremes]).astype(np.float32)
         return rows, (weights / weights.sum()).astype(np.float32)
 
+    def without_rows(self) -> TensorStatistics:
+        """Return what is known of single channels; rows and covariance are most of what statistics take."""
+        return replace(
+            self,
+            sample=self.sample[:0].copy(),
+            sample_rows=self.sample_rows[:0].copy(),
+            extremes=self.extremes[:0].copy(),
+            correlations=self.correlations[:0].copy(),
+            deviation=self.deviation[:0].copy(),
+        )
+
     def covariance(self) -> Floats | None:
         """Return the covariance of the channels, float32 ``[C, C]``, or None where it was not config."""
         return unpack_covariance(self.correlations, self.deviation) if self.deviation.size else None
@@ -183,7 +198,8 @@ class StreamingStatistics:
         self._config = config
         self._class_token = class_token
         self._per_image = max(1, config.sample_rows // max(images, 1))
-        self._covariance_per_image = -(-config.covariance_rows // max(images, 1))
+        self._images_to_come = max(images, 1)
+        self._covariance_per_image = 0
         self._covariance: StreamingCovariance | None = None
         self._sample_rows = config.sample_rows
         self._images = 0
@@ -220,6 +236,8 @@ class StreamingStatistics:
             self._extremes = np.empty((0, rows.shape[1]), dtype=np.float32)
             if self._config.covariance_rows and rows.shape[1] <= LARGEST:
                 self._covariance = StreamingCovariance(rows.shape[1])
+                enough = max(_COVARIANCE_ROWS, _COVARIANCE_ROWS_PER_CHANNEL * rows.shape[1])
+                self._covariance_per_image = -(-min(enough, self._config.covariance_rows) // self._images_to_come)
         else:
             np.minimum(self._minimum, low, out=self._minimum)
             np.maximum(self._maximum, high, out=self._maximum)

@@ -64,6 +64,7 @@ class InputChooser:
         self._consumers = consumers
         self._settings = settings
         self._scheme = scheme
+        self._class_token = class_token
         self._rows, self._counts = stats.rows_and_weights(class_token=class_token)
         self._fast = settings.preset == "fast"
         self._searched = settings.method == "auto"
@@ -76,11 +77,14 @@ class InputChooser:
         Args:
             kind: ``norm`` or ``value``.
         """
+        # The range comes from every row; half of them tell one scale from another as well.
+        some = replace(self._stats, sample=self._stats.sample[::2], sample_rows=self._stats.sample_rows[::2])
+        rows, counts = some.rows_and_weights(class_token=self._class_token)
         strength, ratio = FAST[kind]
         ratios: Sequence[float] = (ratio,) if self._fast else RATIOS[kind]
         return search_absorbed(
-            self._rows,
-            self._counts,
+            rows,
+            counts,
             self._stats.minimum,
             self._stats.maximum,
             self._consumers,

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, evenly_spread
-from vitexport.host.quantize.planning.noise import GroupNoise, measure_noise, multiply_accumulates
+from vitexport.host.quantize.planning.noise import GroupNoise, multiply_accumulates
+from vitexport.host.quantize.planning.noise_probe import open_probe
 from vitexport.host.quantize.planning.plan import GraphPlan
 from vitexport.host.quantize.planning.quality import LOWEST_SQNR_DB
 from vitexport.host.quantize.planning.taming import massive_channels
@@ -30,7 +31,17 @@ ONE_TOKEN = "computes one token"
 """Why such a group stays float."""
 
 _CANDIDATES = 8
-_IMAGES = 8
+
+_IMAGES = 4
+"""Images that every suspect is measured on."""
+
+_MORE_IMAGES = 12
+"""Images that those are measured on which may be worth their work: on four, a part of the noise is off by a third."""
+
+_CLOSE = 3.0
+"""How far below its price a group's first figure may lie to be measured again."""
+
+_RANKING_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -70,20 +81,28 @@ def find_islands(
     work = multiply_accumulates(plan.tensors, calibrated)
     free = [group for group in work if work[group] < _FREE]
     suspects = _suspects(plan, work, free)
-    noise = measure_noise(model, plan, feeds, _few(held_out), suspects, leave_out=free)
-    clipped = noise.clipped
     single = {layer.group for one in plan.tensors if one.statistics.rows <= calibrated for layer in one.layers}
     reasons = {group: ONE_TOKEN if group in single else f"{work[group]:.2%} of the work" for group in free}
-    destroyed = sorted((group for group in suspects if noise.sqnr_db(group) < LOWEST_SQNR_DB), key=noise.sqnr_db)
-    reasons |= {group: f"quantized alone it leaves {noise.sqnr_db(group):.1f} dB" for group in destroyed}
-    suspects = [group for group in suspects if group not in destroyed and work[group] <= _LARGEST]
-    if destroyed:
-        # What large errors add up to says nothing of the small ones.
-        noise = measure_noise(model, plan, feeds, _few(held_out), suspects, leave_out=[*free, *destroyed])
+    few = _spread(held_out, _IMAGES)
+    with open_probe(model, plan, feeds) as probe:
+        noise = probe.measure(few, suspects, leave_out=free)
+        destroyed = sorted((group for group in suspects if noise.sqnr_db(group) < LOWEST_SQNR_DB), key=noise.sqnr_db)
+        reasons |= {group: f"quantized alone it leaves {noise.sqnr_db(group):.1f} dB" for group in destroyed}
+        suspects = [group for group in suspects if group not in destroyed and work[group] <= _LARGEST]
+        left_out = [*free, *destroyed]
+        if destroyed:
+            # What large errors add up to says nothing of the small ones.
+            noise = probe.measure(few, suspects, leave_out=left_out)
+        close = [
+            group for group in suspects if _gain(noise, group, noise.total) > price_db * 100 * work[group] / _CLOSE
+        ]
+        more = [index for index in _spread(held_out, _MORE_IMAGES) if index not in few]
+        if close and more:
+            noise = noise.joined(probe.measure(more, close, leave_out=left_out))
     for group, share in _worth_their_work(noise, suspects, work, price_db):
         which = "noise" if not destroyed and len(reasons) == len(free) else "remaining noise"
         reasons[group] = f"{share:.0%} of the {which} for {work[group]:.1%} of the work"
-    return Islands(tuple(reasons), reasons, sum(work[group] for group in reasons), clipped)
+    return Islands(tuple(reasons), reasons, sum(work[group] for group in reasons), noise.clipped)
 
 
 def _worth_their_work(
@@ -113,11 +132,12 @@ def _worth_their_work(
 
 def find_clipped(model: ir.Model, plan: GraphPlan, feeds: ImageFeeds, held_out: Sequence[int]) -> Mapping[str, float]:
     """Return what :func:`find_islands` finds clipped, where nothing else is measured."""
-    return measure_noise(model, plan, feeds, _few(held_out), ()).clipped
+    with open_probe(model, plan, feeds) as probe:
+        return probe.measure(_spread(held_out, _MORE_IMAGES), ()).clipped
 
 
-def _few(held_out: Sequence[int]) -> list[int]:
-    return [held_out[index] for index in evenly_spread(len(held_out), _IMAGES)]
+def _spread(held_out: Sequence[int], images: int) -> list[int]:
+    return [held_out[index] for index in evenly_spread(len(held_out), images)]
 
 
 def _gain(noise: GroupNoise, group: str, left: float) -> float:
@@ -147,8 +167,8 @@ def rank_groups(
     """
     work = multiply_accumulates(plan.tensors, calibrated, plan.attention)
     groups = [group for group in work if group not in kept]
-    images = [held_out[index] for index in evenly_spread(len(held_out), _IMAGES)]
-    noise = measure_noise(model, plan, feeds, images, groups)
+    with open_probe(model, plan, feeds, attention=True) as probe:
+        noise = probe.measure(_spread(held_out, _RANKING_IMAGES), groups)
     return {group: (noise.of[group] / noise.signal, work[group]) for group in groups}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vitexport.host.quantize.calibration.statistics import TensorStatistics
 from vitexport.host.quantize.numerics.qparams import QuantizedWeight
 from vitexport.host.quantize.numerics.weights import quantize_weight
+from vitexport.host.quantize.parallel import map_parallel
 from vitexport.host.quantize.planning.attention import AttentionPlan
 from vitexport.host.quantize.planning.choice import InputChooser
 from vitexport.host.quantize.planning.importance import column_importance
@@ -20,12 +21,16 @@ from vitexport.host.quantize.planning.transforms import find_absorber
 from vitexport.host.quantize.scheme import QdqScheme
 from vitexport.recipe.settings import QuantizeSettings
 
-__all__ = ["GraphPlan", "LayerPlan", "TensorPlan", "plan_layers", "plan_tensors"]
+__all__ = ["GraphPlan", "LayerPlan", "RoundingError", "TensorPlan", "plan_layers", "plan_tensors", "rounding_error"]
 
 Floats = NDArray[np.float32]
+RoundingError = tuple[float, float]
 
 _ERROR_ROWS = 256
 """Rows on which the error of a layer's columns is measured."""
+
+_COVARIANCES = 8
+"""Matrices of the size of a float32 covariance that rounding a layer holds at once, those of float64 counted twice."""
 
 _OVERFLOW_MARGIN = 1.25
 """Factor over the largest value seen in a channel up to which int8 kernels that add in 16 bits stay exact."""
@@ -40,6 +45,8 @@ class TensorPlan:
         kind: What absorbed the transform: ``norm``, ``value``, ``gelu`` or ``none``.
         choice: Scale, shift, quantization parameters and the error they leave.
         statistics: Of the tensor before the transform.
+        transformed: Smallest and largest value of the transformed sample.
+        rounding: What :func:`rounding_error` makes of it.
         class_token: Row 0 of each image is what the head reads.
         ceilings: Largest uint8 that each channel is expected to take in a kernel that adds in 16 bits, ``[K]``; None
             where the target has no such kernel.
@@ -49,6 +56,8 @@ class TensorPlan:
     kind: str
     choice: InputPlan
     statistics: TensorStatistics
+    transformed: tuple[float, float]
+    rounding: RoundingError
     class_token: bool
     ceilings: NDArray[np.int64] | None
 
@@ -61,6 +70,10 @@ class TensorPlan:
         """Return that of the channels after the transform and before rounding, ``[K, K]``; None if it was not kept."""
         covariance = self.statistics.covariance()
         return None if covariance is None else self.choice.transform_covariance(covariance)
+
+    def without_rows(self) -> TensorPlan:
+        """Return the plan without the sample and the covariance, which nothing needs once weights are rounded."""
+        return replace(self, statistics=self.statistics.without_rows())
 
 
 def plan_tensors(
@@ -82,8 +95,9 @@ def plan_tensors(
         class_token: Whether row 0 of each image is what the head reads.
         images: How many images the statistics come from.
     """
-    plans = []
-    for name, group in layers_by_input(layers).items():
+
+    def plan(named: tuple[str, tuple[QuantizedLayer, ...]]) -> TensorPlan:
+        name, group = named
         stats = statistics[name]
         kind = find_absorber(group).kind
         consumers = [Consumer(layer.weight(), column_importance(layer)) for layer in group]
@@ -97,8 +111,25 @@ def plan_tensors(
                 free=stats.rows <= images,
             )
         ceilings = _ceilings(choice, stats, class_token) if scheme.pair_limit else None
-        plans.append(TensorPlan(group, kind, choice, stats, class_token, ceilings))
-    return tuple(plans)
+        rows, counts = stats.rows_and_weights(class_token=False)
+        rows = choice.transform(rows)
+        seen = float(rows.min()), float(rows.max())
+        rounding = rounding_error(rows, choice.qparams.fake_quantize(rows), counts)
+        return TensorPlan(group, kind, choice, stats, seen, rounding, class_token, ceilings)
+
+    return tuple(map_parallel(plan, layers_by_input(layers).items()))
+
+
+def rounding_error(rows: Floats, rounded: Floats, counts: Floats) -> RoundingError:
+    """Return the mean squared error of rounding, and the mean square of the rows.
+
+    Args:
+        rows: Transformed rows, ``[R, K]``.
+        rounded: The same rows, rounded.
+        counts: What each row counts for, ``[R]``; they sum to 1.
+    """
+    error, energy = (np.einsum("rk,rk->r", values, values) / rows.shape[1] for values in (rounded - rows, rows))
+    return float(counts @ error), float(counts @ energy)
 
 
 def _ceilings(choice: InputPlan, stats: TensorStatistics, class_token: bool) -> NDArray[np.int64]:
@@ -159,8 +190,9 @@ def plan_layers(plans: Sequence[TensorPlan], settings: QuantizeSettings, scheme:
     Returns:
         Layer plans by layer name.
     """
-    done = {}
-    for plan in plans:
+
+    def plan_readers(plan: TensorPlan) -> dict[str, LayerPlan]:
+        done = {}
         rows, counts = plan.rows_and_weights()
         rounded = plan.choice.qparams.fake_quantize(rows)
         variance, covariance = _spread(plan, rounded, counts, settings)
@@ -175,7 +207,11 @@ def plan_layers(plans: Sequence[TensorPlan], settings: QuantizeSettings, scheme:
             exact = rows[few] @ weight
             error = _column_error(rounded[few] @ stored - exact, exact, counts[few] / counts[few].sum())
             done[layer.name] = LayerPlan(quantized, lost.astype(np.float32), error)
-    return done
+        return done
+
+    largest = max((plan.statistics.deviation.size for plan in plans), default=0)
+    found = map_parallel(plan_readers, plans, bytes_each=_COVARIANCES * 4 * largest**2)
+    return {name: one for each in found for name, one in each.items()}
 
 
 def _column_error(difference: Floats, exact: Floats, counts: Floats) -> float:

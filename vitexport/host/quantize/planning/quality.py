@@ -11,13 +11,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vitexport.host.graph.intermediate import exposed_file
+from vitexport.host.graph.intermediate import exposed_file, open_exposed
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, run_images
 from vitexport.recipe.settings import Budget
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tensors import Array
 
-__all__ = ["LOWEST_SQNR_DB", "Judge", "Quality", "judged_output"]
+__all__ = ["LOWEST_SQNR_DB", "Judge", "Quality", "float_outputs", "judged_output"]
 
 LOWEST_SQNR_DB = 20.0
 """Signal-to-noise ratio of the first output below which classes change: a whole file gets a warning, and a layer that
@@ -97,6 +97,13 @@ class Judge:
             name = _judged([spec.name for spec in runtime.outputs])
             rows = [row[name].astype(np.float64).reshape(-1) for row in run_images(runtime, self._feeds, self.images)]
         return _quality(self._reference, np.stack(rows), classes=self._classes)
+
+
+def float_outputs(model: ir.Model, feeds: ImageFeeds, images: Sequence[int]) -> list[Array]:
+    """Return the judged output of a float model, one array for each of some images."""
+    name = judged_output(model)
+    with open_exposed(model, ()) as runtime:
+        return [outputs[name] for outputs in run_images(runtime, feeds, images)]
 
 
 def judged_output(model: ir.Model) -> str:

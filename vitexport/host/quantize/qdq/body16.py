@@ -27,6 +27,9 @@ _NUMPY = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat
 _HEADROOM = 4.0
 """Factor over what calibration saw at which a tensor must still fit: other images have larger values."""
 
+_MOVING = frozenset({"Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators whose results hold nothing that their first input does not: they reach no further."""
+
 _SUFFIX = "half"
 """Ends the name of a value that was cast to 16 bits; part of what is written into files."""
 
@@ -59,7 +62,11 @@ def float_ranges(
     """
     probe = model.clone()
     peaks: dict[str, str] = {}
+    moved: dict[str, str] = {}
     for node in list(probe.graph):
+        if node.op_type in _MOVING and node.inputs[0] is not None and not is_constant(node.inputs[0]):
+            moved.update({str(value.name): str(node.inputs[0].name) for value in node.outputs})
+            continue
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT and not (value.shape is not None and len(value.shape) == 0):
                 peaks[_take_peak(probe.graph, value)] = str(value.name)
@@ -73,6 +80,9 @@ def float_ranges(
                     ranges[name] = max(ranges[name], float(outputs[peak].max()))
             if output:
                 found.append(outputs[output])
+    for name, source in moved.items():
+        if source in ranges:
+            ranges[name] = ranges[source]
     return ranges, found
 
 
