@@ -138,22 +138,22 @@ def run_images(runtime: Runtime, feeds: ImageFeeds, indices: Sequence[int]) -> I
     running: deque[tuple[int, Future[Mapping[str, Array]]]] = deque()
     with ThreadPoolExecutor(cores) as pool:
 
-        def fill() -> None:
-            while parts and len(running) < ahead:
+        def fill(most: int) -> None:
+            while parts and len(running) < most:
                 part = parts.pop(0)
                 running.append((len(part), pool.submit(run, part)))
 
         try:
             while parts or running:
-                fill()
+                fill(ahead)
                 rows, future = running.popleft()
                 outputs = future.result()
                 taken = sum(array.nbytes for array in outputs.values())
-                # One more than cores: they have work while the caller has some.
+                # The caller works on one while the cores have others.
                 ahead = min(cores + 1, max(2, IN_FLIGHT_BYTES // max(taken, 1)))
                 images = _split(outputs, rows)
                 del future, outputs
-                fill()
+                fill(ahead - 1)
                 while images:
                     yield images.popleft()
         finally:

@@ -21,6 +21,7 @@ __all__ = [
     "BINS",
     "EXTREMES_ONLY",
     "EXTREME_ROWS",
+    "Fold",
     "StatisticsConfig",
     "StreamingStatistics",
     "TensorStatistics",
@@ -67,6 +68,23 @@ EXTREMES_ONLY = StatisticsConfig(sample_rows=0, covariance_rows=0, histogram=Fal
 
 
 @dataclass(frozen=True)
+class Fold:
+    """What half of the images show of a tensor, and rows of the other half, which those ranges were not made from.
+
+    Attributes:
+        minimum: float32 ``[C]`` smallest value of each channel.
+        maximum: float32 ``[C]`` largest value of each channel.
+        rows: float32 ``[R, C]`` rows of the other images.
+        counts: float32 ``[R]`` what each row counts for; they sum to 1.
+    """
+
+    minimum: Floats
+    maximum: Floats
+    rows: Floats
+    counts: Floats
+
+
+@dataclass(frozen=True)
 class TensorStatistics:
     """What calibration keeps of one tensor, seen as rows of channels (the last axis).
 
@@ -77,10 +95,14 @@ class TensorStatistics:
         histogram: int64 ``[BINS]`` counts over ``[-bound, bound)``.
         minimum: float32 ``[C]`` smallest value of each channel.
         maximum: float32 ``[C]`` largest value of each channel.
+        fold_minimum: float32 ``[2, C]`` the same of every second image, and of the others.
+        fold_maximum: float32 ``[2, C]``.
         total: float64 ``[C]`` sum of each channel.
         sample: float16 ``[R, C]`` (float32 from the first row that it cannot hold) rows spread evenly over images
             and positions, the same for any batch size.
         sample_rows: int32 ``[R]`` position of each sampled row in its image.
+        sample_folds: uint8 ``[R]`` the fold of its image, 0 or 1.
+        extreme_folds: uint8 ``[E]`` the fold of each extreme row's image.
         extremes: as ``sample``, ``[E, C]``; the rows that hold the largest magnitudes, which a sample would miss.
         correlations: float16 ``[C (C - 1) / 2]`` above the diagonal, row by row; empty where none were config.
         deviation: float32 ``[C]`` standard deviation of each channel, of the same rows; empty with them.
@@ -92,9 +114,13 @@ class TensorStatistics:
     histogram: NDArray[np.int64]
     minimum: Floats
     maximum: Floats
+    fold_minimum: Floats
+    fold_maximum: Floats
     total: NDArray[np.float64]
     sample: NDArray[np.floating[Any]]
     sample_rows: NDArray[np.int32]
+    sample_folds: NDArray[np.uint8]
+    extreme_folds: NDArray[np.uint8]
     extremes: NDArray[np.floating[Any]]
     correlations: NDArray[np.float16]
     deviation: Floats
@@ -141,12 +167,36 @@ class TensorStatistics:
         rows = np.concatenate([self.sample, self.extremes]).astype(np.float32)
         return rows, (weights / weights.sum()).astype(np.float32)
 
+    def folds(self, *, class_token: bool) -> list[Fold]:
+        """Return the two halves of the images, each with the rows of the other to judge its ranges by.
+
+        With one image there is one: its own rows.
+
+        Args:
+            class_token: See :meth:`rows_and_weights`.
+        """
+        rows, weights = self.rows_and_weights(class_token=class_token)
+        fold = np.concatenate([self.sample_folds, self.extreme_folds])
+        # Every second row tells one range from another as well as all; those that count for much stay.
+        others = np.concatenate([self.sample_rows != 0, np.zeros(len(self.extremes), dtype=bool)])
+        kept = ~others | (np.cumsum(others) % 2 == 0)
+        weights = np.where(others, 2 * weights, weights)
+        found = []
+        for index in (0, 1):
+            chosen = kept & (fold != index)
+            if chosen.any() and (fold == index).any():
+                counts = weights[chosen] / weights[chosen].sum()
+                found.append(Fold(self.fold_minimum[index], self.fold_maximum[index], rows[chosen], counts))
+        return found or [Fold(self.minimum, self.maximum, rows, weights / weights.sum())]
+
     def without_rows(self) -> TensorStatistics:
         """Return what is known of single channels; rows and covariance are most of what statistics take."""
         return replace(
             self,
             sample=self.sample[:0].copy(),
             sample_rows=self.sample_rows[:0].copy(),
+            sample_folds=self.sample_folds[:0].copy(),
+            extreme_folds=self.extreme_folds[:0].copy(),
             extremes=self.extremes[:0].copy(),
             correlations=self.correlations[:0].copy(),
             deviation=self.deviation[:0].copy(),
@@ -206,13 +256,15 @@ class StreamingStatistics:
         self._rows = 0
         self._bound = 0.0
         self._histogram = np.zeros(BINS, dtype=np.int64)
-        self._minimum: Floats | None = None
-        self._maximum: Floats | None = None
+        self._minimum: Floats = np.zeros((2, 0), dtype=np.float32)
+        self._maximum: Floats = np.zeros((2, 0), dtype=np.float32)
         self._total: NDArray[np.float64] = np.zeros(0)
         self._sample: NDArray[np.floating[Any]] | None = None
         self._positions = np.zeros(config.sample_rows, dtype=np.int32)
+        self._folds = np.zeros(config.sample_rows, dtype=np.uint8)
         self._filled = 0
         self._extremes: Floats = np.zeros((0, 0), dtype=np.float32)
+        self._extreme_folds = np.zeros(0, dtype=np.uint8)
         self._peaks: Floats = np.zeros(0, dtype=np.float32)
 
     def update(self, value: NDArray[np.generic]) -> None:
@@ -229,8 +281,10 @@ class StreamingStatistics:
                 f"Expected finite activations in '{self._name}', found NaN or infinity at image {self._images}.",
                 "Check the preprocessing, and that the float model runs correctly (`vitexport verify`).",
             )
-        if self._minimum is None or self._maximum is None or self._sample is None:
-            self._minimum, self._maximum = low, high
+        fold = self._images % 2
+        if self._sample is None:
+            self._minimum = np.full((2, rows.shape[1]), np.inf, dtype=np.float32)
+            self._maximum = np.full((2, rows.shape[1]), -np.inf, dtype=np.float32)
             self._total = np.zeros(rows.shape[1])
             self._sample = np.zeros((self._sample_rows, rows.shape[1]), dtype=np.float16)
             self._extremes = np.empty((0, rows.shape[1]), dtype=np.float32)
@@ -238,9 +292,8 @@ class StreamingStatistics:
                 self._covariance = StreamingCovariance(rows.shape[1])
                 enough = max(_COVARIANCE_ROWS, _COVARIANCE_ROWS_PER_CHANNEL * rows.shape[1])
                 self._covariance_per_image = -(-min(enough, self._config.covariance_rows) // self._images_to_come)
-        else:
-            np.minimum(self._minimum, low, out=self._minimum)
-            np.maximum(self._maximum, high, out=self._maximum)
+        np.minimum(self._minimum[fold], low, out=self._minimum[fold])
+        np.maximum(self._maximum[fold], high, out=self._maximum[fold])
         self._total += np.ones(len(rows), dtype=np.float32) @ rows
         if self._config.histogram:
             self._count(rows, amax)
@@ -282,6 +335,7 @@ class StreamingStatistics:
         end = self._filled + len(picked)
         sample[self._filled : end] = chosen
         self._positions[self._filled : end] = picked
+        self._folds[self._filled : end] = self._images % 2
         self._filled = end
         return sample
 
@@ -294,6 +348,8 @@ class StreamingStatistics:
         all_peaks = np.concatenate([self._peaks, peaks[candidates]])
         order = np.argsort(-all_peaks, kind="stable")[:EXTREME_ROWS]
         self._extremes = np.concatenate([self._extremes, rows[candidates]])[order]
+        fold = np.full(len(candidates), self._images % 2, dtype=np.uint8)
+        self._extreme_folds = np.concatenate([self._extreme_folds, fold])[order]
         self._peaks = all_peaks[order]
 
     def result(self) -> TensorStatistics:
@@ -302,7 +358,7 @@ class StreamingStatistics:
         Raises:
             CalibrationError: No image was added.
         """
-        if self._minimum is None or self._maximum is None or self._sample is None:
+        if self._sample is None:
             raise CalibrationError(
                 f"No calibration image reached the tensor '{self._name}'.", "Give calibration images."
             )
@@ -313,11 +369,15 @@ class StreamingStatistics:
             rows=self._rows,
             bound=self._bound,
             histogram=self._histogram.copy(),
-            minimum=self._minimum,
-            maximum=self._maximum,
+            minimum=self._minimum.min(axis=0),
+            maximum=self._maximum.max(axis=0),
+            fold_minimum=self._minimum,
+            fold_maximum=self._maximum,
             total=self._total,
             sample=self._sample[: self._filled],
             sample_rows=self._positions[: self._filled].copy(),
+            sample_folds=self._folds[: self._filled].copy(),
+            extreme_folds=self._extreme_folds,
             extremes=self._extremes.astype(np.float16) if _fits_float16(self._extremes) else self._extremes,
             correlations=correlations,
             deviation=deviation,

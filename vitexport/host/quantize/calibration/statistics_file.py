@@ -18,7 +18,7 @@ from vitexport.host.quantize.calibration.statistics import StatisticsConfig, Ten
 
 __all__ = ["load_statistics", "save_statistics", "statistics_key"]
 
-_VERSION = 3
+_VERSION = 4
 _ARRAYS = tuple(field.name for field in fields(TensorStatistics) if field.name not in ("name", "rows", "bound"))
 
 

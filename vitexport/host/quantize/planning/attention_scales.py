@@ -167,7 +167,14 @@ def _by_head(importance: Floats | None, like: NDArray[np.float64]) -> NDArray[np
 def centred(statistics: TensorStatistics, centre: Floats) -> TensorStatistics:
     """Return statistics of attention's output whose extremes are equally far from ``centre``, channel by channel."""
     half_range = np.maximum(statistics.maximum - centre, centre - statistics.minimum)
-    return replace(statistics, minimum=centre - half_range, maximum=centre + half_range)
+    by_fold = np.maximum(statistics.fold_maximum - centre, centre - statistics.fold_minimum)
+    return replace(
+        statistics,
+        minimum=centre - half_range,
+        maximum=centre + half_range,
+        fold_minimum=centre - by_fold,
+        fold_maximum=centre + by_fold,
+    )
 
 
 def probability_qparams(scheme: QdqScheme, clipping_threshold: float) -> QuantParams:

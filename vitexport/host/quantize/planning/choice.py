@@ -77,16 +77,12 @@ class InputChooser:
         Args:
             kind: ``norm`` or ``value``.
         """
-        # The range comes from every row; half of them tell one scale from another as well.
-        some = replace(self._stats, sample=self._stats.sample[::2], sample_rows=self._stats.sample_rows[::2])
-        rows, counts = some.rows_and_weights(class_token=self._class_token)
         strength, ratio = FAST[kind]
         ratios: Sequence[float] = (ratio,) if self._fast else RATIOS[kind]
         return search_absorbed(
-            rows,
-            counts,
             self._stats.minimum,
             self._stats.maximum,
+            self._stats.folds(class_token=self._class_token),
             self._consumers,
             self._symmetric,
             strengths=(strength,) if self._fast else STRENGTHS[kind],

@@ -27,8 +27,8 @@ _NUMPY = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat
 _HEADROOM = 4.0
 """Factor over what calibration saw at which a tensor must still fit: other images have larger values."""
 
-_MOVING = frozenset({"Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators whose results hold nothing that their first input does not: they reach no further."""
+_MOVING = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators whose result holds the values of their first input: it reaches as far."""
 
 _SUFFIX = "half"
 """Ends the name of a value that was cast to 16 bits; part of what is written into files."""
