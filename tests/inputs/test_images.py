@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +94,20 @@ def test_content_hash_sees_through_names_and_lossless_formats(tmp_path: Path, ph
     photo.rotate(90, expand=True).save(tmp_path / "c.png")
     first, second, third = content_hashes([tmp_path / "a.png", tmp_path / "b.bmp", tmp_path / "c.png"])
     assert first == second != third
+
+
+def test_images_decoded_side_by_side_leave_the_warning_filters_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    opens, before = Image.open, list(warnings.filters)
+
+    def slowly(*arguments: object, **options: object) -> Image.Image:
+        time.sleep(0.01 * (len(opened) % 3))
+        opened.append(True)
+        return opens(*arguments, **options)
+
+    opened: list[bool] = []
+    monkeypatch.setattr(Image, "open", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: decode_image(stream.getvalue(), name="x"), range(12)))
+    assert list(warnings.filters) == before

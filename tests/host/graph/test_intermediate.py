@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from tests.support.ir_graphs import graph, random, run
+from vitexport.errors import RuntimeBackendError
 from vitexport.host.graph.intermediate import exposed_file, open_exposed, take_as_inputs
 from vitexport.host.graph.scopes import block_path
 
@@ -75,3 +76,10 @@ def test_consumers_of_a_given_tensor_read_the_input_and_what_the_graph_computes_
 )
 def test_a_block_ends_with_the_last_number_of_a_module(module: str, block: str | None) -> None:
     assert block_path(module) == block
+
+
+def test_a_graph_that_does_not_open_says_why() -> None:
+    model = _model()
+    model.graph.node(1).op_type = "NoSuchOperator"
+    with pytest.raises(RuntimeBackendError, match="NoSuchOperator"), open_exposed(model, []):
+        pass

@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.support.paths import CALIBRATION
 from vitexport.host.quantize import quantize_onnx
-from vitexport.host.quantize.calibration.statistics import StatisticsConfig, StreamingStatistics, TensorStatistics
+from vitexport.host.quantize.calibration.statistics import StatisticsConfig, TensorStatistics
+from vitexport.host.quantize.calibration.streaming import StreamingStatistics
 from vitexport.host.quantize.explanation import QuantizationWarning, massive_activation, warn_of_clipping
 from vitexport.inputs.images import list_images
 from vitexport.recipe.settings import QuantizeSettings

@@ -67,7 +67,6 @@ def open_exposed(model: ir.Model, names: Iterable[str]) -> Iterator[Runtime]:
         ):
             yield runtime
     finally:
-        del runtime
         return_freed_memory()  # a session's weights, and what images left in every thread that ran them
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from vitexport.errors import CalibrationError
 from vitexport.host.quantize.calibration import calibrate
 from vitexport.host.quantize.calibration.covariance import StreamingCovariance, unpack_covariance
-from vitexport.host.quantize.calibration.statistics import BINS, EXTREME_ROWS, StatisticsConfig, StreamingStatistics
+from vitexport.host.quantize.calibration.statistics import StatisticsConfig
+from vitexport.host.quantize.calibration.streaming import BINS, EXTREME_ROWS, StreamingStatistics
 from vitexport.inputs.images import batches, content_hashes
 from vitexport.inputs.preprocess import PreprocessSpec, Resize
 from vitexport.tensors import TensorSpec
@@ -38,6 +39,37 @@ def test_extremes_means_and_counts_are_those_of_all_values(images):
     assert stats.histogram.sum() == rows.size
     expected, _ = np.histogram(rows, bins=BINS, range=(-stats.bound, stats.bound))
     assert np.abs(stats.histogram - expected).sum() <= 4  # values on an edge
+
+
+def test_each_half_of_the_images_is_judged_by_the_rows_of_the_other(images):
+    for index, image in enumerate(images):
+        image += 100 * (index % 2)  # so that a row tells which half it is from
+    folds = stream(images).folds(class_token=True)
+    assert len(folds) == 2
+    for index, fold in enumerate(folds):
+        half = np.concatenate(images[index::2]).reshape(-1, 12)
+        np.testing.assert_array_equal(fold.minimum, half.min(axis=0))
+        np.testing.assert_array_equal(fold.maximum, half.max(axis=0))
+        assert {bool(row.mean() > 50) for row in fold.rows} == {index == 0}
+        assert fold.counts.sum() == pytest.approx(1)
+        # What counts for much is all there: row 0 of every image.
+        others = np.concatenate(images[1 - index :: 2])[:, 0]
+        assert all((np.abs(fold.rows - row).max(axis=1) < 0.1).any() for row in others)
+
+
+def test_one_image_is_judged_by_its_own_rows(images):
+    (fold,) = stream(images[:1]).folds(class_token=False)
+    np.testing.assert_array_equal(fold.minimum, images[0].reshape(-1, 12).min(axis=0))
+    assert len(fold.rows) >= 50
+
+
+def test_statistics_without_rows_know_what_is_known_of_channels(images):
+    whole = stream(images)
+    bare = whole.without_rows()
+    np.testing.assert_array_equal(bare.maximum, whole.maximum)
+    np.testing.assert_array_equal(bare.mean, whole.mean)
+    assert bare.covariance() is None
+    assert not len(bare.sample) and not len(bare.extremes)
 
 
 def test_the_covariance_is_that_of_the_rows(images):

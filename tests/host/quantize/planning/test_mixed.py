@@ -14,7 +14,8 @@ from tests.support.outliers import plant_after_gelu
 from tests.support.paths import CALIBRATION
 from vitexport.cli import main
 from vitexport.host.quantize import quantize_onnx
-from vitexport.host.quantize.calibration.statistics import StatisticsConfig, StreamingStatistics
+from vitexport.host.quantize.calibration.statistics import StatisticsConfig
+from vitexport.host.quantize.calibration.streaming import StreamingStatistics
 from vitexport.host.quantize.explanation import outlier_channels
 from vitexport.inputs.images import list_images
 from vitexport.recipe.settings import Budget, QuantizeSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vitexport.host.quantize.planning.search import Consumer
-from vitexport.host.quantize.planning.taming import MASSIVE, taming_scales
+from vitexport.host.quantize.planning.taming import MASSIVE, massive_channels, taming_scales
 
 
 def consumers(rows: np.ndarray) -> list[Consumer]:
@@ -18,6 +18,7 @@ def test_nothing_is_scaled_where_no_channel_is_massive() -> None:
     reach[3] = MASSIVE - 1
     assert taming_scales(reach, consumers(np.ones(32))) == []
     assert taming_scales(np.zeros(32, dtype=np.float32), consumers(np.ones(32))) == []
+    assert not massive_channels(np.zeros(32, dtype=np.float32)).any()
 
 
 def test_massive_channels_alone_are_scaled_by_powers_of_two() -> None:

@@ -14,7 +14,8 @@ import onnx_ir as ir
 
 from vitexport.errors import CalibrationError
 from vitexport.host.graph.intermediate import open_exposed
-from vitexport.host.quantize.calibration.statistics import StatisticsConfig, StreamingStatistics, TensorStatistics
+from vitexport.host.quantize.calibration.statistics import StatisticsConfig, TensorStatistics
+from vitexport.host.quantize.calibration.streaming import StreamingStatistics
 from vitexport.host.quantize.parallel import map_parallel
 from vitexport.inputs.images import content_hash, load_image
 from vitexport.inputs.preprocess import PreprocessSpec, batch

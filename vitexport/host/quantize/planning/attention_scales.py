@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from vitexport.host.graph.intermediate import open_exposed
 from vitexport.host.graph.layers import find_attention
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, evenly_spread, run_images
-from vitexport.host.quantize.calibration.statistics import CLASS_TOKEN_IMPORTANCE, TensorStatistics, sample_positions
+from vitexport.host.quantize.calibration.statistics import CLASS_TOKEN_IMPORTANCE, TensorStatistics
+from vitexport.host.quantize.calibration.streaming import sample_positions
 from vitexport.host.quantize.numerics.qparams import QuantParams, asymmetric_qparams, symmetric_qparams
 from vitexport.host.quantize.scheme import QdqScheme
 
@@ -166,15 +167,8 @@ def _by_head(importance: Floats | None, like: NDArray[np.float64]) -> NDArray[np
 
 def centred(statistics: TensorStatistics, centre: Floats) -> TensorStatistics:
     """Return statistics of attention's output whose extremes are equally far from ``centre``, channel by channel."""
-    half_range = np.maximum(statistics.maximum - centre, centre - statistics.minimum)
-    by_fold = np.maximum(statistics.fold_maximum - centre, centre - statistics.fold_minimum)
-    return replace(
-        statistics,
-        minimum=centre - half_range,
-        maximum=centre + half_range,
-        fold_minimum=centre - by_fold,
-        fold_maximum=centre + by_fold,
-    )
+    half_range = np.maximum(statistics.fold_maximum - centre, centre - statistics.fold_minimum)
+    return replace(statistics, fold_minimum=centre - half_range, fold_maximum=centre + half_range)
 
 
 def probability_qparams(scheme: QdqScheme, clipping_threshold: float) -> QuantParams:

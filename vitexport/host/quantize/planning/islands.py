@@ -25,7 +25,10 @@ _ALARMING = 0.1
 """Loss in a layer's own outputs, over their variance, from which a group is measured however many are."""
 
 _FREE = 0.001
-"""Fraction of the multiply-accumulates below which a group costs nothing: a last block that computes one token."""
+"""Fraction of the multiply-accumulates below which a group costs nothing."""
+
+_FREE_ONE_TOKEN = 0.01
+"""The same where one token is computed, as in a last block: that is never what takes the time."""
 
 ONE_TOKEN = "computes one token"
 """Why such a group stays float."""
@@ -79,9 +82,9 @@ def find_islands(
         price_db: What one percent of the multiply-accumulates in float must gain at the output, in dB.
     """
     work = multiply_accumulates(plan.tensors, calibrated)
-    free = [group for group in work if work[group] < _FREE]
-    suspects = _suspects(plan, work, free)
     single = {layer.group for one in plan.tensors if one.statistics.rows <= calibrated for layer in one.layers}
+    free = [group for group in work if work[group] < (_FREE_ONE_TOKEN if group in single else _FREE)]
+    suspects = _suspects(plan, work, free)
     reasons = {group: ONE_TOKEN if group in single else f"{work[group]:.2%} of the work" for group in free}
     few = _spread(held_out, _IMAGES)
     with open_probe(model, plan, feeds) as probe:

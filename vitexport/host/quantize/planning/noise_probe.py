@@ -7,6 +7,7 @@ once for each.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,8 +53,7 @@ def open_probe(model: ir.Model, plan: GraphPlan, feeds: ImageFeeds, *, attention
     attentions = [
         _ProbedAttention.of(quantized[one.name], one) for one in find_attention(probe) if one.name in quantized
     ]
-    tensors = [one.statistics.name for one in plan.tensors]
-    tensors += [str(linears[name].output.name) for name in plan.layers]
+    tensors = [name for one in plan.tensors for name in _names(one)]
     for one in attentions:
         tensors += one.operands
         for value in one.products:
@@ -164,6 +164,13 @@ class NoiseProbe:
 
         What the layers read and make is taken out of ``exact``: it and the errors would be all of an image twice.
         """
+        uses = Counter(name for tensor in self._plan.tensors for name in _names(tensor))
+
+        def take(name: str) -> Array:
+            # What one layer makes the next may read as it is.
+            uses[name] -= 1
+            return exact[name] if uses[name] else exact.pop(name)
+
         errors: dict[str, dict[str, Floats]] = {}
         rounding: dict[str, tuple[float, ...]] = {}
         for one in self._attentions:
@@ -175,7 +182,7 @@ class NoiseProbe:
             layers = [layer for layer in tensor.layers if layer.group not in leave_out]
             if not layers:
                 continue
-            value, choice = exact.pop(tensor.statistics.name), tensor.choice
+            value, choice = take(tensor.statistics.name), tensor.choice
             rows = value.astype(np.float32).reshape(-1, value.shape[-1])
             moved = choice.transform(rows)
             rounded = choice.qparams.fake_quantize(moved)
@@ -186,10 +193,15 @@ class NoiseProbe:
                 error += planned.correction + layer.bias()
                 if choice.shift.any():
                     error += choice.shift @ layer.weight()
-                error -= exact.pop(str(layer.linear.output.name)).reshape(error.shape).astype(np.float32, copy=False)
+                error -= take(str(layer.linear.output.name)).reshape(error.shape).astype(np.float32, copy=False)
                 shape = (*value.shape[:-1], error.shape[-1])
                 errors.setdefault(layer.group, {})[f"{layer.name}{_SUFFIX}"] = error.reshape(shape)
         return errors, rounding
+
+
+def _names(tensor: TensorPlan) -> list[str]:
+    """Return the names of a tensor and of what the layers that read it make."""
+    return [tensor.statistics.name, *(str(layer.linear.output.name) for layer in tensor.layers)]
 
 
 def _times(tensor: TensorPlan, moved: Floats, rounded: Floats) -> float:

@@ -31,7 +31,7 @@ def massive_channels(reach: Floats) -> NDArray[np.bool_]:
     Args:
         reach: Largest magnitude of each channel, ``[K]``.
     """
-    massive: NDArray[np.bool_] = reach >= MASSIVE * np.median(reach)
+    massive: NDArray[np.bool_] = (reach >= MASSIVE * np.median(reach)) & (reach > 0)
     return massive
 
 

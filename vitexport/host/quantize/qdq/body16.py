@@ -62,14 +62,17 @@ def float_ranges(
     """
     probe = model.clone()
     peaks: dict[str, str] = {}
+    measured: set[str] = set()
     moved: dict[str, str] = {}
     for node in list(probe.graph):
-        if node.op_type in _MOVING and node.inputs[0] is not None and not is_constant(node.inputs[0]):
-            moved.update({str(value.name): str(node.inputs[0].name) for value in node.outputs})
+        source = "" if not node.inputs or node.inputs[0] is None else str(node.inputs[0].name)
+        if node.op_type in _MOVING and (source in measured or source in moved):
+            moved.update({str(value.name): source for value in node.outputs})
             continue
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT and not (value.shape is not None and len(value.shape) == 0):
                 peaks[_take_peak(probe.graph, value)] = str(value.name)
+                measured.add(str(value.name))
     ranges = dict.fromkeys(peaks.values(), 0.0)
     found = []
     with open_exposed(probe, list(peaks)) as runtime:
@@ -81,8 +84,7 @@ def float_ranges(
             if output:
                 found.append(outputs[output])
     for name, source in moved.items():
-        if source in ranges:
-            ranges[name] = ranges[source]
+        ranges[name] = ranges[source]
     return ranges, found
 
 
