@@ -174,7 +174,7 @@ def round_gptq(
     factor = _inverse_factor(covariance[np.ix_(order, order)], damping)
     left = (weight[order] / scale).astype(np.float32)
     values = np.empty_like(left)
-    block = 64
+    block = 32
     for start in range(0, rows, block):
         end = min(start + block, rows)
         errors = np.empty((end - start, left.shape[1]), dtype=np.float32)

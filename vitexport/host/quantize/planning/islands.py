@@ -41,7 +41,7 @@ _IMAGES = 4
 _MORE_IMAGES = 12
 """Images that those are measured on which may be worth their work: on four, a part of the noise is off by a third."""
 
-_CLOSE = 3.0
+_CLOSE = 2.0
 """How far below its price a group's first figure may lie to be measured again."""
 
 _RANKING_IMAGES = 8
