@@ -108,7 +108,7 @@ def write_quantized(folder: Path, calibration: Sequence[Path]) -> dict[str, str]
 def build_engines(folder: Path, product: str, batch: str) -> dict[str, str]:
     """Build the engine of every ONNX file with the same settings; return which could not be built, and why."""
     from vitexport.engine.build import build_engine
-    from vitexport.recipe.settings import EngineSettings
+    from vitexport.recipe.engine_settings import EngineSettings
 
     settings = EngineSettings.model_validate({"product": product, "batch": batch})
     absent = {}

@@ -115,7 +115,7 @@ def _step(step: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _engine(work: Path) -> dict[str, Any]:
     from vitexport.engine.build import build_engine
-    from vitexport.recipe.settings import EngineSettings
+    from vitexport.recipe.engine_settings import EngineSettings
 
     settings = EngineSettings.model_validate({"product": "tensorrt-rtx", "batch": BATCH})
     result = build_engine(work / "int8.onnx", settings, work / "model.engine")

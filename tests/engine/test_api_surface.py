@@ -19,7 +19,7 @@ from tests.support.tensorrt_surfaces import PARSED, RELEASES, Unavailable, descr
 from vitexport.engine.build import build_engine
 from vitexport.engine.refit import refit_engine
 from vitexport.errors import EngineBuildError
-from vitexport.recipe.settings import EngineSettings
+from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.runtimes.cuda.probe import GpuInfo
 from vitexport.runtimes.tensorrt.api import load_api

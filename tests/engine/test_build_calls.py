@@ -15,7 +15,7 @@ from tests.support.onnx_graphs import floating, save
 from vitexport.engine.build import build_engine
 from vitexport.engine.refit import refit_engine
 from vitexport.errors import EngineBuildError, RecipeError, RuntimeBackendError
-from vitexport.recipe.settings import EngineSettings
+from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.runtimes.cuda.probe import GpuInfo
 from vitexport.runtimes.tensorrt.sidecar import read_sidecar, sidecar_path
 

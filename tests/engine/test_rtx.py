@@ -20,7 +20,7 @@ from tests.support.onnx_graphs import FLOATS, Graph, attention, floating, linear
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.engine.build import build_engine
 from vitexport.errors import EngineBuildError
-from vitexport.recipe.settings import EngineSettings
+from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.runtimes.tensorrt.sidecar import read_sidecar, sidecar_path
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")

@@ -14,7 +14,7 @@ from vitexport.device.profiles import device_profile
 from vitexport.engine.onnx_file import read_metadata
 from vitexport.engine.trtexec import trtexec_command
 from vitexport.errors import EngineBuildError
-from vitexport.recipe.settings import EngineSettings
+from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.tensors import TensorSpec
 
 PIXELS = TensorSpec("pixel_values", ("batch", 3, 224, 224), "float32")

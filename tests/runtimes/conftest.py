@@ -13,7 +13,7 @@ import pytest
 from tests.support.fake_gpu import Pretend
 from tests.support.onnx_graphs import floating, save
 from vitexport.engine.build import build_engine
-from vitexport.recipe.settings import EngineSettings
+from vitexport.recipe.engine_settings import EngineSettings
 
 
 @pytest.fixture

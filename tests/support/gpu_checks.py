@@ -19,7 +19,7 @@ import numpy as np
 from vitexport.bundle.layout import model_path
 from vitexport.engine.build import build_engine
 from vitexport.engine.refit import refit_engine
-from vitexport.recipe.settings import EngineSettings
+from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.tensorrt.audit import audit_engine
 from vitexport.runtimes.tensorrt.sidecar import read_sidecar

@@ -17,7 +17,7 @@ from vitexport.bundle.layout import recording_name
 from vitexport.bundle.recording import Recording
 from vitexport.cli import main
 from vitexport.engine.build import build_engine
-from vitexport.recipe.settings import EngineSettings
+from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.runtimes import Runtime, open_runtime
 from vitexport.runtimes.base import Adapter, RuntimeOptions
 from vitexport.runtimes.tensorrt.audit import AuditedGemm, AuditReport

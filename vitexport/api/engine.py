@@ -14,8 +14,8 @@ from vitexport.api.progress import OnEvent, Progress, shown
 from vitexport.bundle.layout import read_recipe
 from vitexport.bundle.target import resolve_target
 from vitexport.files import StageResult, StepEvent, as_path
+from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.recipe.load import validated
-from vitexport.recipe.settings import EngineSettings
 from vitexport.tables import Table, Tabular
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def build_engine(
         min_fraction: Fraction of the requested work, 0 to 1, that must run in the precision requested.
         progress: True shows a bar; a function gets every event.
         on_lint: Called with the linter's result before the build begins.
-        **settings: Fields of :class:`~vitexport.recipe.settings.EngineSettings`, over those of the bundle's recipe:
+        **settings: Fields of :class:`~vitexport.recipe.engine_settings.EngineSettings`, over those of the bundle's recipe:
             ``product``, ``device``, ``batch``, ``shapes``, ``workspace_mib``, ...
 
     Raises:

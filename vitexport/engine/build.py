@@ -25,7 +25,7 @@ from vitexport.engine.onnx_file import read_metadata
 from vitexport.engine.progress import BuildProgress, make_monitor
 from vitexport.errors import EngineBuildError
 from vitexport.files import StageResult, sha256_file, write_atomic
-from vitexport.recipe.settings import EngineSettings
+from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.runtimes.cuda.probe import GpuInfo, probe_cuda, require_gpu
 from vitexport.runtimes.tensorrt.api import TensorRTApi, load_api
 from vitexport.runtimes.tensorrt.sidecar import EngineSidecar, read_sidecar, sidecar_path, this_platform

@@ -9,7 +9,7 @@ from vitexport.device.profiles import DeviceProfile
 from vitexport.engine.network import Network
 from vitexport.errors import EngineBuildError
 from vitexport.files import write_atomic
-from vitexport.recipe.settings import EngineSettings
+from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.runtimes.tensorrt.api import TensorRTApi
 from vitexport.runtimes.tensorrt.sidecar import ProfileShapes
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitexport.device.profiles import DeviceProfile
-from vitexport.recipe.settings import EngineSettings
+from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.tensors import TensorSpec
 
 __all__ = ["trtexec_command"]

@@ -9,7 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
+
+from vitexport.recipe.engine_settings import EngineSettings
+from vitexport.recipe.frozen import Settings
 
 __all__ = [
     "WITH_16_BIT_KERNELS",
@@ -17,7 +20,6 @@ __all__ = [
     "BenchmarkSettings",
     "Budget",
     "DataSettings",
-    "EngineSettings",
     "ExportSettings",
     "Gates",
     "ImageSet",
@@ -39,11 +41,7 @@ Precision = Literal["int8", "fp8", "fp16", "bf16"]
 Attention = Literal["float", "int8", "int8-rows", "fp8"]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelSettings(_Settings):
+class ModelSettings(Settings):
     """Which checkpoint.
 
     Attributes:
@@ -60,7 +58,7 @@ class ModelSettings(_Settings):
     allow_pickle: bool = False
 
 
-class ImageSet(_Settings):
+class ImageSet(Settings):
     """A folder of images.
 
     Attributes:
@@ -75,14 +73,14 @@ class ImageSet(_Settings):
     limit: int | None = Field(default=None, ge=1)
 
 
-class DataSettings(_Settings):
+class DataSettings(Settings):
     """Images: ``calibration`` for quantization, ``verification`` (never the same files) for the proof."""
 
     calibration: ImageSet | None = None
     verification: ImageSet
 
 
-class ExportSettings(_Settings):
+class ExportSettings(Settings):
     """PyTorch to ONNX.
 
     Attributes:
@@ -106,7 +104,7 @@ class ExportSettings(_Settings):
         return value
 
 
-class SimplifySettings(_Settings):
+class SimplifySettings(Settings):
     """Graph simplification.
 
     Attributes:
@@ -116,7 +114,7 @@ class SimplifySettings(_Settings):
     onnxsim: bool = True
 
 
-class Budget(_Settings):
+class Budget(Settings):
     """What a mixed-precision search may lose; None means not limited.
 
     Attributes:
@@ -130,7 +128,7 @@ class Budget(_Settings):
     min_sqnr_db: float | None = None
 
 
-class QuantizeSettings(_Settings):
+class QuantizeSettings(Settings):
     """Post-training quantization.
 
     Attributes:
@@ -182,84 +180,7 @@ class QuantizeSettings(_Settings):
         return str(value) if isinstance(value, int) else value
 
 
-class EngineSettings(_Settings):
-    """ONNX to a TensorRT or TensorRT-RTX engine. No precision: the ONNX graph decides every precision.
-
-    Attributes:
-        product: ``tensorrt`` (built on the device that runs it) or ``tensorrt-rtx`` (builds with no GPU present).
-        device: Name of a device profile, e.g. ``orin-nano``; None takes the GPU of this machine.
-        batch: One optimisation profile each, as (min, opt, max). A plain number N covers every size above the previous
-            entry up to N and is tuned for N; ``"2:8:16"`` gives min, opt and max.
-        shapes: Input name -> (min, opt, max) shape, for inputs with a dynamic axis that is not the batch.
-        workspace_mib: Scratch memory the builder may plan with, in MiB; None takes what the device profile allows.
-        optimization_level: 0 (fast build) to 5 (fast engine); None takes TensorRT's default.
-        timing_cache: File that keeps kernel timings between builds; None keeps one beside the user's cache.
-        tf32: Let float32 matrix products run in TF32, which rounds their inputs to 10 mantissa bits.
-        version_compatible: Build an engine that later TensorRT releases can run.
-        hardware_compatibility: ``ampere_plus`` or ``same_compute_capability`` make the engine portable between GPUs.
-        strip_weights: Leave the weights out; the engine is completed on the device from the ONNX file (refit).
-        refit: Allow the weights to be replaced later.
-        weight_streaming: Keep weights in host memory and stream them, for models larger than device memory.
-        compute_capabilities: Targets of TensorRT-RTX, e.g. ``("8.6", "8.9")``; empty takes the device profile's or the
-            product's default.
-    """
-
-    product: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt"
-    device: str | None = None
-    batch: tuple[tuple[int, int, int], ...] = ((1, 1, 1),)
-    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {}
-    workspace_mib: int | None = Field(default=None, ge=1)
-    optimization_level: int | None = Field(default=None, ge=0, le=5)
-    timing_cache: Path | None = None
-    tf32: bool = False
-    version_compatible: bool = False
-    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
-    strip_weights: bool = False
-    refit: bool = False
-    weight_streaming: bool = False
-    compute_capabilities: tuple[str, ...] = ()
-
-    @field_validator("batch", mode="before")
-    @classmethod
-    def _batch_buckets(cls, value: object) -> object:
-        """Turn ``[1, 8, "9:16:32"]`` or ``"1,8,9:16:32"`` into (min, opt, max) triples."""
-        entries: list[object] = list(value.split(",")) if isinstance(value, str) else [value]
-        if isinstance(value, list | tuple):
-            entries = list(value)
-        triples: list[tuple[int, int, int]] = []
-        for entry in entries:
-            if isinstance(entry, str | int):
-                parts = [_batch_size(part) for part in str(entry).split(":")]
-            elif isinstance(entry, list | tuple):
-                parts = [_batch_size(str(part)) for part in entry]
-            else:
-                return value
-            if len(parts) == 1:
-                parts = [triples[-1][2] + 1 if triples else 1, parts[0], parts[0]]
-            if len(parts) != 3 or not 1 <= parts[0] <= parts[1] <= parts[2]:
-                raise ValueError(f"a batch range needs 1 <= min <= opt <= max in ascending order, found {entry!r}")
-            triples.append((parts[0], parts[1], parts[2]))
-        if not triples:
-            raise ValueError("at least one batch size is needed")
-        return tuple(triples)
-
-    @field_validator("compute_capabilities")
-    @classmethod
-    def _capabilities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for item in value:
-            major, dot, minor = item.partition(".")
-            if not (dot and major.isdigit() and minor.isdigit()):
-                raise ValueError(f"a compute capability looks like '8.6', found {item!r}")
-        return value
-
-
-def _batch_size(text: str) -> int:
-    if not text.strip().isdigit():
-        raise ValueError(f"a batch size is a whole number, found {text!r}")
-    return int(text)
-
-
-class Tolerance(_Settings):
+class Tolerance(Settings):
     """Agreement that a variant must reach with PyTorch; None means not checked, and the report says so.
 
     Attributes:
@@ -277,7 +198,7 @@ class Tolerance(_Settings):
     min_agreement: float | None = Field(default=None, ge=0, le=1)
 
 
-class VerifySettings(_Settings):
+class VerifySettings(Settings):
     """Parity against PyTorch.
 
     Attributes:
@@ -293,7 +214,7 @@ class VerifySettings(_Settings):
     replay_images: int = Field(default=64, ge=1)
 
 
-class BenchmarkSettings(_Settings):
+class BenchmarkSettings(Settings):
     """Latency measurement.
 
     Attributes:
@@ -309,7 +230,7 @@ class BenchmarkSettings(_Settings):
     threads: int | None = Field(default=None, ge=1)
 
 
-class Gates(_Settings):
+class Gates(Settings):
     """What the final variant must reach to be accepted; None means not checked, and the report says so.
 
     Attributes:
@@ -338,7 +259,7 @@ class Gates(_Settings):
         return {name: value for name, value in self.model_dump().items() if name not in ("baseline", "on_failure")}
 
 
-class Recipe(_Settings):
+class Recipe(Settings):
     """A whole run. ``name`` is for people; everything else is settings of one stage."""
 
     name: str

@@ -13,7 +13,7 @@ from tests.support.fake_gpu import Pretend
 from tests.support.onnx_graphs import floating, save
 from vitexport.engine.build import build_engine
 from vitexport.errors import RuntimeBackendError
-from vitexport.recipe.settings import EngineSettings
+from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.report.engine_audit import render_html
 from vitexport.runtimes.tensorrt.audit import audit_engine, audit_layers, engine_facts
 from vitexport.runtimes.tensorrt.inspector import EngineLayer, parse_layers
