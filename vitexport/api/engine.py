@@ -97,8 +97,8 @@ def build_engine(
         min_fraction: Fraction of the requested work, 0 to 1, that must run in the precision requested.
         progress: True shows a bar; a function gets every event.
         on_lint: Called with the linter's result before the build begins.
-        **settings: Fields of :class:`~vitexport.recipe.engine_settings.EngineSettings`, over those of the bundle's recipe:
-            ``product``, ``device``, ``batch``, ``shapes``, ``workspace_mib``, ...
+        **settings: Fields of :class:`~vitexport.recipe.engine_settings.EngineSettings`, over those of the bundle's
+            recipe: ``product``, ``device``, ``batch``, ``shapes``, ``workspace_mib``, ...
 
     Raises:
         RecipeError: A setting does not exist or does not fit.
