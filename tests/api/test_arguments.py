@@ -81,7 +81,7 @@ def test_force_replaces_a_bundle_of_another_schema(tmp_path: Path) -> None:
     root = tmp_path / "b"
     root.mkdir()
     (root / BUNDLE_FILE).write_text('{"schema": 1}')
-    with pytest.raises(vx.VitexportError, match="Expected bundle schema 2 .* found 1"):
+    with pytest.raises(vx.VitexportError, match="Expected bundle schema 3 .* found 1"):
         vx.run(QUICKSTART, root, until="load")
     assert vx.run(QUICKSTART, root, until="load", force=True).executed == ("load", "recipe")
 

@@ -74,9 +74,9 @@ def test_a_path_that_leaves_the_bundle_is_refused(bundle: Bundle, path: str) -> 
     ("content", "message"),
     [
         ("{", "cannot be read"),
-        ('{"schema": 1}', "Expected bundle schema 2 in .*, found 1"),
+        ('{"schema": 1}', "Expected bundle schema 3 in .*, found 1"),
         ("[]", "found None"),
-        ('{"schema": 2}', "not a valid bundle"),
+        ('{"schema": 3}', "not a valid bundle"),
     ],
 )
 def test_a_broken_bundle_file_is_an_error(tmp_path: Path, content: str, message: str) -> None:

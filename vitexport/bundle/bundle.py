@@ -19,12 +19,13 @@ from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import BundleError
 from vitexport.files import as_path, sha256_file, write_atomic
 from vitexport.inputs.preprocess import PreprocessSpec
+from vitexport.scoring import Scoring
 from vitexport.tables import Table, Tabular
 
 __all__ = ["BUNDLE_FILE", "SCHEMA", "Artifact", "Bundle", "FileRecord", "Provenance"]
 
 BUNDLE_FILE = "bundle.json"
-SCHEMA = 2
+SCHEMA = 3
 """Raised whenever an older program could misread a bundle."""
 
 Kind = Literal["onnx", "simplified", "quantized", "engine", "recording", "benchmark", "analysis", "report", "recipe"]
@@ -103,11 +104,12 @@ class Artifact(_Record):
 
 
 class _BundleData(_Record):
-    schema_: Literal[2]
+    schema_: Literal[3]
     name: str
     model: dict[str, Any]
     preprocess: PreprocessSpec
     class_names: tuple[str, ...] = ()
+    scoring: Scoring
     artifacts: tuple[Artifact, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=lambda name: name.rstrip("_"))
@@ -187,7 +189,7 @@ class Bundle(Tabular):
             model = ModelSpec.from_dict(data.model)
         except (ValidationError, KeyError, TypeError, AssertionError) as error:
             raise BundleError(f"'{path}' is not a valid bundle: {error}", "Run the recipe again.") from error
-        metadata = ModelMetadata(model, data.preprocess, data.class_names)
+        metadata = ModelMetadata(model, data.preprocess, data.class_names, data.scoring)
         bundle = cls(root, name=data.name, metadata=metadata, artifacts=data.artifacts)
         if check_files:
             for artifact in bundle.artifacts:
@@ -202,6 +204,7 @@ class Bundle(Tabular):
             "model": asdict(self.model),
             "preprocess": self.preprocess.model_dump(mode="json"),
             "class_names": list(self.class_names),
+            "scoring": self.metadata.scoring,
             "artifacts": [artifact.model_dump(mode="json") for artifact in self.artifacts],
         }
 

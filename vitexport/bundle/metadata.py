@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from vitexport.errors import BundleError
 from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.recipe.settings import Task
+from vitexport.scoring import Scoring
 from vitexport.tensors import TensorSpec
 
 __all__ = ["ModelMetadata", "ModelSpec"]
@@ -31,7 +32,7 @@ class ModelSpec:
         id: Hub id, model name or directory name; never an absolute path.
         revision: Hub commit or ``sha256:`` content hash of the weights.
         family: Architecture family, e.g. ``vit``, ``beit``, ``dinov2``.
-        task: ``classify`` (logits) or ``features``.
+        task: ``classify`` (logits), ``segment`` or ``depth`` (maps), or ``features``.
         inputs: Model inputs.
         outputs: Model outputs.
     """
@@ -63,12 +64,14 @@ class ModelMetadata:
         model: Identity and interface.
         preprocess: What turns an image into its input, or None for a file this package did not export.
         class_names: Class names by output index; empty when the model has none.
+        scoring: What turns a classifier's logits into scores; means nothing for other tasks.
         history: What made the file: one entry per stage, oldest first, e.g. ``{"stage": "export", "torch": "2.15.0"}``.
     """
 
     model: ModelSpec
     preprocess: PreprocessSpec
     class_names: tuple[str, ...] = ()
+    scoring: Scoring = "softmax"
     history: tuple[Mapping[str, str], ...] = field(default=())
 
     def to_metadata(self) -> dict[str, str]:
@@ -77,6 +80,7 @@ class ModelMetadata:
             f"{_PREFIX}model": json.dumps(asdict(self.model)),
             f"{_PREFIX}preprocess": self.preprocess.model_dump_json(),
             f"{_PREFIX}class_names": json.dumps(list(self.class_names), ensure_ascii=False),
+            f"{_PREFIX}scoring": json.dumps(self.scoring),
             f"{_PREFIX}history": json.dumps([dict(entry) for entry in self.history]),
         }
 
@@ -96,6 +100,7 @@ class ModelMetadata:
                 model=ModelSpec.from_dict(json.loads(metadata[f"{_PREFIX}model"])),
                 preprocess=PreprocessSpec.model_validate_json(metadata[f"{_PREFIX}preprocess"]),
                 class_names=tuple(json.loads(metadata[f"{_PREFIX}class_names"])),
+                scoring=json.loads(metadata[f"{_PREFIX}scoring"]),
                 history=tuple(json.loads(metadata[f"{_PREFIX}history"])),
             )
         except KeyError as error:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.recipe.frozen import Settings
+from vitexport.scoring import Scoring
 
 __all__ = [
     "WITH_16_BIT_KERNELS",
@@ -36,7 +37,7 @@ Target = Literal["tensorrt", "ort-x86", "ort-arm64", "portable"]
 WITH_16_BIT_KERNELS: frozenset[Target] = frozenset({"tensorrt", "portable"})
 """Targets that gain by a 16-bit body; ONNX Runtime's CPU kernels compute it in float32 behind casts."""
 
-Task = Literal["classify", "features"]
+Task = Literal["classify", "segment", "depth", "features"]
 Precision = Literal["int8", "fp8", "fp16", "bf16"]
 Attention = Literal["float", "int8", "int8-rows", "fp8"]
 
@@ -47,13 +48,21 @@ class ModelSettings(Settings):
     Attributes:
         source: See :mod:`vitexport.source`: hub id, Hugging Face directory, ``timm:NAME``, ``timm:NAME@FILE`` or
             ``timm:local-dir:PATH``.
-        task: ``classify`` or ``features``; None takes what the checkpoint was saved for.
+        task: ``classify``, ``segment``, ``depth`` or ``features``; None takes what the checkpoint was saved for.
+        features: Names of the blocks whose outputs a features model gives, e.g. ``blocks.5``; empty for its last ones.
+        class_names: File with the class names in the order of the outputs (``.txt`` with one a line, ``.json``,
+            ``.csv``); None takes those of the checkpoint.
+        scoring: What turns a classifier's logits into scores: ``softmax``, ``sigmoid`` (several labels at once, or a
+            single one) or ``none`` (a regression); None takes what the checkpoint says.
         revision: Hub branch, tag or commit.
         allow_pickle: Accept a pickle checkpoint (still loaded with ``weights_only=True``).
     """
 
     source: str
     task: Task | None = None
+    features: tuple[str, ...] = ()
+    class_names: Path | None = None
+    scoring: Scoring | None = None
     revision: str | None = None
     allow_pickle: bool = False
 

@@ -23,9 +23,10 @@ from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.weights import content_revision, weight_files
 from vitexport.host.sources.wrapping import ImageModel, Named, pixel_values_spec
 from vitexport.recipe.settings import ModelSettings, Task
+from vitexport.scoring import Scoring, default_scoring
 from vitexport.source import ModelSource
 
-__all__ = ["class_names_of", "load", "make_call"]
+__all__ = ["class_names_of", "load", "make_call", "scoring_of"]
 
 # Two-tower checkpoints: the class of the tower that sees images.
 _TOWERS = {
@@ -56,7 +57,8 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
         inputs=(pixel_values_spec(preprocess.image_size),),
         outputs=bake_positions(module, preprocess.image_size, where=identity),
     )
-    return LoadedModel(module, ModelMetadata(spec, preprocess, class_names_of(config) if task == "classify" else ()))
+    names = class_names_of(config) if task == "classify" else ()
+    return LoadedModel(module, ModelMetadata(spec, preprocess, names, settings.scoring or scoring_of(config)))
 
 
 def _locate(source: ModelSource, settings: ModelSettings) -> tuple[Path, str, str | None]:
@@ -201,3 +203,12 @@ def class_names_of(config: Any) -> tuple[str, ...]:
     """Return the class names, or nothing when the config holds only placeholders."""
     labels = tuple(str(config.id2label[index]) for index in range(len(config.id2label)))
     return () if all(label == f"LABEL_{index}" for index, label in enumerate(labels)) else labels
+
+
+def scoring_of(config: Any) -> Scoring:
+    """Return what ``transformers.pipeline("image-classification")`` turns the logits into scores with."""
+    if config.problem_type == "regression":
+        return "none"
+    if config.problem_type == "multi_label_classification":
+        return "sigmoid"
+    return default_scoring(int(config.num_labels))

@@ -19,6 +19,7 @@ from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.wrapping import ImageModel, Named, describe_outputs, pixel_values_spec
 from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.recipe.settings import Task
+from vitexport.scoring import Scoring, default_scoring
 
 __all__ = ["wrap_module"]
 
@@ -29,6 +30,7 @@ def wrap_module(
     class_names: Sequence[str] = (),
     *,
     task: Task | None = None,
+    scoring: Scoring | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> LoadedModel:
     """Make a live module exportable.
@@ -40,6 +42,8 @@ def wrap_module(
             as a mapping, or a transformers image processor. None takes what a timm model carries.
         class_names: Names by output index; empty takes those of the model's own config.
         task: ``classify`` or ``features``; None takes what the model's outputs look like.
+        scoring: ``softmax``, ``sigmoid`` or ``none``; None takes what a transformers config says, else ``sigmoid`` for
+            a single output and ``softmax`` for several.
         image_size: (height, width) in pixels for a timm model or a processor of another size; None takes their own.
 
     Raises:
@@ -77,7 +81,7 @@ def wrap_module(
         raise ModelSourceError(
             f"Expected {classes} class names for '{name}', found {len(names)}.", "Give one name per output, in order."
         )
-    return LoadedModel(wrapped, ModelMetadata(model, spec, names))
+    return LoadedModel(wrapped, ModelMetadata(model, spec, names, scoring or _scoring(inner, outputs[0].shape[-1])))
 
 
 def _preprocess(module: torch.nn.Module, given: object, image_size: tuple[int, int] | None) -> PreprocessSpec:
@@ -124,6 +128,14 @@ def _describe(
         architecture = str(inner.pretrained_cfg.get("architecture") or type(inner).__name__.lower())
         return chosen, timm.make_call(chosen), timm.class_names_of(inner), _family(architecture, "timm")
     return task, _call_any, None, type(inner).__name__.lower()
+
+
+def _scoring(inner: Any, classes: int | str) -> Scoring:
+    if _is_transformers(inner):
+        from vitexport.host.sources import huggingface
+
+        return huggingface.scoring_of(inner.config)
+    return default_scoring(int(classes))
 
 
 def _family(name: str, library: str) -> str:

@@ -25,6 +25,7 @@ from vitexport.host.sources.timm_preprocess import resolve_preprocess
 from vitexport.host.sources.weights import content_revision, is_pickle, refuse_pickle, weight_files
 from vitexport.host.sources.wrapping import ImageModel, Named, describe_outputs, pixel_values_spec
 from vitexport.recipe.settings import ModelSettings, Task
+from vitexport.scoring import default_scoring
 from vitexport.source import ModelSource
 
 __all__ = ["class_names_of", "load", "make_call"]
@@ -51,7 +52,9 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
         inputs=(pixel_values_spec(preprocess.image_size),),
         outputs=describe_outputs(module, preprocess.image_size, where=identity),
     )
-    return LoadedModel(module, ModelMetadata(spec, preprocess, class_names_of(model) if task == "classify" else ()))
+    names = class_names_of(model) if task == "classify" else ()
+    scoring = settings.scoring or default_scoring(model.num_classes)
+    return LoadedModel(module, ModelMetadata(spec, preprocess, names, scoring))
 
 
 def _create(source: ModelSource, settings: ModelSettings, image_size: tuple[int, int] | None) -> tuple[Any, str, str]:
