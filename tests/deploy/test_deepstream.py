@@ -15,8 +15,9 @@ from vitexport.cli.deepstream import deepstream
 from vitexport.deploy.deepstream import NvinferConfig, measure_parity, write_deepstream
 from vitexport.errors import VitexportError
 from vitexport.inputs.preprocess import pixels
-from vitexport.predict.predictor import Predictor, softmax
+from vitexport.predict.predictor import Predictor
 from vitexport.runtimes import open_runtime
+from vitexport.scoring import softmax
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from tests.support.linear_model import CLASSES, PREPROCESS, random_pixels, save_
 from vitexport.bundle.bundle import Bundle
 from vitexport.errors import BundleError, ImageError, InferenceError, VitexportError
 from vitexport.inputs.preprocess import preprocess
-from vitexport.predict.predictor import ImageResult, Prediction, Predictor, softmax
+from vitexport.predict.predictor import ImageResult, Prediction, Predictor
 from vitexport.predict.sources import ImageInput
+from vitexport.scoring import softmax
 
 
 def _logits(model: Path, image: Image.Image) -> np.ndarray:

@@ -23,6 +23,7 @@ from vitexport.recipe.settings import (
     Target,
     Task,
 )
+from vitexport.scoring import Scoring
 from vitexport.verification.quantized import told
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def export(
     out: str | PathLike[str],
     *,
     task: Task | None = None,
+    scoring: Scoring | None = None,
     image_size: tuple[int, int] | None = None,
     batch: Literal["dynamic"] | int = "dynamic",
     input: Literal["float32", "uint8"] = "float32",  # the recipe's name for it
@@ -60,6 +62,8 @@ def export(
             module; that one is copied, not changed.
         out: The ONNX file to write; it carries preprocessing, class names and history as metadata.
         task: ``classify`` or ``features``; None takes what the checkpoint was saved for.
+        scoring: What turns a classifier's logits into scores: ``softmax``, ``sigmoid`` (several labels at once, or a
+            single one) or ``none`` (a regression); None takes what the checkpoint says.
         image_size: (height, width) in pixels; None takes the checkpoint's own.
         batch: ``dynamic`` or a fixed batch size.
         input: ``float32`` ``[N, 3, H, W]`` planes, or ``uint8`` ``[N, H, W, 3]`` pixels normalized inside the graph.
@@ -95,12 +99,13 @@ def export(
     with shown(progress, ("load", "export", "compare")) as show:
         show(StepEvent("load", "running", model if isinstance(model, str) else type(model).__name__))
         if isinstance(model, str | PathLike):
-            named = {"source": str(model), "task": task, "revision": revision, "allow_pickle": allow_pickle}
+            named: dict[str, Any] = {"source": str(model), "task": task, "scoring": scoring, "revision": revision}
+            named["allow_pickle"] = allow_pickle
             loaded = load_model(validated(ModelSettings, named, where="model"), image_size=image_size)
         else:
             from vitexport.host.sources.live import wrap_module
 
-            loaded = wrap_module(model, preprocess, class_names, task=task, image_size=image_size)
+            loaded = wrap_module(model, preprocess, class_names, task=task, scoring=scoring, image_size=image_size)
         show(StepEvent("load", "done"))
         show(StepEvent("export", "running", str(out)))
         result = export_onnx(loaded, settings, path)

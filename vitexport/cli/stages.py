@@ -11,7 +11,7 @@ import click
 from vitexport.api import stages as api
 from vitexport.cli.screen import OUT, print_json
 from vitexport.files import StageResult
-from vitexport.recipe.settings import Attention, Precision, Target, Task
+from vitexport.recipe.settings import Attention, Precision, Scoring, Target, Task
 
 __all__ = ["export", "quantize", "simplify"]
 
@@ -35,6 +35,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was wri
 @_OUT
 @click.option("--task", type=click.Choice(get_args(Task)), help="Head to export; the checkpoint's own otherwise.")
 @click.option(
+    "--scoring",
+    type=click.Choice(get_args(Scoring)),
+    help="What makes scores of the logits; the checkpoint says it otherwise.",
+)
+@click.option(
     "--image-size", type=int, nargs=2, metavar="H W", help="Resolution in pixels; the checkpoint's otherwise."
 )
 @click.option("--batch", default="dynamic", metavar="dynamic|N", help="Batch axis.")
@@ -49,6 +54,7 @@ def export(
     source: str,
     output: Path,
     task: Any,
+    scoring: Any,
     image_size: tuple[int, int] | None,
     batch: str,
     input_form: Any,
@@ -67,6 +73,7 @@ def export(
         source,
         output,
         task=task,
+        scoring=scoring,
         image_size=image_size,
         batch="dynamic" if batch == "dynamic" else int(batch),
         input=input_form,
