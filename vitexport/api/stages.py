@@ -174,7 +174,7 @@ def quantize(
         exclude: Layers that stay float: module names (``blocks.7.mlp.fc2``), groups (``7.fc2``), roles (``qkv``,
             ``proj``, ``fc1``, ``fc2``, ``attention``), or shell patterns on these (``blocks.*.attn.proj``).
         max_top1_drop: Budget in points of top-1: layers stay in float until it holds.
-        min_agreement: Budget: top-1 agreement with float32, 0 to 1.
+        min_agreement: Budget: agreement with float32, 0 to 1.
         min_sqnr_db: Budget: SQNR of the logits in dB.
         limit: Use at most so many images, spread over the folder.
         progress: True shows a bar; a function gets every event.

@@ -125,7 +125,7 @@ def simplify(model: Path, output: Path, onnxsim: bool, as_json: bool) -> None:
     help="Leave in float: a module (blocks.7.mlp.fc2), a group (7.fc2), a pattern (*.fc2) or a role (fc2). Repeatable.",
 )
 @click.option("--max-top1-drop", type=float, help="Budget: points of top-1 that may be lost.")
-@click.option("--min-agreement", type=float, help="Budget: top-1 agreement with float32, 0 to 1.")
+@click.option("--min-agreement", type=float, help="Budget: agreement with float32, 0 to 1.")
 @click.option("--min-sqnr-db", type=float, help="Budget: logit SQNR in dB.")
 @_JSON
 def quantize(model: Path, images: Path, output: Path, as_json: bool, **options: Any) -> None:
