@@ -16,6 +16,7 @@ from vitexport.bundle.recording import Recording
 from vitexport.recipe.settings import Tolerance
 from vitexport.scoring import Head
 from vitexport.tensors import Array
+from vitexport.verification.accuracy import smallest_correlation
 
 __all__ = ["OutputParity", "ParityReport", "class_scores", "compare", "measure"]
 
@@ -125,18 +126,8 @@ def measure(name: str, reference: Array, candidate: Array, head: Head | None = N
         agreement_top5=_top5_overlap(expected, found) if ranked else None,
         worst_image=int(np.argmax(noise / np.where(signal > 0, signal, 1))),
         mean_abs=float(np.abs(difference).mean()),
-        correlation=_correlation(expected, found) if values else None,
+        correlation=smallest_correlation(expected, found) if values else None,
     )
-
-
-def _correlation(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float | None:
-    """Return the smallest Pearson correlation of any column; None where too little varies to have one."""
-    varies = expected.std(axis=0) > 0
-    if len(expected) < 3 or not varies.any():
-        return None
-    # A candidate that answers one constant follows nothing: its correlation counts as 0.
-    columns = zip(expected[:, varies].T, found[:, varies].T, strict=True)
-    return min(float(np.corrcoef(first, second)[0, 1]) if second.std() > 0 else 0.0 for first, second in columns)
 
 
 def _top5_overlap(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
