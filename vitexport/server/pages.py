@@ -123,8 +123,8 @@ def _describe(service: Service) -> dict[str, Any]:
     }
     description = (
         f"Model version {service.predictor.version}. {_SCORES[service.predictor.metadata.scoring]} "
-        f"At most {limits.images} images and {limits.body_bytes:,} bytes per request, {limits.pixels:,} pixels per image. "
-        "429 means that the queue is full: try again."
+        f"At most {limits.images} images and {limits.body_bytes:,} bytes per request, {limits.pixels:,} pixels per "
+        "image. 429 means that the queue is full: try again."
     )
     return {
         "openapi": "3.1.0",
