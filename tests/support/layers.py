@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "tables", "closing"),
-    ("files", "machine", "tensors", "scoring", "source"),
+    ("files", "intervals", "machine", "tensors", "scoring", "source"),
     ("inputs", "recipe"),
     ("bundle",),
     ("runtimes",),

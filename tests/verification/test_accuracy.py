@@ -38,7 +38,9 @@ def test_mcnemar_counts_only_disagreements() -> None:
 def test_no_disagreement_is_no_evidence() -> None:
     same = one_hot([0, 1, 2])
     found = compare_top1(same, same, [0, 1, 1])
-    assert found.drop_points == 0 and found.p_value == 1 and found.interval_points == (0, 0)
+    assert found.drop_points == 0 and found.p_value == 1
+    low, high = found.interval_points
+    assert -60 < low < -50 and 50 < high < 60  # three images tell next to nothing
 
 
 def test_labels_come_from_manifest_name_synset_or_folder(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vitexport.intervals import paired_difference
 from vitexport.tensors import Array
 
 __all__ = ["Accuracy", "PairedDifference", "accuracy", "compare_top1", "smallest_correlation", "top1"]
@@ -34,7 +35,8 @@ class PairedDifference:
         only_candidate: Images only the candidate got right.
         p_value: Exact two-sided McNemar test (McNemar 1947): chance of a split at least this uneven were both models
             equally good.
-        interval_points: 95 % confidence interval of the drop in points (Wald interval for paired proportions).
+        interval_points: 95 % confidence interval of the drop in points; see
+            :func:`vitexport.intervals.paired_difference`.
     """
 
     images: int
@@ -72,14 +74,14 @@ def compare_top1(reference: Array, candidate: Array, targets: Sequence[int]) -> 
     gained = int((~right_reference & right_candidate).sum())
     n = len(truth)
     drop = (lost - gained) / n
-    deviation = math.sqrt(max(lost + gained - (lost - gained) ** 2 / n, 0.0)) / n
+    low, high = paired_difference(lost, gained, n)
     return PairedDifference(
         images=n,
         drop_points=100 * drop,
         only_reference=lost,
         only_candidate=gained,
         p_value=_mcnemar_exact(lost, gained),
-        interval_points=(100 * (drop - 1.96 * deviation), 100 * (drop + 1.96 * deviation)),
+        interval_points=(100 * low, 100 * high),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vitexport.host.quantize.planning.quality import Quality, _quality, _wilson
+from vitexport.host.quantize.planning.quality import Quality, _quality
 from vitexport.recipe.settings import Budget
 from vitexport.scoring import Head
 
@@ -38,7 +38,6 @@ def test_agreement_is_that_of_classes_and_has_wilsons_interval() -> None:
     quality = _quality(exact, found, Head())
     assert quality.agreement == pytest.approx(0.9)
     assert quality.agreement_interval == pytest.approx((0.5958, 0.9821), abs=1e-4)
-    assert _wilson(1.0, 32) == pytest.approx((0.8928, 1.0), abs=1e-4)
     features = _quality(exact, found, Head("features"))
     assert features.agreement is None and features.agreement_interval is None
 

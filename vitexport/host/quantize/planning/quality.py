@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vitexport.host.graph.intermediate import exposed_file, open_exposed
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, run_images
+from vitexport.intervals import Z95, proportion
 from vitexport.recipe.settings import Budget
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.scoring import Head
@@ -23,9 +24,6 @@ __all__ = ["LOWEST_SQNR_DB", "Judge", "Quality", "float_outputs", "judged_output
 LOWEST_SQNR_DB = 20.0
 """Signal-to-noise ratio of the first output below which classes change: a whole file gets a warning, and a layer that
 alone leaves less stays float."""
-
-_Z95 = 1.96
-"""Standard normal quantile of a two-sided 95 % interval."""
 
 Outputs = NDArray[np.float64]
 
@@ -127,16 +125,8 @@ def _quality(reference: Outputs, found: Outputs, head: Head) -> Quality:
     ratio = max(float(noise.sum()), 1e-30) / max(float(signal.sum()), 1e-30)
     spread = float(np.sqrt(np.square(noise - ratio * signal).sum())) / max(float(noise.sum()), 1e-30)
     sqnr = -10 * math.log10(ratio)
-    half = _Z95 * spread * 10 / math.log(10)
+    half = Z95 * spread * 10 / math.log(10)
     agreement = head.agreement(reference, found)
     if agreement is None:
         return Quality(count, sqnr, (sqnr - half, sqnr + half), None, None)
-    return Quality(count, sqnr, (sqnr - half, sqnr + half), agreement, _wilson(agreement, count))
-
-
-def _wilson(fraction: float, count: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a fraction of ``count`` trials (Wilson, JASA 22, 1927)."""
-    z2 = _Z95**2 / count
-    centre = (fraction + z2 / 2) / (1 + z2)
-    half = _Z95 / (1 + z2) * math.sqrt(fraction * (1 - fraction) / count + z2 / (4 * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return Quality(count, sqnr, (sqnr - half, sqnr + half), agreement, proportion(agreement, count))
