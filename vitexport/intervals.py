@@ -79,7 +79,8 @@ def images_to_decide(interval: Callable[[float], tuple[float, float]], limit: fl
         count: Images so far.
 
     Returns:
-        The number, to two digits, or those so far where they decide; None where the figure is at the limit, so that no number decides.
+        The number, to two digits, or those so far where they decide; None where the figure is at the limit, so that
+        no number does.
     """
 
     def decides(times: float) -> bool:
@@ -98,5 +99,5 @@ def images_to_decide(interval: Callable[[float], tuple[float, float]], limit: fl
         middle = (few + enough) / 2
         few, enough = (few, middle) if decides(middle) else (middle, enough)
     images = math.ceil(enough * count)
-    step = 10 ** max(len(str(images)) - 2, 0)
+    step = int(10 ** max(len(str(images)) - 2, 0))
     return -(-images // step) * step

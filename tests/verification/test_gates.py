@@ -13,6 +13,7 @@ from vitexport.verification.accuracy import Accuracy, PairedDifference
 from vitexport.verification.gates import GATES, judge_gates, of_outputs
 from vitexport.verification.parity import OutputParity, ParityReport
 from vitexport.verification.result import GateResult, VariantResult
+from vitexport.verification.scores import LabelScores
 
 
 def latency(p50_ms: float) -> Latency:
@@ -20,7 +21,7 @@ def latency(p50_ms: float) -> Latency:
 
 
 def parity(**changes: Any) -> ParityReport:
-    measured: dict[str, Any] = {"min_cosine": 0.99, "agreement": 0.97, **changes}
+    measured: dict[str, Any] = {"min_cosine": 0.99, "agreement": 0.97, "mean_abs": 0.1, "correlation": None, **changes}
     output = OutputParity(
         "logits",
         0.1,
@@ -29,8 +30,6 @@ def parity(**changes: Any) -> ParityReport:
         sqnr_db=30.0,
         agreement_top5=None,
         worst_image=0,
-        mean_abs=0.1,
-        correlation=None,
         **measured,
     )
     return ParityReport("pytorch", "int8", 100, (output,), ())
@@ -49,16 +48,26 @@ LAST = VariantResult(
     latency=(latency(4.0),),
     executed={"int8": 0.9, "float32": 0.1},
 )
+LABELS = (
+    replace(BASE, accuracy=LabelScores(100, 0.9, 0.8, 0.7, 0.6)),
+    replace(LAST, accuracy=LabelScores(100, 0.88, 0.8, 0.7, 0.6)),
+)
+VALUE = (BASE, replace(LAST, parity=parity(agreement=None, mean_abs=0.25, correlation=0.98)))
+HEADS = {"max_map_drop": LABELS, "max_mae": VALUE, "min_correlation": VALUE}
+"""The variants that the gates of other heads look at."""
 NOT_RUN = replace(LAST, parity=None, accuracy=None, difference=None, latency=(), executed=None, not_run="no kernel")
 VALUES = {
     "max_top1_drop": 1.0,
+    "max_map_drop": 2.0,
+    "max_mae": 0.25,
+    "min_correlation": 0.98,
     "min_agreement": 0.97,
     "min_cosine": 0.99,
     "min_speedup": 2.5,
     "max_size_ratio": 0.3,
     "min_actual_precision": 0.9,
 }
-"""What each gate measures of these two variants."""
+"""What each gate measures of its two variants."""
 
 
 def judged(name: str, limit: float, last: VariantResult = LAST, base: VariantResult | None = BASE) -> GateResult:
@@ -77,13 +86,14 @@ def test_every_limit_of_the_recipe_has_one_gate() -> None:
 
 @pytest.mark.parametrize("name", GATES)
 def test_a_gate_passes_on_its_limit_and_fails_beyond_it(name: str) -> None:
+    base, last = HEADS.get(name, (BASE, LAST))
     value = VALUES[name]
     beyond = -0.01 if name.startswith("max_") else 0.01
-    exact = judged(name, value)
+    exact = judged(name, value + (1e-9 if name == "max_map_drop" else 0), last, base)
     assert exact.value == pytest.approx(value)
     assert exact.passed is True
-    assert judged(name, value - beyond).passed is True
-    failed = judged(name, value + beyond)
+    assert judged(name, value - beyond, last, base).passed is True
+    failed = judged(name, value + beyond, last, base)
     assert failed.passed is False
     assert failed.value == pytest.approx(value)
 
@@ -91,9 +101,13 @@ def test_a_gate_passes_on_its_limit_and_fails_beyond_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "last", "base", "why"),
     [
-        ("max_top1_drop", replace(LAST, difference=None), BASE, "needs labelled verification images and logits"),
+        ("max_top1_drop", replace(LAST, difference=None), BASE, "needs labelled verification images"),
         ("min_agreement", replace(LAST, parity=None), BASE, "needs logits"),
         ("min_agreement", replace(LAST, parity=parity(agreement=None)), BASE, "needs logits"),
+        ("max_map_drop", LAST, BASE, "several labels at once"),
+        ("max_mae", LAST, BASE, "needs the values of a regression"),
+        ("min_correlation", replace(LAST, parity=None), BASE, "needs the values of a regression"),
+        ("min_cosine", replace(LAST, parity=parity(min_cosine=None)), BASE, "one number per image has no direction"),
         ("min_cosine", replace(LAST, parity=None), BASE, "outputs could not be compared"),
         ("min_cosine", replace(LAST, parity=replace(parity(), outputs=())), BASE, "outputs could not be compared"),
         ("min_speedup", LAST, None, "there is no variant 'simplified' to compare with"),
@@ -142,7 +156,37 @@ def test_a_baseline_that_is_the_last_variant_gains_nothing(name: str) -> None:
 
 
 def test_a_drop_comes_with_how_sure_it_is() -> None:
-    assert judged("max_top1_drop", 2).note == ("95 % interval -2.40 to +4.40 points, McNemar p = 1, 100 images")
+    assert judged("max_top1_drop", 2).note == (
+        "95 % interval -3.68 to +6.14 points, McNemar p = 1, 100 images; too few to tell it from the limit, which "
+        "about 1,400 images would"
+    )
+
+
+@pytest.mark.parametrize(("on_undecided", "passed"), [("fail", False), ("pass", True)])
+def test_a_figure_that_misses_its_limit_by_less_than_its_interval_is_undecided(on_undecided: str, passed: bool) -> None:
+    gates = Gates.model_validate({"max_top1_drop": 0.5, "min_agreement": 0.98, "on_undecided": on_undecided})
+    results, _ = judge_gates(gates, [BASE, LAST])  # a drop of 1.0, and an agreement of 0.97, on 100 images
+    for gate in results:
+        assert (gate.undecided, gate.passed, gate.status) == (True, passed, "undecided")
+        assert gate.interval is not None and gate.interval[0] <= gate.limit <= gate.interval[1]
+        assert gate.images_needed is not None and gate.images_needed > 700
+        assert f"about {gate.images_needed:,} images would" in gate.note
+
+
+def test_no_image_judged_differently_passes_and_says_what_so_few_cannot_exclude() -> None:
+    same = replace(LAST, difference=PairedDifference(32, 0.0, 0, 0, 1.0, (-10.7, 10.7)))
+    gate = judged("max_top1_drop", 0.5, same)
+    assert (gate.passed, gate.undecided, gate.images_needed) == (True, False, 770)
+    assert gate.note.startswith("95 % interval -10.72 to +10.72 points")
+    assert "too few to tell it from the limit, which about 770 images would" in gate.note
+
+
+def test_what_the_images_do_decide_is_decided_whatever_the_recipe_says_of_the_rest() -> None:
+    clear = replace(LAST, parity=replace(parity(agreement=0.5), images=400))
+    results, _ = judge_gates(Gates(min_agreement=0.9, on_undecided="pass"), [BASE, clear])
+    assert (results[0].passed, results[0].undecided, results[0].images_needed) == (False, False, None)
+    nan = replace(LAST, parity=parity(agreement=float("nan")))
+    assert judge_gates(Gates(min_agreement=0.9, on_undecided="pass"), [BASE, nan])[0][0].passed is False
 
 
 def test_limits_that_are_not_set_are_named_and_not_judged() -> None:
@@ -161,9 +205,9 @@ def test_another_baseline_can_be_chosen() -> None:
 def test_only_gates_of_outputs_hold_on_another_machine() -> None:
     gates = Gates.model_validate(dict(VALUES))
     kept = {name for name, limit in of_outputs(gates).limits().items() if limit is not None}
-    assert kept == {"min_agreement", "min_cosine", "min_actual_precision"}
+    assert kept == {"max_mae", "min_correlation", "min_agreement", "min_cosine", "min_actual_precision"}
     assert of_outputs(gates).min_cosine == gates.min_cosine
-    assert of_outputs(Gates()) == Gates()
+    assert of_outputs(Gates()) == Gates(on_undecided="pass")
 
 
 def test_gates_that_ask_for_a_gain_are_those_that_a_float_model_cannot_meet() -> None:

@@ -82,11 +82,17 @@ def finish(verification: VerificationResult, title: str, *, as_json: bool, notes
     OUT.print(result_table(verification, title))
     for gate in verification.gates:
         mark = "[green]ok[/]" if gate.passed else "[red]FAILED[/]"
+        mark = f"[yellow]undecided[/], {mark}" if gate.undecided else mark
         value = "not measured" if gate.value is None else f"{gate.value:.4g}"
         OUT.print(
             f"gate {gate.gate} {gate.limit:g}: {value} {mark}"
             + (f" [dim]({escape(gate.note)})[/]" if gate.note else "")
         )
+    for gate in verification.judged_before:
+        value = "not measured" if gate.value is None else f"{gate.value:.4g}"
+        verdict = f"{'ok' if gate.passed else 'FAILED'}, judged where the bundle was made"
+        note = f"; {gate.note}" if gate.note else ""
+        OUT.print(f"[dim]gate {gate.gate} {gate.limit:g}: {value} {verdict}{escape(note)}[/]")
     if verification.unchecked:
         OUT.print(f"[dim]not checked (no limit set): {', '.join(verification.unchecked)}[/]")
     for line in notes:

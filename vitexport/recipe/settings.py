@@ -249,28 +249,38 @@ class Gates(Settings):
 
     Attributes:
         max_top1_drop: Points of top-1 lost against PyTorch on the labelled images.
-        min_agreement: Top-1 agreement with PyTorch, 0 to 1.
+        max_map_drop: Points of mean average precision lost against PyTorch, for several labels at once.
+        max_mae: Mean absolute difference from PyTorch's values, in their unit, for a regression.
+        min_correlation: Correlation with PyTorch's values, for a regression.
+        min_agreement: Equal decisions with PyTorch, 0 to 1: of images with the same class, or of labels.
         min_cosine: Smallest per-image cosine similarity with PyTorch.
         min_speedup: Speed against the ``baseline`` variant on the same runtime, measured interleaved.
         max_size_ratio: File size against the ``baseline`` variant.
         min_actual_precision: Fraction of the multiply-accumulates with weights that the runtime really executes in the
             variant's precision, 0 to 1, read from the runtime's own profile or engine.
         baseline: Variant that speed and size are compared with: what the final one replaces.
+        on_undecided: What it means that a figure misses its limit by less than its 95 % interval, so that there are too
+            few images to tell: ``fail`` or ``pass``.
         on_failure: ``fail`` ends with exit code 3; ``fallback`` tries the next safer quantization first, down to none.
     """
 
     max_top1_drop: float | None = Field(default=None, ge=0)
+    max_map_drop: float | None = Field(default=None, ge=0)
+    max_mae: float | None = Field(default=None, ge=0)
+    min_correlation: float | None = Field(default=None, ge=-1, le=1)
     min_agreement: float | None = Field(default=None, ge=0, le=1)
     min_cosine: float | None = None
     min_speedup: float | None = Field(default=None, gt=0)
     max_size_ratio: float | None = Field(default=None, gt=0)
     min_actual_precision: float | None = Field(default=None, gt=0, le=1)
     baseline: str = "simplified"
+    on_undecided: Literal["pass", "fail"] = "fail"
     on_failure: Literal["fail", "fallback"] = "fail"
 
     def limits(self) -> dict[str, float | None]:
         """Return every limit by name; None where it is not set."""
-        return {name: value for name, value in self.model_dump().items() if name not in ("baseline", "on_failure")}
+        words = ("baseline", "on_undecided", "on_failure")
+        return {name: value for name, value in self.model_dump().items() if name not in words}
 
 
 class Recipe(Settings):

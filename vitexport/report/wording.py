@@ -70,6 +70,8 @@ def gate_status(gate: dict[str, Any]) -> str:
     """Say how a gate ended; one that was not measured never passed."""
     if gate["value"] is None:
         return "not measured"
+    if gate["undecided"]:
+        return "undecided, passed" if gate["passed"] else "undecided, failed"
     return "passed" if gate["passed"] else "failed"
 
 

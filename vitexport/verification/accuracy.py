@@ -23,6 +23,10 @@ class Accuracy:
     top1: float
     top5: float
 
+    def figures(self) -> tuple[tuple[str, str], ...]:
+        """Return what tables show, by name; the first one is the main one."""
+        return ("top-1 %", f"{100 * self.top1:.2f}"), ("top-5 %", f"{100 * self.top5:.2f}")
+
 
 @dataclass(frozen=True)
 class PairedDifference:

@@ -11,11 +11,12 @@ from vitexport.bundle.layout import BENCHMARK, REFERENCE, read_analysis, read_re
 from vitexport.bundle.recording import Recording
 from vitexport.errors import BundleError
 from vitexport.recipe.settings import Recipe, VerifySettings
+from vitexport.scoring import Head
 from vitexport.verification.checks import library_check, targets_check
 from vitexport.verification.result import Check, VerificationResult
 from vitexport.verification.variants import VariantInput, evaluate_variants
 
-__all__ = ["judge", "variant_input", "with_checks"]
+__all__ = ["bundle_head", "judge", "variant_input", "with_checks"]
 
 
 def judge(bundle: Bundle, recipe: Recipe) -> VerificationResult:
@@ -45,8 +46,14 @@ def judge(bundle: Bundle, recipe: Recipe) -> VerificationResult:
         variants,
         targets=targets,
         gates=recipe.gates,
+        head=bundle_head(bundle, recipe),
     )
     return with_checks(verification, targets_check(outputs, targets), library_check(bundle))
+
+
+def bundle_head(bundle: Bundle, recipe: Recipe) -> Head:
+    """Return how the outputs of a bundle's models are read, with the recipe's threshold."""
+    return replace(bundle.metadata.head, threshold=recipe.verify.threshold)
 
 
 def with_checks(verification: VerificationResult, *checks: Check | None) -> VerificationResult:

@@ -1,4 +1,10 @@
-"""Running the models of a bundle again, on this machine, and judging them by what PyTorch answered on another."""
+"""Running the models of a bundle again, on this machine: do they answer as they did where the bundle was made?
+
+There every variant was judged against PyTorch on all images. Here a sample of them is at hand, which says less, and
+something sharper: the answers that each variant itself gave there. A float model must give them again up to the order
+of its sums; what a machine changes in a quantized one must be less than what quantizing changed. PyTorch's answers are
+compared for information, and judge only what could not run where the bundle was made.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +23,18 @@ from vitexport.runtimes.tensorrt.sidecar import read_sidecar
 from vitexport.tensors import batch_limit, tile_rows
 from vitexport.verification.checks import library_check, metadata_check, originals_check, targets_check
 from vitexport.verification.gates import of_outputs
-from vitexport.verification.judge import variant_input, with_checks
+from vitexport.verification.judge import bundle_head, judge, variant_input, with_checks
+from vitexport.verification.parity import compare
 from vitexport.verification.result import VerificationResult
 from vitexport.verification.variants import VariantInput, evaluate_variants
 
 __all__ = ["executed_precisions", "replay", "replay_engine"]
+
+_SAME_FLOAT = 1e-4
+"""Largest difference, over the largest output, by another order of float32 sums; the recipe's, where it has one."""
+
+_SAME_DB = 60.0
+"""SQNR above which answers are as good as equal: what is exact there may be off by a 16-bit rounding here."""
 
 
 def replay(
@@ -54,7 +67,8 @@ def replay(
                 executed = executed_precisions(opened, bundle, inputs)
         except NoKernelError as error:
             recording = Recording.of_nothing(error.message)
-        variants.append(variant_input(artifact, recording, recipe.verify, (), executed))
+        given = variant_input(artifact, recording, recipe.verify, (), executed)
+        variants.append(_held_to_recording(given, _recorded(bundle, artifact, inputs), reference, recipe))
     return _judge(bundle, recipe, inputs, reference, variants, metadata)
 
 
@@ -93,14 +107,15 @@ def replay_engine(
         outputs = record(opened, inputs.images, feeds, size=size)
         executed = executed_precisions(opened, bundle, inputs)
     before = []
-    recorded = bundle.find(recording_name(model.name))
-    known = None if recorded is None else Recording.load(bundle.path(recorded)).select(inputs.images)
-    if known is not None and not known.not_run:
-        # Judged where it was recorded; here it only shows what the engine adds.
-        before = [replace(variant_input(model, known, recipe.verify, (), None), tolerance=Tolerance())]
+    known = _recorded(bundle, model, inputs)
     variant = replace(
         variant_input(model, outputs, recipe.verify, (), executed), name=ENGINE, bytes=engine.stat().st_size
     )
+    if known is not None:
+        # Judged where it was recorded; here it only shows what the engine adds.
+        before = [replace(variant_input(model, known, recipe.verify, (), None), tolerance=Tolerance())]
+        if model.precision != "float32":  # an engine may compute a float32 model in other formats: PyTorch is its judge
+            variant = _held_to_recording(variant, known, reference, recipe)
     return _judge(bundle, recipe, inputs, reference, [*before, variant], metadata)
 
 
@@ -113,12 +128,18 @@ def _judge(
     metadata: Mapping[str, Mapping[str, str]],
 ) -> VerificationResult:
     """Hold outputs of this machine against the recorded ones, with every check a bundle allows."""
+    head = bundle_head(bundle, recipe)
     verification = evaluate_variants(
         VariantInput(REFERENCE, "float32", reference, recipe.verify.float_tolerance),
         variants,
         targets=inputs.targets,
         gates=of_outputs(recipe.gates),
+        head=head,
     )
+    again = {gate.gate for gate in verification.gates}
+    there = tuple(gate for gate in judge(bundle, recipe).gates if gate.gate not in again)
+    unset = tuple(name for name, limit in recipe.gates.limits().items() if limit is None)
+    verification = replace(verification, judged_before=there, unchecked=unset)
     return with_checks(
         verification,
         targets_check(reference, inputs.targets),
@@ -126,6 +147,28 @@ def _judge(
         library_check(bundle),
         originals_check(bundle, inputs),
     )
+
+
+def _recorded(bundle: Bundle, model: Artifact, inputs: ReplayInputs) -> Recording | None:
+    """Return what a model answered to these inputs where the bundle was made; None where it was not run."""
+    found = bundle.find(recording_name(model.name))
+    recording = None if found is None else Recording.load(bundle.path(found))
+    return None if recording is None or recording.not_run else recording.select(inputs.images)
+
+
+def _held_to_recording(
+    variant: VariantInput, known: Recording | None, reference: Recording, recipe: Recipe
+) -> VariantInput:
+    """Ask for the recorded answers instead of PyTorch's, where there are any."""
+    if known is None:
+        return variant
+    if variant.precision == "float32":
+        again = Tolerance(max_rel=recipe.verify.float_tolerance.max_rel or _SAME_FLOAT)
+    else:
+        quantizing = compare(reference, known, Tolerance(), same_inputs=variant.same_inputs).main
+        noise_db = _SAME_DB if quantizing is None else min(quantizing.sqnr_db, _SAME_DB)
+        again = Tolerance(min_sqnr_db=noise_db)
+    return replace(variant, tolerance=Tolerance(), recorded=(known, again))
 
 
 def _built_from(bundle: Bundle, engine: Path, limit: int) -> tuple[Artifact, int | None]:

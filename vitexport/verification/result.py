@@ -9,8 +9,9 @@ from typing import Any
 from vitexport.benchmark.latency import Latency
 from vitexport.bundle.layout import ENGINE
 from vitexport.tables import Table, Tabular, cell
-from vitexport.verification.accuracy import Accuracy, PairedDifference
+from vitexport.verification.accuracy import PairedDifference
 from vitexport.verification.parity import ParityReport
+from vitexport.verification.scores import Score
 
 __all__ = ["Check", "GateResult", "VariantResult", "VerificationResult"]
 
@@ -25,12 +26,13 @@ class VariantResult:
         precision: What its body computes in.
         parity: Against PyTorch; None for PyTorch itself, and for a variant that was not run.
         step: Against the variant before, without limits: who lost what.
-        accuracy: On the labelled images; None without labels.
+        accuracy: How good its answers are on the labelled images; None without labels.
         difference: Paired top-1 difference with PyTorch; None without labels.
         bytes: File size with companions.
         latency: By batch size.
         executed: Fraction of the weighted multiply-accumulates executed in each precision; None when not measured.
         not_run: Why no runtime of the machine could execute it; empty where one did.
+        recorded: Against what the machine that made the bundle recorded of this same variant; None on that machine.
     """
 
     name: str
@@ -38,17 +40,21 @@ class VariantResult:
     precision: str
     parity: ParityReport | None
     step: ParityReport | None
-    accuracy: Accuracy | None
+    accuracy: Score | None
     difference: PairedDifference | None
     bytes: int | None
     latency: tuple[Latency, ...]
     executed: Mapping[str, float] | None = None
     not_run: str = ""
+    recorded: ParityReport | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether the variant agrees with PyTorch as asked; the reference always does, one that was not run never."""
-        return not self.not_run and (self.parity is None or self.parity.passed)
+        """Whether the variant agrees with PyTorch as asked, and on another machine with its own recorded answers.
+
+        The reference always does, one that was not run never.
+        """
+        return not self.not_run and all(report.passed for report in (self.parity, self.recorded) if report is not None)
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,11 @@ class GateResult:
         gate: Name of the setting, e.g. ``max_top1_drop``.
         limit: What was asked.
         value: What was measured; None when it could not be.
-        passed: The verdict; False when it could not be measured.
+        passed: The verdict; False when it could not be measured. Of an undecided gate, what the recipe makes of it.
         note: Why it could not be measured, or how sure the value is.
+        undecided: Whether the value misses the limit by less than its 95 % interval: the images are too few to tell.
+        interval: That interval; None for a value that is no figure of a sample.
+        images_needed: How many images like these would tell the value from the limit, where it lies in the interval.
     """
 
     gate: str
@@ -68,6 +77,16 @@ class GateResult:
     value: float | None
     passed: bool
     note: str = ""
+    undecided: bool = False
+    interval: tuple[float, float] | None = None
+    images_needed: int | None = None
+
+    @property
+    def status(self) -> str:
+        """How it ended, in a word: ``passed``, ``failed``, ``undecided`` or ``not measured``."""
+        if self.value is None:
+            return "not measured"
+        return "undecided" if self.undecided else "passed" if self.passed else "failed"
 
 
 @dataclass(frozen=True)
@@ -96,12 +115,14 @@ class VerificationResult(Tabular):
         gates: The gates that were set, judged on the last variant.
         unchecked: Names of the gates that were not set.
         checks: Checks of labels and pixels; one that failed fails the whole.
+        judged_before: For information, gates of the recipe that were judged where the bundle was made and are not here.
     """
 
     variants: tuple[VariantResult, ...]
     gates: tuple[GateResult, ...]
     unchecked: tuple[str, ...]
     checks: tuple[Check, ...] = ()
+    judged_before: tuple[GateResult, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -120,7 +141,11 @@ class VerificationResult(Tabular):
     def failures(self) -> tuple[str, ...]:
         """Return one line for everything that keeps this from passing: which variant or gate, and by how much."""
         lines = [
-            f"{variant.name}: {line}" for variant in self.variants if variant.parity for line in variant.parity.failures
+            f"{variant.name}: {line}{against}"
+            for variant in self.variants
+            for report, against in ((variant.parity, ""), (variant.recorded, ", against its own recorded answers"))
+            if report is not None
+            for line in report.failures
         ]
         lines += self.not_run()
         if len(self.variants) < 2:
@@ -128,6 +153,7 @@ class VerificationResult(Tabular):
         for gate in self.gates:
             if not gate.passed:
                 value = "was not measured" if gate.value is None else f"is {gate.value:.4g}"
+                value += ", undecided" if gate.undecided else ""
                 note = f" ({gate.note})" if gate.note else ""
                 lines.append(f"gate {gate.gate}: limit {gate.limit:g}, {value}{note}")
         lines += [f"{check.variant}: {check.name}: {check.finding}" for check in self.checks if check.passed is False]
@@ -145,10 +171,13 @@ class VerificationResult(Tabular):
 
     def tables(self) -> tuple[Table, ...]:
         """Return the variants, then the gates and checks, as far as there are any."""
-        found = [Table("", _COLUMNS, tuple(_cells(variant) for variant in self.variants), text=("verdict",))]
+        scores = next((variant.accuracy for variant in self.variants if variant.accuracy), None)
+        title = "top-1 %" if scores is None else scores.figures()[0][0]
+        columns = tuple(title if column == "score" else column for column in _COLUMNS)
+        found = [Table("", columns, tuple(_cells(variant) for variant in self.variants), text=("verdict",))]
         if self.gates:
             rows = tuple(
-                (gate.gate, f"{gate.limit:g}", cell(gate.value, ".4g"), _verdict(gate.passed), gate.note)
+                (gate.gate, f"{gate.limit:g}", cell(gate.value, ".4g"), _gate_verdict(gate), gate.note)
                 for gate in self.gates
             )
             found.append(Table("", ("gate", "limit", "value", "verdict", "note"), rows, text=("verdict", "note")))
@@ -163,7 +192,7 @@ _COLUMNS = (
     "max abs error",
     "cosine",
     "SQNR dB",
-    "top-1 %",
+    "score",
     "agree %",
     "p50 ms",
     "p99 ms",
@@ -180,13 +209,17 @@ def _cells(variant: VariantResult) -> tuple[str, ...]:
         cell(main.max_abs if main else None, ".2g"),
         cell(main.min_cosine if main else None, ".5f"),
         cell(main.sqnr_db if main else None, ".1f"),
-        cell(variant.accuracy.top1 if variant.accuracy else None, ".2f", 100),
+        variant.accuracy.figures()[0][1] if variant.accuracy else "-",
         cell(main.agreement if main else None, ".2f", 100),
         cell(latency.p50_ms if latency else None, ".1f"),
         cell(latency.p99_ms if latency else None, ".1f"),
         cell(variant.bytes, ".2f", 1e-6),
         "not run here" if variant.not_run else "reference" if variant.parity is None else _verdict(variant.passed),
     )
+
+
+def _gate_verdict(gate: GateResult) -> str:
+    return _verdict(gate.passed) + (", undecided" if gate.undecided else "")
 
 
 def _verdict(passed: bool | None) -> str:

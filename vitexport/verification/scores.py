@@ -33,6 +33,16 @@ class LabelScores:
     macro_f1: float
     exact: float
 
+    def figures(self) -> tuple[tuple[str, str], ...]:
+        """Return what tables show, by name; the first one is the main one."""
+        named = {
+            "mAP %": self.mean_average_precision,
+            "micro F1 %": self.micro_f1,
+            "macro F1 %": self.macro_f1,
+            "all labels %": self.exact,
+        }
+        return tuple((name, f"{100 * value:.2f}") for name, value in named.items())
+
 
 @dataclass(frozen=True)
 class ValueScores:
@@ -50,6 +60,11 @@ class ValueScores:
     mean_abs: float
     rms: float
     correlation: float | None
+
+    def figures(self) -> tuple[tuple[str, str], ...]:
+        """Return what tables show, by name; the first one is the main one."""
+        errors = ("MAE", f"{self.mean_abs:.4g}"), ("RMS error", f"{self.rms:.4g}")
+        return errors if self.correlation is None else (*errors, ("correlation", f"{self.correlation:.4f}"))
 
 
 Score = Accuracy | LabelScores | ValueScores
