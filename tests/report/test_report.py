@@ -15,6 +15,7 @@ from vitexport.bundle.recording import Recording
 from vitexport.recipe.settings import Gates
 from vitexport.report import build_document, write_report
 from vitexport.report.wording import number, percent, size
+from vitexport.scoring import Scoring
 from vitexport.verification.judge import judge
 
 
@@ -265,3 +266,48 @@ def test_bundles_of_before_and_bodies_of_16_bits_have_a_page_too(case: Case) -> 
         page = write_report(bundle, case.verification, case.recipe)[1].read_text(encoding="utf-8")
         assert "How int8 was quantized" in page
         assert ("Measured: not here: no kernel." in page) == ("quality" in details)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "gates", "headline", "columns", "gate"),
+    [
+        (
+            "sigmoid",
+            Gates(min_agreement=0.9, max_map_drop=5),
+            "of the labels of 48 images as PyTorch does",
+            ("mAP %", "micro F1 %", "macro F1 %", "all labels %"),
+            "mAP drop",
+        ),
+        (
+            "none",
+            Gates(min_correlation=0.95, max_mae=0.2),
+            "follows PyTorch's values with a correlation of 0.99",
+            ("MAE", "RMS error", "correlation"),
+            "Correlation with PyTorch",
+        ),
+    ],
+)
+def test_every_kind_of_head_has_figures_and_gates_of_its_own(
+    scoring: Scoring, gates: Gates, headline: str, columns: tuple[str, ...], gate: str, tmp_path: Path
+) -> None:
+    case = make_case(tmp_path / "b", gates=gates, scoring=scoring)
+    assert case.verification.passed, case.verification.failures()
+    document = build_document(case.bundle, case.verification, case.recipe)
+    assert headline in document["headline"]
+    assert tuple(title for title, _ in document["variants"][0]["figures"]) == columns
+    page = _page(case).words
+    markdown = (case.bundle.root / "report.md").read_text(encoding="utf-8")
+    assert f"| step | {' | '.join(columns)} |" in markdown
+    for text in (page, markdown):
+        assert gate in text
+        assert f"PyTorch to int8 on 48 labelled images: {columns[0]}" in text
+        assert "McNemar" not in text
+    assert case.verification.tables()[0].columns[4] == columns[0]
+
+
+def test_gates_of_another_head_are_not_measured_and_say_so(tmp_path: Path) -> None:
+    case = make_case(tmp_path / "b", gates=Gates(max_top1_drop=1, min_correlation=0.9), scoring="sigmoid")
+    assert [(gate.value, gate.passed) for gate in case.verification.gates] == [(None, False)] * 2
+    top1, correlation = case.verification.gates
+    assert "one class of several" in top1.note
+    assert "values of a regression" in correlation.note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.bundle.recording import Recording, ReplayInputs, input_hashes
 from vitexport.inputs.preprocess import PreprocessSpec, Resize, normalize
 from vitexport.recipe.settings import DataSettings, Gates, ImageSet, ModelSettings, Recipe
+from vitexport.scoring import Scoring
 from vitexport.tensors import TensorSpec
 from vitexport.verification.judge import judge
 from vitexport.verification.result import VerificationResult
@@ -65,7 +67,14 @@ class Case:
     recipe: Recipe
 
 
-def make_case(root: Path, *, noise: float = 0.05, speed: float = 1.4, gates: Gates | None = None) -> Case:
+def make_case(
+    root: Path,
+    *,
+    noise: float = 0.05,
+    speed: float = 1.4,
+    gates: Gates | None = None,
+    scoring: Scoring = "softmax",
+) -> Case:
     """Build a bundle of three variants; the int8 one differs by ``noise`` and runs at ``speed`` x the float one."""
     random = np.random.default_rng(7)
     names = tuple(f"image {index:03d}.png" for index in range(IMAGES))
@@ -80,6 +89,11 @@ def make_case(root: Path, *, noise: float = 0.05, speed: float = 1.4, gates: Gat
         "simplified": logits + np.float32(1e-6),
         "int8": logits + random.normal(scale=noise, size=logits.shape).astype(np.float32),
     }
+    truth: Sequence[object] = labels
+    if scoring == "sigmoid":
+        truth = [[int(label) for label in np.flatnonzero(row > 1)] for row in logits]
+    elif scoring == "none":
+        truth = [[float(value) + 0.5 for value in row] for row in logits]
     (root / "recordings").mkdir(parents=True)
     artifacts: list[Artifact] = []
     for name, values in answers.items():
@@ -90,7 +104,7 @@ def make_case(root: Path, *, noise: float = 0.05, speed: float = 1.4, gates: Gat
         if name == "pytorch":
             inputs = root / "recordings" / "inputs.npz"
             ReplayInputs(names[:16], pixels[:16], labels[:16]).save(inputs)
-            companions, details = (FileRecord.of(inputs, root),), {"targets": labels}
+            companions, details = (FileRecord.of(inputs, root),), {"targets": truth}
         else:
             model = root / f"{name}.onnx"
             model.write_bytes(b"x" * (4000 if name == "simplified" else 1100))
@@ -120,6 +134,7 @@ def make_case(root: Path, *, noise: float = 0.05, speed: float = 1.4, gates: Gat
             ),
             spec,
             tuple(f"<class & {index}>" for index in range(CLASSES)),
+            scoring,
         ),
         artifacts=tuple(artifacts),
     )

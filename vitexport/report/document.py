@@ -30,7 +30,7 @@ from vitexport.verification.summary import headline, remarks
 
 __all__ = ["SCHEMA", "build_document"]
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def build_document(bundle: Bundle, verification: VerificationResult, recipe: Recipe) -> dict[str, Any]:
@@ -63,6 +63,7 @@ def build_document(bundle: Bundle, verification: VerificationResult, recipe: Rec
     }
     for entry, variant in zip(content["variants"], verification.variants, strict=True):
         entry["passed"] = variant.passed
+        entry["figures"] = [] if variant.accuracy is None else [list(pair) for pair in variant.accuracy.figures()]
     cleaned = finite(content)
     assert isinstance(cleaned, dict)
     return cleaned
@@ -72,7 +73,9 @@ def _images(bundle: Bundle, verification: VerificationResult) -> dict[str, Any]:
     reference = bundle.find(recording_name(REFERENCE))
     count = max((variant.parity.images for variant in verification.variants if variant.parity), default=0)
     labelled = any(variant.accuracy is not None for variant in verification.variants)
-    return {"verification": count, "labelled": labelled, "recorded": reference is not None}
+    scores = next((variant.accuracy for variant in verification.variants if variant.accuracy), None)
+    score = "top-1 %" if scores is None else scores.figures()[0][0]
+    return {"verification": count, "labelled": labelled, "score": score, "recorded": reference is not None}
 
 
 def _disagreements(bundle: Bundle, verification: VerificationResult) -> Sequence[Disagreement]:

@@ -145,7 +145,9 @@ def _mae(sides: Sides) -> Measured:
 
 def _correlation(sides: Sides) -> Measured:
     main = sides.last.parity.main if sides.last.parity else None
-    return Measured(None, "needs the values of a regression") if main is None else Measured(main.correlation)
+    if main is None or main.correlation is None:
+        return Measured(None, "needs the values of a regression")
+    return Measured(main.correlation)
 
 
 def _agreement(sides: Sides) -> Measured:

@@ -34,7 +34,7 @@ def judge(bundle: Bundle, recipe: Recipe) -> VerificationResult:
             recording = read_recording(bundle, artifact.name)
             latency, executed = measured.get(artifact.name, ((), None))
             variants.append(variant_input(artifact, recording, recipe.verify, latency, executed))
-    outputs = read_recording(bundle, REFERENCE)
+    outputs, head = read_recording(bundle, REFERENCE), bundle_head(bundle, recipe)
     verification = evaluate_variants(
         VariantInput(
             REFERENCE,
@@ -46,9 +46,10 @@ def judge(bundle: Bundle, recipe: Recipe) -> VerificationResult:
         variants,
         targets=targets,
         gates=recipe.gates,
-        head=bundle_head(bundle, recipe),
+        head=head,
     )
-    return with_checks(verification, targets_check(outputs, targets), library_check(bundle))
+    numbered = targets_check(outputs, targets) if head.scoring == "softmax" else None
+    return with_checks(verification, numbered, library_check(bundle))
 
 
 def bundle_head(bundle: Bundle, recipe: Recipe) -> Head:

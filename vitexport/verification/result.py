@@ -8,6 +8,7 @@ from typing import Any
 
 from vitexport.benchmark.latency import Latency
 from vitexport.bundle.layout import ENGINE
+from vitexport.scoring import Head
 from vitexport.tables import Table, Tabular, cell
 from vitexport.verification.accuracy import PairedDifference
 from vitexport.verification.parity import ParityReport
@@ -116,6 +117,7 @@ class VerificationResult(Tabular):
         unchecked: Names of the gates that were not set.
         checks: Checks of labels and pixels; one that failed fails the whole.
         judged_before: For information, gates of the recipe that were judged where the bundle was made and are not here.
+        head: How the answers were read.
     """
 
     variants: tuple[VariantResult, ...]
@@ -123,6 +125,7 @@ class VerificationResult(Tabular):
     unchecked: tuple[str, ...]
     checks: tuple[Check, ...] = ()
     judged_before: tuple[GateResult, ...] = ()
+    head: Head = Head()  # frozen
 
     @property
     def passed(self) -> bool:

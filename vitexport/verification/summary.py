@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from vitexport.recipe.settings import Recipe, Tolerance
+from vitexport.scoring import Head
+from vitexport.verification.parity import OutputParity
 from vitexport.verification.result import VariantResult, VerificationResult
 
 __all__ = ["headline", "remarks", "replaced_variant"]
@@ -38,10 +40,8 @@ def headline(verification: VerificationResult) -> str:
         return "Nothing was compared with PyTorch."
     main = last.parity.main
     parts = []
-    if main is not None and main.agreement is not None:
-        parts.append(f"chooses the same class as PyTorch on {main.agreement:.1%} of {last.parity.images} images")
-    elif main is not None:
-        parts.append(f"stays within a cosine of {main.min_cosine:.4f} of PyTorch on {last.parity.images} images")
+    if main is not None:
+        parts.append(_answers(main, verification.head, last.parity.images))
     base = replaced_variant(verification)
     if base is not None and base.latency and last.latency and base.runtime == last.runtime:
         ratio = base.latency[0].p50_ms / last.latency[0].p50_ms
@@ -51,6 +51,21 @@ def headline(verification: VerificationResult) -> str:
     return f"{last.name} {_join(parts)}." if parts else f"{last.name} could not be compared with PyTorch."
 
 
+def _answers(main: OutputParity, head: Head, images: int) -> str:
+    """Say in words of the head how the answers compare with PyTorch's."""
+    if main.agreement is not None:
+        if head.task == "segment":
+            return f"gives {main.agreement:.1%} of the places in {images} images the class that PyTorch gives"
+        if head.scoring == "sigmoid":
+            return f"decides {main.agreement:.1%} of the labels of {images} images as PyTorch does"
+        return f"chooses the same class as PyTorch on {main.agreement:.1%} of {images} images"
+    if main.correlation is not None:
+        return f"follows PyTorch's values with a correlation of {main.correlation:.4f} on {images} images"
+    if main.min_cosine is not None:
+        return f"stays within a cosine of {main.min_cosine:.4f} of PyTorch on {images} images"
+    return f"differs from PyTorch by at most {main.max_rel:.2g} of its largest output on {images} images"
+
+
 def remarks(verification: VerificationResult, recipe: Recipe | None = None) -> tuple[str, ...]:
     """Return what the numbers do and do not show, one sentence each.
 
@@ -58,7 +73,7 @@ def remarks(verification: VerificationResult, recipe: Recipe | None = None) -> t
         verification: The verdict.
         recipe: What was asked for, to say what of it has not been shown here.
     """
-    found = [*_speed(verification), *_accuracy(verification.variants[-1]), *_elsewhere(verification, recipe)]
+    found = [*_speed(verification), *_accuracy(verification), *_elsewhere(verification, recipe)]
     if len(verification.variants) > 1 and not verification.gates:
         found.append("No gate is set in the recipe: the variants were held to their tolerances only.")
     loose = [variant.name for variant in verification.variants if variant.parity and not _limited(variant)]
@@ -84,9 +99,14 @@ def _speed(verification: VerificationResult) -> list[str]:
     return found
 
 
-def _accuracy(last: VariantResult) -> list[str]:
+def _accuracy(verification: VerificationResult) -> list[str]:
+    last, before = verification.variants[-1], verification.variants[0].accuracy
     if last.not_run:
         return []
+    if last.difference is None and last.accuracy is not None and before is not None:
+        figures = zip(before.figures(), last.accuracy.figures(), strict=False)
+        said = ", ".join(f"{name} {then} to {now}" for (name, then), (_, now) in figures)
+        return [f"PyTorch to {last.name} on {last.accuracy.images} labelled images: {said}."]
     if last.difference is None:
         return ["The images have no labels: agreement with PyTorch was measured, accuracy was not."]
     found = last.difference

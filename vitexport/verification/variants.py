@@ -79,7 +79,7 @@ def evaluate_variants(
         judged.append(_judge(variant, reference, before, targets, head))
         before = variant
     results, unchecked = judge_gates(gates or Gates(), judged)
-    return VerificationResult(tuple(judged), results if variants else (), unchecked)
+    return VerificationResult(tuple(judged), results if variants else (), unchecked, head=head)
 
 
 def _judge(
