@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import ModelSourceError
+from vitexport.host.sources.blocks import BlockOutputs, first_tensor_notes
 from vitexport.host.sources.families import family_of
 from vitexport.host.sources.loaded import LoadedModel
-from vitexport.host.sources.wrapping import ImageModel, Named, describe_outputs, pixel_values_spec
+from vitexport.host.sources.wrapping import Call, ImageModel, Named, describe_outputs, pixel_values_spec
 from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.recipe.settings import Task
 from vitexport.scoring import Scoring, default_scoring
@@ -31,6 +32,7 @@ def wrap_module(
     *,
     task: Task | None = None,
     scoring: Scoring | None = None,
+    features: Sequence[str] = (),
     image_size: tuple[int, int] | None = None,
 ) -> LoadedModel:
     """Make a live module exportable.
@@ -41,9 +43,10 @@ def wrap_module(
         preprocess: What turns an image into its input: a :class:`~vitexport.inputs.preprocess.PreprocessSpec`, the same
             as a mapping, or a transformers image processor. None takes what a timm model carries.
         class_names: Names by output index; empty takes those of the model's own config.
-        task: ``classify`` or ``features``; None takes what the model's outputs look like.
+        task: ``classify``, ``segment``, ``depth`` or ``features``; None takes what the model's class or outputs say.
         scoring: ``softmax``, ``sigmoid`` or ``none``; None takes what a transformers config says, else ``sigmoid`` for
             a single output and ``softmax`` for several.
+        features: Dotted paths of modules whose outputs become those of the graph, e.g. ``blocks.5``; empty for its own.
         image_size: (height, width) in pixels for a timm model or a processor of another size; None takes their own.
 
     Raises:
@@ -59,7 +62,9 @@ def wrap_module(
     name = type(module).__name__
     spec = _preprocess(module, preprocess, image_size)
     inner = copy.deepcopy(module).to("cpu", torch.float32).eval()
-    chosen, call, own_names, family = _describe(inner, task, spec)
+    chosen, inner, call, own_names, family = _describe(inner, task, tuple(features), spec)
+    if features:
+        call = BlockOutputs(inner, tuple(features), call, where=name)
     wrapped = ImageModel(inner, call)
     if own_names is not None and class_names == ():
         class_names = own_names
@@ -75,13 +80,14 @@ def wrap_module(
         inputs=(pixel_values_spec(spec.image_size),),
         outputs=outputs,
     )
-    names = tuple(str(entry) for entry in class_names) if chosen == "classify" else ()
-    classes = outputs[0].shape[-1]
+    names = tuple(str(entry) for entry in class_names) if chosen in ("classify", "segment") else ()
+    classes = outputs[0].shape[-1 if chosen == "classify" else 1]
     if names and len(names) != classes:
         raise ModelSourceError(
             f"Expected {classes} class names for '{name}', found {len(names)}.", "Give one name per output, in order."
         )
-    return LoadedModel(wrapped, ModelMetadata(model, spec, names, scoring or _scoring(inner, outputs[0].shape[-1])))
+    metadata = ModelMetadata(model, spec, names, scoring or _scoring(inner, outputs[0].shape[-1]))
+    return LoadedModel(wrapped, metadata, first_tensor_notes(call))
 
 
 def _preprocess(module: torch.nn.Module, given: object, image_size: tuple[int, int] | None) -> PreprocessSpec:
@@ -112,22 +118,39 @@ def _preprocess(module: torch.nn.Module, given: object, image_size: tuple[int, i
 
 
 def _describe(
-    inner: Any, task: Task | None, spec: PreprocessSpec
-) -> tuple[Task | None, Any, tuple[str, ...] | None, str]:
-    """Return (task, how to call it, its own class names, family)."""
+    inner: Any, task: Task | None, features: tuple[str, ...], spec: PreprocessSpec
+) -> tuple[Task | None, Any, Call, tuple[str, ...] | None, str]:
+    """Return (task, the module that does it, how to call it, its own class names, family)."""
     if _is_transformers(inner):
-        from vitexport.host.sources import huggingface
-
-        chosen: Task = task or ("classify" if "ForImageClassification" in type(inner).__name__ else "features")
-        call = huggingface.make_call(inner, chosen, spec.image_size)
-        return chosen, call, huggingface.class_names_of(inner.config), _family(inner.config.model_type, "huggingface")
+        return _describe_transformers(inner, task, features, spec)
+    asked: Task | None = "features" if features else task
     if _is_timm(inner):
         from vitexport.host.sources import timm
 
-        chosen = task or ("classify" if inner.num_classes > 0 else "features")
+        chosen = timm.chosen_task(inner, type(inner).__name__, asked)
         architecture = str(inner.pretrained_cfg.get("architecture") or type(inner).__name__.lower())
-        return chosen, timm.make_call(chosen), timm.class_names_of(inner), _family(architecture, "timm")
-    return task, _call_any, None, type(inner).__name__.lower()
+        call = timm.make_call(chosen, features)
+        return chosen, inner, call, timm.class_names_of(inner), _family(architecture, "timm")
+    return asked, inner, _call_any, None, type(inner).__name__.lower()
+
+
+def _describe_transformers(
+    inner: Any, task: Task | None, features: tuple[str, ...], spec: PreprocessSpec
+) -> tuple[Task, Any, Call, tuple[str, ...], str]:
+    """Return what :func:`_describe` does, for a transformers model; its encoder where features are asked for."""
+    from vitexport.host.sources import huggingface
+    from vitexport.host.sources.heads import FEATURES, chosen_head, head_of
+    from vitexport.host.sources.unmasked import show_every_patch
+
+    architecture = type(inner).__name__
+    saved = head_of(architecture)
+    head = chosen_head(saved, task, features, architecture, architecture)
+    if head is FEATURES and saved != FEATURES:
+        inner = inner.base_model
+    show_every_patch(inner)
+    call = huggingface.make_call(inner, head, spec.image_size)
+    names, family = huggingface.class_names_of(inner.config), _family(inner.config.model_type, "huggingface")
+    return head.task, inner, call, names, family
 
 
 def _scoring(inner: Any, classes: int | str) -> Scoring:

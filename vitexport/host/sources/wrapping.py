@@ -10,9 +10,12 @@ import torch
 from vitexport.errors import ModelSourceError
 from vitexport.tensors import TensorSpec
 
-__all__ = ["ImageModel", "Named", "describe_outputs", "pixel_values_spec"]
+__all__ = ["Call", "ImageModel", "Named", "describe_outputs", "pixel_values_spec"]
 
 Named = Mapping[str, torch.Tensor]
+
+Call = Callable[[Any, torch.Tensor], Named]
+"""Runs a source library's model on ``pixel_values`` and returns its outputs by name."""
 
 
 class ImageModel(torch.nn.Module):
@@ -23,7 +26,7 @@ class ImageModel(torch.nn.Module):
         call: Runs ``model`` and returns its outputs by name.
     """
 
-    def __init__(self, model: torch.nn.Module, call: Callable[[Any, torch.Tensor], Named]) -> None:
+    def __init__(self, model: torch.nn.Module, call: Call) -> None:
         super().__init__()
         self.model = model
         self._call = call
@@ -64,6 +67,8 @@ def describe_outputs(module: ImageModel, image_size: tuple[int, int], *, where: 
     try:
         with torch.no_grad():
             outputs = module.named(torch.zeros(1, 3, *image_size))
+    except ModelSourceError:
+        raise
     except Exception as error:  # the model is its author's code, and may raise anything
         raise ModelSourceError(
             f"'{where}' does not run on images of {image_size[0]} x {image_size[1]} pixels: {error}",
@@ -71,7 +76,8 @@ def describe_outputs(module: ImageModel, image_size: tuple[int, int], *, where: 
         ) from error
     if not outputs:
         raise ModelSourceError(
-            f"'{where}' returns none of the outputs asked for.", "Choose the other task: `classify` or `features`."
+            f"'{where}' returns none of the outputs asked for.",
+            "Choose another task, such as `features` for its encoder alone.",
         )
     specs = []
     for name, tensor in outputs.items():
