@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import transformers
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from vitexport.errors import ModelSourceError
 from vitexport.recipe.settings import Task
 
-__all__ = ["FEATURES", "TOWERS", "Head", "chosen_head", "head_of", "refuse_head"]
+__all__ = ["FEATURES", "TOWERS", "Head", "chosen_head", "class_of", "has_encoder", "head_of", "refuse_head"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,26 @@ def refuse_head(architecture: str, identity: str) -> NoReturn:
         "of another task.",
         "Export its encoder without that head with `--task features` (in a recipe, `task: features`).",
     )
+
+
+def class_of(architecture: str) -> Any:
+    """Return the class of that name.
+
+    Raises:
+        ModelSourceError: transformers has none.
+    """
+    cls = getattr(transformers, architecture, None)
+    if cls is None:
+        raise ModelSourceError(
+            f"Expected a class of transformers {transformers.__version__} in 'architectures', found '{architecture}'.",
+            "Code from a checkpoint is never run; update transformers, or convert the checkpoint.",
+        )
+    return cls
+
+
+def has_encoder(model_type: str) -> bool:
+    """Return whether transformers has a class for the encoder of a model type alone."""
+    return model_type in MODEL_MAPPING_NAMES
 
 
 def _encoders() -> frozenset[str]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import transformers
@@ -19,7 +19,7 @@ from vitexport.errors import ModelSourceError
 from vitexport.host.sources.baked import bake_positions
 from vitexport.host.sources.blocks import BlockOutputs, first_tensor_notes
 from vitexport.host.sources.families import family_of
-from vitexport.host.sources.heads import FEATURES, TOWERS, Head, chosen_head, head_of
+from vitexport.host.sources.heads import FEATURES, TOWERS, Head, chosen_head, class_of, has_encoder, head_of
 from vitexport.host.sources.hub import fetch
 from vitexport.host.sources.huggingface_preprocess import resolve_preprocess
 from vitexport.host.sources.loaded import LoadedModel
@@ -124,47 +124,62 @@ def _model(folder: Path, identity: str, config: Any, settings: ModelSettings) ->
         The model in eval mode, what it gives, and what a person should know of it.
     """
     architecture = str(config.architectures[0])
+    _refuse_videos(config, identity)
     saved = head_of(architecture)
     head = chosen_head(saved, settings.task, settings.features, architecture, identity)
-    _refuse_videos(config, identity)
-    model, missing = _from_pretrained(_class_for(head, saved, architecture), folder, identity, settings)
+    whole = saved == head or (saved is not None and bool(settings.features))
+    cls = class_of(architecture) if whole and saved != FEATURES else _class_for(head, config, architecture, identity)
+    model, missing = _from_pretrained(cls, folder, identity, settings)
     if missing and head is FEATURES and all(_is_pooler(name) for name in missing):
         # A classifier was saved without a pooler; transformers would make up a random one.
-        cls = _class_for(head, saved, architecture)
         model, missing = _from_pretrained(cls, folder, identity, settings, add_pooling_layer=False)
     if missing:
-        if hint := prefix_hint(_weight_names(folder), model.state_dict()):
-            raise ModelSourceError(f"The weights of '{identity}' have other names than those of {architecture}.", hint)
-        headless = head is not FEATURES and saved != head
-        what = "has no classification head" if headless else "is incomplete"
-        raise ModelSourceError(
-            f"'{identity}' {what}: the weights {', '.join(sorted(missing)[:3])} are missing.",
-            "Use `task: features`." if headless else "Get the complete checkpoint.",
-        )
-    notes = () if head is not FEATURES or saved == FEATURES else (f"The head of {architecture} is left out, as asked.",)
+        _refuse_missing(missing, model, folder, identity, architecture, headless=head is not FEATURES and saved != head)
+    notes = () if whole or head is not FEATURES else (f"Of {architecture}, the encoder alone is exported, as asked.",)
     if show_every_patch(model):
         notes += (f"{type(model).__name__} is shown every patch of the image: nothing is masked.",)
     _refuse_other_inputs(model, identity)
     return model.eval(), head, notes
 
 
-def _class_for(head: Head, saved: Head | None, architecture: str) -> Any:
-    """Return the class that does a task with the checkpoint of an architecture.
+def _class_for(head: Head, config: Any, architecture: str, identity: str) -> Any:
+    """Return the class that does another task than the checkpoint was saved for.
 
     Raises:
         ModelSourceError: transformers has no such class.
     """
-    if head is FEATURES:
-        return getattr(transformers, TOWERS[architecture]) if architecture in TOWERS else transformers.AutoModel
-    if saved != head:
+    if head is not FEATURES:
         return transformers.AutoModelForImageClassification
-    cls = getattr(transformers, architecture, None)
-    if cls is None:
+    if architecture in TOWERS:
+        return getattr(transformers, TOWERS[architecture])
+    if not has_encoder(config.model_type):
         raise ModelSourceError(
-            f"Expected a class of transformers {transformers.__version__} in 'architectures', found '{architecture}'.",
-            "Code from a checkpoint is never run; update transformers, or convert the checkpoint.",
+            f"Expected an encoder of '{identity}', but transformers has no class for that of a {config.model_type}.",
+            "Leave the task out, or name the blocks whose outputs you need: `--features NAME,NAME`.",
         )
-    return cls
+    return transformers.AutoModel
+
+
+def _refuse_missing(
+    missing: set[str], model: Any, folder: Path, identity: str, architecture: str, *, headless: bool
+) -> NoReturn:
+    """Raise the error for weights that a checkpoint lacks.
+
+    Raises:
+        ModelSourceError: Always.
+    """
+    wanted = model.state_dict()
+    if 2 * len(missing) > len(wanted) and (hint := prefix_hint(_weight_names(folder), wanted)):
+        raise ModelSourceError(f"The weights of '{identity}' have other names than those of {architecture}.", hint)
+    lacking = ", ".join(sorted(missing)[:3])
+    if headless:
+        raise ModelSourceError(
+            f"'{identity}' has no classification head: the weights {lacking} are missing.", "Use `task: features`."
+        )
+    hint = "Get the complete checkpoint."
+    if type(model).__name__ != architecture:
+        hint += f" Where {architecture} never has them, leave the task out, or name blocks with `--features`."
+    raise ModelSourceError(f"'{identity}' is incomplete: the weights {lacking} are missing.", hint)
 
 
 def _refuse_videos(config: Any, identity: str) -> None:

@@ -13,6 +13,7 @@ import transformers
 from pydantic import ValidationError
 
 from vitexport.errors import ModelSourceError
+from vitexport.host.sources.dense_preprocess import DENSE, fixed_size
 from vitexport.inputs.preprocess import Interpolation, PreprocessSpec, Resize
 
 __all__ = ["TENSOR_RESIZE", "resolve_preprocess"]
@@ -33,6 +34,7 @@ _KNOWN = frozenset(
     {
         *("ViTImageProcessor", "DeiTImageProcessor", "BeitImageProcessor", "CLIPImageProcessor"),
         *("SiglipImageProcessor", "BitImageProcessor", "DINOv3ViTImageProcessor", "ViTHybridImageProcessor"),
+        *DENSE,
     }
 )
 TENSOR_RESIZE = frozenset({"DINOv3ViTImageProcessor"})
@@ -67,8 +69,9 @@ def resolve_preprocess(folder: Path, image_size: tuple[int, int] | None) -> Prep
             f"Expected an image processor of {', '.join(sorted(_KNOWN))}, found {kind}.",
             "Its steps are not known to be resize, centre crop, rescale and normalize; save one that is.",
         )
+    squash = fixed_size(processor, kind, image_size) if kind in DENSE else None
     try:
-        return _spec(processor, image_size)
+        return _spec(processor, image_size, squash)
     except ValidationError as error:
         raise ModelSourceError(
             f"The preprocessor_config.json of '{folder.name}' does not bring every image to one size: {error}",
@@ -76,8 +79,8 @@ def resolve_preprocess(folder: Path, image_size: tuple[int, int] | None) -> Prep
         ) from error
 
 
-def _spec(processor: Any, image_size: tuple[int, int] | None) -> PreprocessSpec:
-    resize, target = _resize(processor)
+def _spec(processor: Any, image_size: tuple[int, int] | None, squash: tuple[int, int] | None) -> PreprocessSpec:
+    resize, target = _resize(processor) if squash is None else (Resize(mode="squash", size=squash), squash)
     crop = bool(getattr(processor, "do_center_crop", False))
     if crop:
         target = (int(processor.crop_size["height"]), int(processor.crop_size["width"]))
@@ -100,6 +103,7 @@ def _spec(processor: Any, image_size: tuple[int, int] | None) -> PreprocessSpec:
         rescale=float(processor.rescale_factor) if processor.do_rescale else 1.0,
         mean=_triple(processor.image_mean) if normalize else (0.0, 0.0, 0.0),
         std=_triple(processor.image_std) if normalize else (1.0, 1.0, 1.0),
+        channel_order="bgr" if getattr(processor, "do_flip_channel_order", False) else "rgb",
     )
 
 

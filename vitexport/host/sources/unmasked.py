@@ -18,9 +18,12 @@ def show_every_patch(model: torch.nn.Module) -> bool:
     Returns:
         Whether it was one.
     """
-    masking: list[Any] = [module for module in model.modules() if hasattr(module, "random_masking")]
+    masking: list[Any] = [m for m in model.modules() if hasattr(m, "random_masking") and getattr(m, "is_mae", True)]
     for module in masking:
-        module.random_masking = _keep_all
+        if hasattr(module, "is_mae"):
+            module.is_mae = False  # Hiera's own switch
+        else:
+            module.random_masking = _keep_all
     return bool(masking)
 
 
