@@ -107,7 +107,7 @@ def _relative(reference: Array, found: Array) -> float:
     """Return max |difference| / max |reference|; infinite where it is no number."""
     wanted = reference.astype(np.float64)
     scale = max(float(np.abs(wanted).max()), np.finfo(np.float32).tiny)
-    difference = float(np.abs(found - wanted).max()) / scale
+    difference = float(np.abs(found.astype(np.float64) - wanted).max()) / scale
     return difference if math.isfinite(difference) else math.inf
 
 

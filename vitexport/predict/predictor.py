@@ -201,15 +201,21 @@ class Predictor(Closing):
         """Whether the model gives classes; otherwise it gives a feature vector."""
         return self.metadata.model.task == "classify"
 
+    @property
+    def gives_maps(self) -> bool:
+        """Whether the model gives a map of the image: classes or depth by pixel."""
+        return self.metadata.model.task in ("segment", "depth")
+
     @cached_property
     def output(self) -> TensorSpec:
         """The output with one vector per image; a features model may have token outputs beside it."""
         vectors = next((spec for spec in self.runtime.outputs if len(spec.shape) == 2), None)
         if vectors is None:
             outputs = ", ".join(spec.describe() for spec in self.runtime.outputs)
+            folder = "`vitexport predict ... -o DIR` writes its maps. " if self.gives_maps else ""
             raise BundleError(
                 f"Expected '{self.name}' to have an output with one vector per image, found {outputs}.",
-                "Ask for that output itself: through /v2 of `vitexport serve`, or with a runtime of your own.",
+                f"{folder}Ask for that output itself: through /v2 of `vitexport serve`, or with a runtime of your own.",
             )
         return vectors
 
@@ -323,6 +329,11 @@ class Predictor(Closing):
 
     def require_classes(self) -> None:
         """Raise a BundleError unless the model classifies."""
+        if self.gives_maps:
+            raise BundleError(
+                f"Expected a classifier, but '{self.name}' gives maps ({self.metadata.model.task}).",
+                "Write the maps to a folder with `vitexport predict ... -o DIR`.",
+            )
         if not self.classifies:
             raise BundleError(
                 f"Expected a classifier, but '{self.name}' gives feature vectors.",

@@ -135,7 +135,9 @@ def _model(folder: Path, identity: str, config: Any, settings: ModelSettings) ->
         model, missing = _from_pretrained(cls, folder, identity, settings, add_pooling_layer=False)
     if missing:
         _refuse_missing(missing, model, folder, identity, architecture, headless=head is not FEATURES and saved != head)
-    notes = () if whole or head is not FEATURES else (f"Of {architecture}, the encoder alone is exported, as asked.",)
+    notes: tuple[str, ...] = (
+        () if whole or head is not FEATURES else (f"Of {architecture}, the encoder alone is exported, as asked.",)
+    )
     if show_every_patch(model):
         notes += (f"{type(model).__name__} is shown every patch of the image: nothing is masked.",)
     _refuse_other_inputs(model, identity)

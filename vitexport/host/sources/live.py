@@ -6,6 +6,7 @@ import copy
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vitexport.host.sources.wrapping import Call, ImageModel, Named, describe_ou
 from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.recipe.settings import Task
 from vitexport.scoring import Scoring, default_scoring
+from vitexport.tensors import TensorSpec
 
 __all__ = ["wrap_module"]
 
@@ -81,8 +83,8 @@ def wrap_module(
         outputs=outputs,
     )
     names = tuple(str(entry) for entry in class_names) if chosen in ("classify", "segment") else ()
-    classes = outputs[0].shape[-1 if chosen == "classify" else 1]
-    if names and len(names) != classes:
+    classes = _class_count(chosen, outputs)
+    if names and classes is not None and len(names) != classes:
         raise ModelSourceError(
             f"Expected {classes} class names for '{name}', found {len(names)}.", "Give one name per output, in order."
         )
@@ -117,6 +119,14 @@ def _preprocess(module: torch.nn.Module, given: object, image_size: tuple[int, i
     )
 
 
+def _class_count(task: Task, outputs: tuple[TensorSpec, ...]) -> int | str | None:
+    """Return how many classes the outputs are about: of vectors, or of maps; None where they do not say."""
+    shape = outputs[0].shape
+    if task == "classify":
+        return shape[-1]
+    return shape[1] if outputs[0].name == "logits" and len(shape) == 4 else None
+
+
 def _describe(
     inner: Any, task: Task | None, features: tuple[str, ...], spec: PreprocessSpec
 ) -> tuple[Task | None, Any, Call, tuple[str, ...] | None, str]:
@@ -131,7 +141,7 @@ def _describe(
         architecture = str(inner.pretrained_cfg.get("architecture") or type(inner).__name__.lower())
         call = timm.make_call(chosen, features)
         return chosen, inner, call, timm.class_names_of(inner), _family(architecture, "timm")
-    return asked, inner, _call_any, None, type(inner).__name__.lower()
+    return asked, inner, partial(_call_any, asked), None, type(inner).__name__.lower()
 
 
 def _describe_transformers(
@@ -173,10 +183,11 @@ def _outputs(wrapped: ImageModel, inner: Any, spec: PreprocessSpec, name: str) -
     return describe_outputs(wrapped, spec.image_size, where=name)
 
 
-def _call_any(model: Any, pixel_values: torch.Tensor) -> Named:
+def _call_any(task: Task | None, model: Any, pixel_values: torch.Tensor) -> Named:
     found = model(pixel_values)
     if isinstance(found, torch.Tensor):
-        return {"logits" if found.ndim == 2 else "last_hidden_state": found}
+        inner = {"segment": "logits", "depth": "predicted_depth"}.get(task or "", "last_hidden_state")
+        return {"logits" if found.ndim == 2 else inner: found}
     if isinstance(found, Mapping):
         return {str(key): value for key, value in found.items() if isinstance(value, torch.Tensor)}
     raise ModelSourceError(

@@ -77,7 +77,7 @@ def describe_outputs(module: ImageModel, image_size: tuple[int, int], *, where: 
     if not outputs:
         raise ModelSourceError(
             f"'{where}' returns none of the outputs asked for.",
-            "Choose another task, such as `features` for its encoder alone.",
+            "Choose another task, or name the blocks whose outputs you need with `--features`.",
         )
     specs = []
     for name, tensor in outputs.items():
