@@ -38,6 +38,7 @@ def export(
     out: str | PathLike[str],
     *,
     task: Task | None = None,
+    features: Sequence[str] = (),
     image_size: tuple[int, int] | None = None,
     batch: Literal["dynamic"] | int = "dynamic",
     input: Literal["float32", "uint8"] = "float32",  # the recipe's name for it
@@ -59,7 +60,8 @@ def export(
         model: Hub id, Hugging Face directory, ``timm:NAME``, ``timm:NAME@FILE``, ``timm:local-dir:PATH``, or a live
             module; that one is copied, not changed.
         out: The ONNX file to write; it carries preprocessing, class names and history as metadata.
-        task: ``classify`` or ``features``; None takes what the checkpoint was saved for.
+        task: ``classify``, ``segment``, ``depth`` or ``features``; None takes what the checkpoint was saved for.
+        features: Modules of the source library's model whose outputs become those of the graph, e.g. ``blocks.5``.
         image_size: (height, width) in pixels; None takes the checkpoint's own.
         batch: ``dynamic`` or a fixed batch size.
         input: ``float32`` ``[N, 3, H, W]`` planes, or ``uint8`` ``[N, H, W, 3]`` pixels normalized inside the graph.
@@ -96,11 +98,12 @@ def export(
         show(StepEvent("load", "running", model if isinstance(model, str) else type(model).__name__))
         if isinstance(model, str | PathLike):
             named = {"source": str(model), "task": task, "revision": revision, "allow_pickle": allow_pickle}
+            named["features"] = tuple(features)
             loaded = load_model(validated(ModelSettings, named, where="model"), image_size=image_size)
         else:
             from vitexport.host.sources.live import wrap_module
 
-            loaded = wrap_module(model, preprocess, class_names, task=task, image_size=image_size)
+            loaded = wrap_module(model, preprocess, class_names, task=task, features=features, image_size=image_size)
         show(StepEvent("load", "done"))
         show(StepEvent("export", "running", str(out)))
         result = export_onnx(loaded, settings, path)

@@ -35,6 +35,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was wri
 @_OUT
 @click.option("--task", type=click.Choice(get_args(Task)), help="Head to export; the checkpoint's own otherwise.")
 @click.option(
+    "--features",
+    metavar="NAME,NAME,...",
+    help="Modules whose outputs the graph gives, e.g. blocks.5,blocks.11,norm; implies --task features.",
+)
+@click.option(
     "--image-size", type=int, nargs=2, metavar="H W", help="Resolution in pixels; the checkpoint's otherwise."
 )
 @click.option("--batch", default="dynamic", metavar="dynamic|N", help="Batch axis.")
@@ -49,6 +54,7 @@ def export(
     source: str,
     output: Path,
     task: Any,
+    features: str | None,
     image_size: tuple[int, int] | None,
     batch: str,
     input_form: Any,
@@ -67,6 +73,7 @@ def export(
         source,
         output,
         task=task,
+        features=tuple(name.strip() for name in features.split(",")) if features else (),
         image_size=image_size,
         batch="dynamic" if batch == "dynamic" else int(batch),
         input=input_form,
