@@ -170,8 +170,8 @@ def _refuse_missing(
     Raises:
         ModelSourceError: Always.
     """
-    wanted = model.state_dict()
-    if 2 * len(missing) > len(wanted) and (hint := prefix_hint(_weight_names(folder), wanted)):
+    hint = prefix_hint(_weight_names(folder), missing)
+    if hint and f"'{model.base_model_prefix}.'" not in hint:  # that one transformers knows how to take off
         raise ModelSourceError(f"The weights of '{identity}' have other names than those of {architecture}.", hint)
     lacking = ", ".join(sorted(missing)[:3])
     if headless:

@@ -26,6 +26,7 @@ _DAMAGED = (
     "unexpected EOF",
     "pickle data was truncated",
     "invalid load key",
+    "Unsupported operand",
     "InvalidHeader",
     "MetadataIncompleteBuffer",
 )
@@ -47,12 +48,13 @@ def hint_for(error: BaseException, files: Sequence[Path]) -> str:
     pointer = next((path for path in files if path.is_file() and path.read_bytes()[:64].startswith(_POINTER)), None)
     if pointer is not None:
         return f"'{pointer}' is a pointer of Git LFS, not the weights; get them with `git lfs pull`."
-    if isinstance(error, EOFError) or any(sign in str(error) for sign in _DAMAGED):
+    text = _text(error)
+    if isinstance(error, EOFError) or any(sign in text for sign in _DAMAGED):
         sizes = ", ".join(f"'{path}' ({path.stat().st_size:,} bytes)" for path in files if path.is_file())
         return (
             f"A file is cut off or damaged: {sizes}. Copy or download it again, and compare its size with the original."
         )
-    blocked = _blocked(str(error))
+    blocked = _blocked(text)
     if blocked and all(name.startswith("numpy") for name in blocked):
         return (
             "The checkpoint holds NumPy values beside its weights, such as a best score, which need code to load. "
@@ -80,7 +82,7 @@ def prefix_hint(found: Iterable[str], wanted: Iterable[str]) -> str:
         name[: -len(tail)] for name in names for tail in _tails(name) if tail in known and len(tail) < len(name)
     )
     front, count = next(iter(fronts.most_common(1)), ("", 0))
-    if 2 * count < len(known):
+    if not front or 2 * count < len(known):
         return ""
     return (
         f"Every weight has the prefix '{front}', which a trainer such as Lightning puts there. Take it off: "
@@ -95,9 +97,11 @@ def _tails(name: str) -> list[str]:
 
 def _blocked(text: str) -> list[str]:
     """Return the names of what ``weights_only`` refused to load, from PyTorch's or timm's message."""
-    listed = re.search(r"Unsupported globals?: (.*?)\. ", text)
-    if listed:
-        return [name.strip() for name in listed.group(1).split(",")]
-    return re.findall(r"Unsupported global: GLOBAL ([\w.]+)", text) or re.findall(
-        r"Unsupported (?:class|operand) ([\w.]+)", text
-    )
+    found = re.findall(r"Unsupported global: GLOBAL ([\w.]+)", text) or re.findall(r"Unsupported class ([\w.]+)", text)
+    listed = re.search(r"Unsupported globals: (.*?)\. ", text)
+    return found or ([name.strip() for name in listed.group(1).split(",")] if listed else [])
+
+
+def _text(error: BaseException | None) -> str:
+    """Return the text of an error and of those that it came from."""
+    return "" if error is None else f"{error}\n{_text(error.__cause__ or error.__context__)}"
