@@ -82,7 +82,7 @@ def prefix_hint(found: Iterable[str], wanted: Iterable[str]) -> str:
         name[: -len(tail)] for name in names for tail in _tails(name) if tail in known and len(tail) < len(name)
     )
     front, count = next(iter(fronts.most_common(1)), ("", 0))
-    if not front or 2 * count < len(known):
+    if not front or (2 * count < len(known) and not all(name.startswith(front) for name in names)):
         return ""
     return (
         f"Every weight has the prefix '{front}', which a trainer such as Lightning puts there. Take it off: "
