@@ -66,7 +66,7 @@ def export(
             single one) or ``none`` (a regression); None takes what the checkpoint says.
         image_size: (height, width) in pixels; None takes the checkpoint's own.
         batch: ``dynamic`` or a fixed batch size.
-        input: ``float32`` ``[N, 3, H, W]`` planes, or ``uint8`` ``[N, H, W, 3]`` pixels normalized inside the graph.
+        input: ``float32`` ``[N, C, H, W]`` planes, or ``uint8`` ``[N, H, W, C]`` pixels normalized inside the graph.
         opset: ONNX opset, 17 to 23.
         revision: Hub branch, tag or commit.
         allow_pickle: Accept a pickle checkpoint (still loaded with ``weights_only=True``).

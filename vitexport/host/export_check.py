@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vitexport.errors import ExportError
 from vitexport.host.sources.loaded import LoadedModel
-from vitexport.inputs.preprocess import from_pixels, normalize
+from vitexport.inputs.preprocess import PreprocessSpec, from_pixels, normalize
 from vitexport.runtimes import open_runtime
 from vitexport.tensors import batch_limit
 
@@ -44,7 +44,7 @@ def compare_with_pytorch(loaded: LoadedModel, path: Path) -> float:
         worst = 0.0
         alone: tuple[torch.Tensor, ...] = ()
         for size in [batch_limit(tensor)] if batch_limit(tensor) else (1, 3):
-            shown = _pixels(int(size or 1), spec.image_size)
+            shown = _pixels(int(size or 1), spec)
             with torch.no_grad():
                 planes = torch.from_numpy(np.stack([normalize(image, spec) for image in shown]))
                 expected = loaded.module(planes)
@@ -81,10 +81,10 @@ def _require_rows_of_their_own(
             )
 
 
-def _pixels(count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return ``count`` images, uint8 ``[N, H, W, 3]``: noise over a gradient, from a fixed seed."""
-    height, width = size
+def _pixels(count: int, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """Return ``count`` images, uint8 ``[N, H, W, C]``: noise over a gradient, from a fixed seed."""
+    height, width = spec.image_size
     ramp = np.linspace(0, 160, height)[:, None, None] + np.linspace(0, 40, width)[None, :, None]
-    noise = np.random.default_rng(0).uniform(0, 55, (count, height, width, 3))
+    noise = np.random.default_rng(0).uniform(0, 55, (count, height, width, spec.channels))
     pixels: NDArray[np.uint8] = (ramp + noise).astype(np.uint8)
     return pixels

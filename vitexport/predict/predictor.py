@@ -207,7 +207,7 @@ class Predictor(Closing):
         return vectors
 
     def prepare(self, image: Image.Image) -> Array:
-        """Preprocess one image into one row of the model's input: float ``[3, H, W]`` or uint8 ``[H, W, 3]``."""
+        """Preprocess one image into one row of the model's input: float ``[C, H, W]`` or uint8 ``[H, W, C]``."""
         row: Array = batch([image], self.metadata.preprocess, self.tensor)[0]
         return row
 
@@ -298,12 +298,13 @@ class Predictor(Closing):
         Args:
             images: One image gives one result, several give a list in their order. An image is the path of a file
                 (``str`` or ``Path``), the bytes of one (JPEG, PNG, WebP, BMP, TIFF or PPM), a Pillow image, or a uint8
-                array ``[H, W, 3]`` in RGB, of any size; it is resized, cropped and normalized as the model needs it.
+                or uint16 array ``[H, W, 3]`` in RGB (``[H, W, 4]`` RGBA, ``[H, W]`` grey), of any size; it is turned
+                upright, resized, cropped and normalized as the model needs it.
             top: Classes per image, best first; None for all.
             batch: Images per run, and images decoded at one time.
 
         Raises:
-            ImageError: An image is missing, damaged or too large, or an array is no uint8 ``[H, W, 3]``.
+            ImageError: An image is missing, damaged or too large, or its values have no known range, as floats have.
             InferenceError: The model failed, or its output holds NaN or infinity.
         """
         if batch < 1 or (top is not None and top < 1):

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.baked import bake_positions
+from vitexport.host.sources.channels import huggingface_channels
 from vitexport.host.sources.families import family_of
 from vitexport.host.sources.hub import fetch
 from vitexport.host.sources.huggingface_preprocess import resolve_preprocess
@@ -46,7 +47,7 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
     files = weight_files(folder, allow_pickle=settings.allow_pickle)
     config = _config(folder, identity)
     model, task = _model(folder, identity, config, settings)
-    preprocess = resolve_preprocess(folder, image_size)
+    preprocess = resolve_preprocess(folder, image_size, huggingface_channels(config))
     module = ImageModel(model, make_call(model, task, preprocess.image_size))
     spec = ModelSpec(
         source="huggingface",
@@ -54,8 +55,8 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
         revision=revision or content_revision(files),
         family=family_of(config.model_type, source="huggingface") or str(config.model_type),
         task=task,
-        inputs=(pixel_values_spec(preprocess.image_size),),
-        outputs=bake_positions(module, preprocess.image_size, where=identity),
+        inputs=(pixel_values_spec(preprocess),),
+        outputs=bake_positions(module, preprocess, where=identity),
     )
     names = class_names_of(config) if task == "classify" else ()
     return LoadedModel(module, ModelMetadata(spec, preprocess, names, settings.scoring or scoring_of(config)))

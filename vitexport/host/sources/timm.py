@@ -18,6 +18,7 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
 from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import ModelSourceError
+from vitexport.host.sources.channels import timm_channels
 from vitexport.host.sources.families import family_of
 from vitexport.host.sources.hub import fetch
 from vitexport.host.sources.loaded import LoadedModel
@@ -40,7 +41,7 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
     """
     model, identity, revision = _create(source, settings, image_size)
     task = _task(model, identity, settings)
-    preprocess = resolve_preprocess(model.pretrained_cfg, image_size)
+    preprocess = resolve_preprocess(model.pretrained_cfg, image_size, timm_channels(model))
     module = ImageModel(model, make_call(task))
     architecture = str(model.pretrained_cfg.get("architecture") or identity)
     spec = ModelSpec(
@@ -49,8 +50,8 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
         revision=revision,
         family=family_of(architecture, source="timm") or architecture.split("_")[0],
         task=task,
-        inputs=(pixel_values_spec(preprocess.image_size),),
-        outputs=describe_outputs(module, preprocess.image_size, where=identity),
+        inputs=(pixel_values_spec(preprocess),),
+        outputs=describe_outputs(module, preprocess, where=identity),
     )
     names = class_names_of(model) if task == "classify" else ()
     scoring = settings.scoring or default_scoring(model.num_classes)
