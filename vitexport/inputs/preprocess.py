@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from vitexport.errors import FeedMismatchError
 from vitexport.inputs.standard import CHANNEL_MODES, in_channels, standardize
@@ -47,7 +47,7 @@ class Resize(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["squash", "shortest_edge", "longest_edge", "cover"] = "squash"
-    size: tuple[int, int]
+    size: tuple[PositiveInt, PositiveInt]
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) after resizing an image of ``height`` x ``width`` pixels."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from pydantic import ValidationError
 
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.channels import per_channel
@@ -74,10 +73,10 @@ def resolve_preprocess(folder: Path, image_size: tuple[int, int] | None, channel
         )
     try:
         return _spec(processor, image_size, channels)
-    except ValidationError as error:
+    except (ValueError, TypeError) as error:  # pydantic's, or of a value of another type
         raise ModelSourceError(
             f"The preprocessor_config.json of '{folder.name}' cannot be followed: {error}",
-            "Set `size` (and `crop_size`) to the model's image size, so that every image gets that size.",
+            "Correct the file; `size` (and `crop_size`) must bring every image to the model's image size.",
         ) from error
 
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pydantic import ValidationError
-
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.channels import per_channel
 from vitexport.inputs.preprocess import Interpolation, PreprocessSpec, Resize
@@ -42,8 +40,17 @@ def resolve_preprocess(
             raise ModelSourceError(
                 f"Expected '{key}' in the timm pretrained_cfg, found none.", "Add it to the checkpoint's config.json."
             )
-    own_channels, *own_size = config["input_size"]
-    height, width = image_size or tuple(own_size)
+    try:
+        return _spec(config, image_size, channels)
+    except (ValueError, TypeError) as error:  # pydantic's, or of a value of another type
+        raise ModelSourceError(
+            f"The timm pretrained_cfg cannot be followed: {error}", "Correct it in the checkpoint's config.json."
+        ) from error
+
+
+def _spec(config: Mapping[str, Any], image_size: tuple[int, int] | None, channels: int | None) -> PreprocessSpec:
+    own_channels, own_height, own_width = config["input_size"]
+    height, width = image_size or (own_height, own_width)
     fraction = float(config.get("crop_pct") or 0.875)
     scaled = (math.floor(height / fraction), math.floor(width / fraction))
     mode = config.get("crop_mode") or "center"
@@ -56,22 +63,16 @@ def resolve_preprocess(
             f"Expected the timm crop mode 'center' or 'squash', found '{mode}'.",
             "Set `crop_mode` in the checkpoint's config.json to the one that was meant.",
         )
-    mean, std = (_per_channel(config[key], channels or int(own_channels), setting=key) for key in ("mean", "std"))
-    interpolation = _interpolation(config.get("interpolation") or "bicubic")
-    try:
-        return PreprocessSpec(
-            image_size=(height, width),
-            resize=resize,
-            interpolation=interpolation,
-            crop=True,
-            crop_rounding="round",
-            mean=mean,
-            std=std,
-        )
-    except ValidationError as error:
-        raise ModelSourceError(
-            f"The timm pretrained_cfg cannot be followed: {error}", "Correct it in the checkpoint's config.json."
-        ) from error
+    mean, std = (_per_channel(config[key], channels or own_channels, setting=key) for key in ("mean", "std"))
+    return PreprocessSpec(
+        image_size=(height, width),
+        resize=resize,
+        interpolation=_interpolation(config.get("interpolation") or "bicubic"),
+        crop=True,
+        crop_rounding="round",
+        mean=mean,
+        std=std,
+    )
 
 
 def _per_channel(values: Any, channels: int, *, setting: str) -> tuple[float, ...]:
@@ -96,5 +97,5 @@ def _interpolation(name: Any) -> Interpolation:
     raise ModelSourceError(
         f"Expected the timm interpolation {', '.join(known)}, found {name!r}, which timm's evaluation transform does "
         "not have either.",
-        _INTERPOLATION_HINTS.get(name, f"{_SET} the one that was meant."),
+        _INTERPOLATION_HINTS.get(str(name), f"{_SET} the one that was meant."),
     )
