@@ -160,6 +160,11 @@ def test_a_run_records_and_compares_its_channels(saved: Saved, bundle: Bundle) -
     assert vx.verify(bundle.root).passed
 
 
+def test_a_file_alone_is_measured_on_images_of_its_channels(saved: Saved, tmp_path: Path) -> None:
+    pixels = vx.export(saved.source, tmp_path / "pixels.onnx", input="uint8").path
+    assert len(vx.bench([saved.model, pixels], seconds=0.01).rows) == 2
+
+
 def test_deepstream_takes_grey_frames_and_no_alpha(saved: Saved, bundle: Bundle, tmp_path: Path) -> None:
     if saved.channels == 4:
         with pytest.raises(BundleError, match="found one of 4 .RGBA."):

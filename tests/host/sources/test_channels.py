@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import CLIPConfig, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from tests.support.checkpoints import save_timm, save_vit
@@ -50,6 +51,19 @@ def test_a_timm_model_and_a_mean_of_other_channels_are_refused_naming_both(tmp_p
     with pytest.raises(ModelSourceError, match=r"'mean' .* channels, 1 \(L\), found 3") as caught:
         load_model(ModelSettings(source=f"timm:local-dir:{tmp_path / 'm'}"))
     assert "config.json" in caught.value.hint and "average" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_a_single_weight_file_of_other_channels_is_refused_with_the_form_that_takes_a_mean(
+    kind: str, tmp_path: Path
+) -> None:
+    weights = timm.create_model("vit_tiny_patch16_224", num_classes=5, in_chans=1).state_dict()
+    path = tmp_path / f"grey.{kind}"
+    save_file(weights, path) if kind == "safetensors" else torch.save(weights, path)
+    settings = ModelSettings(source=f"timm:vit_tiny_patch16_224@{path}", allow_pickle=True)
+    with pytest.raises(ModelSourceError, match=r"'mean' .* channels, 1 \(L\), found 3") as caught:
+        load_model(settings)
+    assert "timm:local-dir:PATH" in caught.value.hint
 
 
 @pytest.mark.parametrize("channels", [2, 5])

@@ -6,7 +6,7 @@ import difflib
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from vitexport.scoring import default_scoring
 from vitexport.source import ModelSource
 
 __all__ = ["class_names_of", "load", "make_call"]
+
+_FEWEST_OF_SPACE_TO_DEPTH = 12  # 3 channels of 2 x 2 pixels
 
 _LOAD_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, OSError, AssertionError, SafetensorError)
 
@@ -109,7 +111,9 @@ def _from_file(architecture: str, path: Path, settings: ModelSettings, size: dic
     if is_pickle(path) and not settings.allow_pickle:
         refuse_pickle(path)
     try:
-        model = timm.create_model(architecture, pretrained=False, **_head(architecture, path), **size)
+        shapes = _shapes(path)
+        sizes = {**_head(architecture, shapes), **_stem(architecture, shapes), **size}
+        model = timm.create_model(architecture, pretrained=False, **sizes)
         filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
         with _quiet():
             timm.models.load_checkpoint(model, str(path), strict=True, weights_only=True, filter_fn=filter_fn)
@@ -120,17 +124,29 @@ def _from_file(architecture: str, path: Path, settings: ModelSettings, size: dic
     return model.eval(), architecture, content_revision([path])
 
 
-def _head(architecture: str, path: Path) -> dict[str, Any]:
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight in a file."""
+    if not is_pickle(path):
+        with safe_open(path, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    weights = timm.models.load_state_dict(str(path), weights_only=True)
+    return {name: tuple(value.shape) for name, value in weights.items() if isinstance(value, torch.Tensor)}
+
+
+def _head(architecture: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """Return the number of classes that the checkpoint's classifier has."""
     name = timm.models.get_pretrained_cfg_value(architecture, "classifier")
     if not isinstance(name, str):
         return {}
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as tensors:
-            key = f"{name}.weight"
-            return {"num_classes": tensors.get_slice(key).get_shape()[0] if key in tensors.keys() else 0}  # noqa: SIM118
-    weights = timm.models.load_state_dict(str(path), weights_only=True).get(f"{name}.weight")
-    return {"num_classes": 0 if weights is None else int(weights.shape[0])}
+    return {"num_classes": shapes.get(f"{name}.weight", (0,))[0]}
+
+
+def _stem(architecture: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return the number of channels that the checkpoint's first convolution takes."""
+    name = timm.models.get_pretrained_cfg_value(architecture, "first_conv")
+    shape = shapes.get(f"{name}.weight", ())
+    # A stem that turns space into depth takes a multiple of them, and says nothing here.
+    return {"in_chans": shape[1]} if len(shape) == 4 and shape[1] < _FEWEST_OF_SPACE_TO_DEPTH else {}
 
 
 def _repository(architecture: str) -> str:
