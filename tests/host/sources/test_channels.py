@@ -12,7 +12,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPConfig, ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import CLIPConfig, SwinConfig, UperNetConfig, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from tests.support.checkpoints import save_timm, save_vit
 from vitexport.errors import ModelSourceError
@@ -92,8 +92,9 @@ def test_a_processor_that_makes_rgb_is_refused_for_a_model_of_other_channels(tmp
         from_processor(tmp_path, 1, image_mean=[0.5], image_std=[0.5], do_convert_rgb=True)
 
 
-def test_the_tower_that_sees_images_says_how_many_channels() -> None:
+def test_the_part_that_sees_images_says_how_many_channels() -> None:
     assert huggingface_channels(CLIPConfig(vision_config={"num_channels": 4})) == 4
+    assert huggingface_channels(UperNetConfig(backbone_config=SwinConfig(num_channels=1))) == 1
     assert huggingface_channels(ViTConfig(num_channels=1)) == 1
     assert huggingface_channels(object()) is None
 

@@ -12,9 +12,10 @@ __all__ = ["huggingface_channels", "per_channel", "require_channels", "timm_chan
 
 
 def huggingface_channels(config: Any) -> int | None:
-    """Return ``num_channels`` of a transformers config, or of the tower in it that sees images; None if it has none."""
-    found = getattr(getattr(config, "vision_config", None) or config, "num_channels", None)
-    return found if isinstance(found, int) else None
+    """Return ``num_channels`` of a transformers config, or of the part of it that sees images; None if it has none."""
+    parts = (config, *(getattr(config, name, None) for name in ("vision_config", "backbone_config")))
+    found = (getattr(part, "num_channels", None) for part in parts)
+    return next((channels for channels in found if isinstance(channels, int)), None)
 
 
 def timm_channels(model: Any) -> int:
