@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vitexport.errors import VitexportError
 from vitexport.runtimes import RuntimeOptions, open_runtime
+from vitexport.scoring import Head
 from vitexport.verification.accuracy import compare_top1
 from vitexport.verification.parity import measure
 
@@ -52,7 +53,7 @@ def main_output(path: Path, images: Sequence[Floats], *, optimize: bool = True) 
 
 def score(reference: Floats, found: Floats, labels: Sequence[int] | None) -> Score:
     """Score logits ``[N, classes]`` against the float model's; features ``[N, ...]`` where there are no labels."""
-    parity = measure("output", reference, found)
+    parity = measure("output", reference, found, Head() if labels is not None else None)
     if labels is None or parity.agreement is None:
         return Score(parity.sqnr_db)
     return Score(parity.sqnr_db, 100 * parity.agreement, 0.0 - compare_top1(reference, found, labels).drop_points)

@@ -84,7 +84,7 @@ def test_rejected_page_names_variant_gate_limit_and_value(tmp_path: Path) -> Non
     bad = make_case(tmp_path / "b", noise=2.0, speed=0.5, gates=Gates(max_top1_drop=0.5, min_speedup=1.1))
     words = _page(bad).words
     assert "Rejected" in words
-    assert "int8: output 'logits': top-1 agreement" in words
+    assert "int8: output 'logits': agreement" in words
     assert re.search(r"gate min_speedup: limit 1\.1, is 0\.5", words)
     assert re.search(r"int8 is slower than simplified, which it replaces", words)
 
@@ -197,7 +197,7 @@ def test_disagreeing_images_show_both_predictions_and_their_pixels(tmp_path: Pat
     made = make_case(tmp_path / "b", noise=2.0)
     document = build_document(made.bundle, made.verification, made.recipe)
     assert len(document["disagreements"]) == 8
-    assert not any(entry["same_class"] for entry in document["disagreements"])
+    assert not any(entry["same_decision"] for entry in document["disagreements"])
     distances = [entry["distance"] for entry in document["disagreements"]]
     assert distances == sorted(distances, reverse=True)
     words = _page(made).words

@@ -28,6 +28,7 @@ class Fresh:
         source = read_onnx(model)
         metadata = ModelMetadata.from_metadata(source.metadata_props, where=str(model))
         output = judged_output(source)
+        self._head = metadata.head
         self._feeds = ImageFeeds(images, metadata.preprocess, metadata.model.inputs[0], folder)
         self._images = range(len(images))
         with open_runtime(model, "onnxruntime", RuntimeOptions(threads=1, in_order=True)) as runtime:
@@ -35,4 +36,5 @@ class Fresh:
 
     def quality(self, file: Path, target: Target) -> Quality:
         """Measure a file with the kernels that its target's figure was measured with."""
-        return Judge(self._feeds, self._images, self._reference, optimize=target != "tensorrt").measure_file(file)
+        on_cpu = target != "tensorrt"
+        return Judge(self._feeds, self._images, self._reference, self._head, optimize=on_cpu).measure_file(file)

@@ -19,6 +19,7 @@ from vitexport.host.quantize.qdq.body16 import to_body16
 from vitexport.host.quantize.qdq.valid import check_valid
 from vitexport.inputs.preprocess import PreprocessSpec, Resize, normalize, pixels
 from vitexport.predict.predictor import Predictor
+from vitexport.scoring import Scoring
 from vitexport.tensors import TensorSpec
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
@@ -101,7 +102,9 @@ def write_bfloat16(model: Path, path: Path) -> Path:
     return path
 
 
-def model_metadata(*, batch: int | str = "batch", task: str = "classify") -> ModelMetadata:
+def model_metadata(
+    *, batch: int | str = "batch", task: str = "classify", scoring: Scoring = "softmax"
+) -> ModelMetadata:
     spec = ModelSpec(
         source="huggingface",
         id="tests/linear",
@@ -111,11 +114,16 @@ def model_metadata(*, batch: int | str = "batch", task: str = "classify") -> Mod
         inputs=(TensorSpec("pixel_values", (batch, 3, SIZE, SIZE), "float32"),),
         outputs=(TensorSpec("logits" if task == "classify" else "pooler_output", (batch, len(CLASSES)), "float32"),),
     )
-    return ModelMetadata(spec, PREPROCESS, CLASSES if task == "classify" else ())
+    return ModelMetadata(spec, PREPROCESS, CLASSES if task == "classify" else (), scoring)
 
 
 def write_bundle(
-    root: Path, *, batch: int | str = "batch", variants: tuple[str, ...] = ("simplified",), conv: bool = False
+    root: Path,
+    *,
+    batch: int | str = "batch",
+    variants: tuple[str, ...] = ("simplified",),
+    conv: bool = False,
+    scoring: Scoring = "softmax",
 ) -> Path:
     """Write a bundle with one model per variant, each with other weights."""
     artifacts = []
@@ -135,7 +143,9 @@ def write_bundle(
                 provenance=provenance,
             )
         )
-    Bundle(root, name="linear", metadata=model_metadata(batch=batch), artifacts=tuple(artifacts)).save()
+    Bundle(
+        root, name="linear", metadata=model_metadata(batch=batch, scoring=scoring), artifacts=tuple(artifacts)
+    ).save()
     return root
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vitexport.bundle.recording import Recording
+from vitexport.scoring import Head
 from vitexport.tensors import Array
 from vitexport.verification.disagreement import worst_images
 
@@ -20,12 +21,12 @@ def recording(outputs: dict[str, Array], images: str = "abcd") -> Recording:
 def test_another_class_comes_before_any_distance() -> None:
     found = worst_images(recording({"logits": REFERENCE}), recording({"logits": CANDIDATE}), (0, 0, 1, 2))
     assert [entry.image for entry in found] == ["d", "b", "a", "c"]
-    assert [entry.same_class for entry in found] == [False, False, True, True]
+    assert [entry.same_decision for entry in found] == [False, False, True, True]
     assert [entry.target for entry in found] == [2, 0, 0, 1]
     first = found[0]
     assert (first.reference.index, first.candidate.index) == (0, 2)
-    assert first.reference.probability == pytest.approx(0.4, abs=1e-6)
-    assert first.candidate.probability == pytest.approx(0.6, abs=1e-6)
+    assert first.reference.score == pytest.approx(0.4, abs=1e-6)
+    assert first.candidate.score == pytest.approx(0.6, abs=1e-6)
     # Total variation: half of |0.4 - 0.2| + |0.35 - 0.2| + |0.25 - 0.6|, and the third image is equal.
     assert first.distance == pytest.approx(0.35, abs=1e-6)
     assert found[-1].distance == 0
@@ -52,7 +53,7 @@ def test_large_logits_do_not_overflow() -> None:
     huge = np.array([[1e4, 0.0, 0.0]], np.float32)
     found = worst_images(recording({"logits": huge}, "a"), recording({"logits": huge[:, ::-1]}, "a"))
     assert found[0].distance == 1
-    assert found[0].reference.probability == 1
+    assert found[0].reference.score == 1
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,23 @@ def test_large_logits_do_not_overflow() -> None:
 )
 def test_what_cannot_be_compared_has_no_worst_images(reference: Recording, candidate: Recording) -> None:
     assert worst_images(reference, candidate) == ()
+
+
+def test_labels_are_named_where_the_two_differ_most() -> None:
+    expected = np.array([[2.0, -2.0, 0.5], [1.0, 1.0, 1.0]], np.float32)
+    found = np.array([[2.0, -1.0, -0.5], [1.1, 1.0, 1.0]], np.float32)
+    recordings = recording({"logits": expected}, "ab"), recording({"logits": found}, "ab")
+    first, second = worst_images(*recordings, ([0], [1]), head=Head(scoring="sigmoid"))
+    assert (first.image, first.same_decision, first.target) == ("a", False, None)
+    assert (first.reference.index, first.candidate.index) == (2, 2)
+    assert first.reference.score == pytest.approx(1 / (1 + np.exp(-0.5)))
+    assert first.distance == pytest.approx(first.reference.score - first.candidate.score)
+    assert (second.image, second.same_decision, second.reference.index) == ("b", True, 0)
+
+
+def test_values_come_by_their_difference_alone() -> None:
+    expected, found = np.array([[10.0], [20.0]], np.float32), np.array([[10.5], [17.0]], np.float32)
+    recordings = recording({"logits": expected}, "ab"), recording({"logits": found}, "ab")
+    worst = worst_images(*recordings, head=Head(scoring="none"))
+    assert [(entry.image, entry.distance, entry.same_decision) for entry in worst] == [("b", 3, True), ("a", 0.5, True)]
+    assert (worst[0].reference.score, worst[0].candidate.score) == (20, 17)

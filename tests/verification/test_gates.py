@@ -21,7 +21,18 @@ def latency(p50_ms: float) -> Latency:
 
 def parity(**changes: Any) -> ParityReport:
     measured: dict[str, Any] = {"min_cosine": 0.99, "agreement": 0.97, **changes}
-    output = OutputParity("logits", 0.1, 0.1, 0.1, sqnr_db=30.0, agreement_top5=None, worst_image=0, **measured)
+    output = OutputParity(
+        "logits",
+        0.1,
+        0.1,
+        0.1,
+        sqnr_db=30.0,
+        agreement_top5=None,
+        worst_image=0,
+        mean_abs=0.1,
+        correlation=None,
+        **measured,
+    )
     return ParityReport("pytorch", "int8", 100, (output,), ())
 
 

@@ -159,7 +159,7 @@ def test_batches_are_those_the_engine_takes(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda value: np.roll(value, 1, axis=1), "engine: output 'logits': top-1 agreement"),
+        (lambda value: np.roll(value, 1, axis=1), "engine: output 'logits': agreement"),
         (lambda value: np.full_like(value, np.nan), "engine: output 'logits' holds NaN or infinity on 64 of 64 images"),
     ],
     ids=["wrong classes", "nan"],

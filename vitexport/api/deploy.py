@@ -127,7 +127,7 @@ class DeepstreamConfig(Tabular):
             "largest difference on the same pixels": cell(found.same_pixels, ".1e"),
             "largest with nvinfer's own resize": cell(found.own_resize, ".3f"),
             "mean with nvinfer's own resize": cell(found.own_resize_mean, ".3f"),
-            "top-1 agreement %": cell(found.agreement, ".1f", 100),
+            "equal decisions %": cell(found.agreement, ".1f", 100),
         }
         return (Table.of_facts({**facts, **{f"note {i}": note for i, note in enumerate(found.notes, 1)}}),)
 

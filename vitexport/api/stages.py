@@ -23,6 +23,7 @@ from vitexport.recipe.settings import (
     Target,
     Task,
 )
+from vitexport.scoring import Scoring
 from vitexport.verification.quantized import told
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def export(
     *,
     task: Task | None = None,
     features: Sequence[str] = (),
+    scoring: Scoring | None = None,
     image_size: tuple[int, int] | None = None,
     batch: Literal["dynamic"] | int = "dynamic",
     input: Literal["float32", "uint8"] = "float32",  # the recipe's name for it
@@ -62,9 +64,11 @@ def export(
         out: The ONNX file to write; it carries preprocessing, class names and history as metadata.
         task: ``classify``, ``segment``, ``depth`` or ``features``; None takes what the checkpoint was saved for.
         features: Modules of the source library's model whose outputs become those of the graph, e.g. ``blocks.5``.
+        scoring: What turns a classifier's logits into scores: ``softmax``, ``sigmoid`` (several labels at once, or a
+            single one) or ``none`` (a regression); None takes what the checkpoint says.
         image_size: (height, width) in pixels; None takes the checkpoint's own.
         batch: ``dynamic`` or a fixed batch size.
-        input: ``float32`` ``[N, 3, H, W]`` planes, or ``uint8`` ``[N, H, W, 3]`` pixels normalized inside the graph.
+        input: ``float32`` ``[N, C, H, W]`` planes, or ``uint8`` ``[N, H, W, C]`` pixels normalized inside the graph.
         opset: ONNX opset, 17 to 23.
         revision: Hub branch, tag or commit.
         allow_pickle: Accept a pickle checkpoint (still loaded with ``weights_only=True``).
@@ -97,13 +101,15 @@ def export(
     with shown(progress, ("load", "export", "compare")) as show:
         show(StepEvent("load", "running", model if isinstance(model, str) else type(model).__name__))
         if isinstance(model, str | PathLike):
-            named = {"source": str(model), "task": task, "revision": revision, "allow_pickle": allow_pickle}
-            named["features"] = tuple(features)
+            named: dict[str, Any] = {"source": str(model), "task": task, "scoring": scoring, "revision": revision}
+            named |= {"allow_pickle": allow_pickle, "features": tuple(features)}
             loaded = load_model(validated(ModelSettings, named, where="model"), image_size=image_size)
         else:
             from vitexport.host.sources.live import wrap_module
 
-            loaded = wrap_module(model, preprocess, class_names, task=task, features=features, image_size=image_size)
+            loaded = wrap_module(
+                model, preprocess, class_names, task=task, features=features, scoring=scoring, image_size=image_size
+            )
         show(StepEvent("load", "done"))
         show(StepEvent("export", "running", str(out)))
         result = export_onnx(loaded, settings, path)
@@ -172,7 +178,7 @@ def quantize(
         exclude: Layers that stay float: module names (``blocks.7.mlp.fc2``), groups (``7.fc2``), roles (``qkv``,
             ``proj``, ``fc1``, ``fc2``, ``attention``), or shell patterns on these (``blocks.*.attn.proj``).
         max_top1_drop: Budget in points of top-1: layers stay in float until it holds.
-        min_agreement: Budget: top-1 agreement with float32, 0 to 1.
+        min_agreement: Budget: agreement with float32, 0 to 1.
         min_sqnr_db: Budget: SQNR of the logits in dB.
         limit: Use at most so many images, spread over the folder.
         progress: True shows a bar; a function gets every event.

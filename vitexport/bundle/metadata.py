@@ -14,8 +14,7 @@ from pydantic import ValidationError
 
 from vitexport.errors import BundleError
 from vitexport.inputs.preprocess import PreprocessSpec
-from vitexport.recipe.settings import Task
-from vitexport.scoring import Scoring
+from vitexport.scoring import Head, Scoring, Task
 from vitexport.tensors import TensorSpec
 
 __all__ = ["ModelMetadata", "ModelSpec"]
@@ -73,6 +72,11 @@ class ModelMetadata:
     class_names: tuple[str, ...] = ()
     scoring: Scoring = "softmax"
     history: tuple[Mapping[str, str], ...] = field(default=())
+
+    @property
+    def head(self) -> Head:
+        """How the outputs are read, with labels there from a score of 0.5."""
+        return Head(self.model.task, self.scoring)
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata as string key-value pairs for ONNX ``metadata_props``; values are JSON."""

@@ -45,10 +45,10 @@ def _show(done: api.DeepstreamConfig) -> None:
     if parity is None:
         click.echo("Preprocessing not measured: give --images.")
         return
+    agreement = "" if parity.agreement is None else f", equal decisions {100 * parity.agreement:.1f} %"
     click.echo(
-        f"{parity.images} images: probabilities differ by at most {parity.same_pixels:.1e} on the same pixels, "
-        f"{parity.own_resize:.3f} with nvinfer's own resize (mean {parity.own_resize_mean:.3f}, "
-        f"top-1 agreement {100 * parity.agreement:.1f} %)"
+        f"{parity.images} images: scores differ by at most {parity.same_pixels:.1e} on the same pixels, "
+        f"{parity.own_resize:.3f} with nvinfer's own resize (mean {parity.own_resize_mean:.3f}{agreement})"
     )
     for note in parity.notes:
         click.echo(f"  {note}")

@@ -11,7 +11,7 @@ import click
 from vitexport.api import stages as api
 from vitexport.cli.screen import OUT, print_json
 from vitexport.files import StageResult
-from vitexport.recipe.settings import Attention, Precision, Target, Task
+from vitexport.recipe.settings import Attention, Precision, Scoring, Target, Task
 
 __all__ = ["export", "quantize", "simplify"]
 
@@ -40,6 +40,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was wri
     help="Modules whose outputs the graph gives, e.g. blocks.5,blocks.11,norm; implies --task features.",
 )
 @click.option(
+    "--scoring",
+    type=click.Choice(get_args(Scoring)),
+    help="What makes scores of the logits; the checkpoint says it otherwise.",
+)
+@click.option(
     "--image-size", type=int, nargs=2, metavar="H W", help="Resolution in pixels; the checkpoint's otherwise."
 )
 @click.option("--batch", default="dynamic", metavar="dynamic|N", help="Batch axis.")
@@ -55,6 +60,7 @@ def export(
     output: Path,
     task: Any,
     features: str | None,
+    scoring: Any,
     image_size: tuple[int, int] | None,
     batch: str,
     input_form: Any,
@@ -74,6 +80,7 @@ def export(
         output,
         task=task,
         features=tuple(name.strip() for name in features.split(",")) if features else (),
+        scoring=scoring,
         image_size=image_size,
         batch="dynamic" if batch == "dynamic" else int(batch),
         input=input_form,
@@ -125,7 +132,7 @@ def simplify(model: Path, output: Path, onnxsim: bool, as_json: bool) -> None:
     help="Leave in float: a module (blocks.7.mlp.fc2), a group (7.fc2), a pattern (*.fc2) or a role (fc2). Repeatable.",
 )
 @click.option("--max-top1-drop", type=float, help="Budget: points of top-1 that may be lost.")
-@click.option("--min-agreement", type=float, help="Budget: top-1 agreement with float32, 0 to 1.")
+@click.option("--min-agreement", type=float, help="Budget: agreement with float32, 0 to 1.")
 @click.option("--min-sqnr-db", type=float, help="Budget: logit SQNR in dB.")
 @_JSON
 def quantize(model: Path, images: Path, output: Path, as_json: bool, **options: Any) -> None:

@@ -24,13 +24,19 @@ from vitexport.bundle.bundle import Artifact, Bundle
 from vitexport.errors import BundleError, VitexportError
 from vitexport.files import write_atomic
 from vitexport.inputs.preprocess import PreprocessSpec, pixels
-from vitexport.predict.predictor import Predictor, softmax
+from vitexport.inputs.standard import in_channels, standardize
+from vitexport.predict.predictor import Predictor
 from vitexport.runtimes import open_runtime
+from vitexport.scoring import Head, score_outputs
+from vitexport.tensors import Array
 from vitexport.verification.select import choose_variant
 
 __all__ = ["CONFIG_FILE", "NvinferConfig", "PreprocessParity", "measure_parity", "write_deepstream"]
 
 CONFIG_FILE = "config_infer.txt"
+
+# model-color-format of nvinfer (DeepStream Developer Guide, "Gst-nvinfer")
+_COLOURS = {"rgb": 0, "bgr": 1, "gray": 2}
 
 _MODES = {"float32": 0, "int8": 1, "float16": 2}
 
@@ -43,13 +49,13 @@ class NvinferConfig:
         scale: ``net-scale-factor``.
         offsets: Per channel.
         size: (height, width) of the network.
-        bgr: Channel order of the network.
+        colour: What the network takes: ``rgb``, ``bgr`` or ``gray``.
     """
 
     scale: float
     offsets: tuple[float, ...]
     size: tuple[int, int]
-    bgr: bool
+    colour: str
 
     @classmethod
     def read(cls, path: str | Path) -> NvinferConfig:
@@ -67,14 +73,14 @@ class NvinferConfig:
                 scale=float(properties["net-scale-factor"]),
                 offsets=tuple(float(value) for value in properties["offsets"].split(";")),
                 size=(height, width),
-                bgr=properties["model-color-format"] == "1",
+                colour={str(code): name for name, code in _COLOURS.items()}[properties["model-color-format"]],
             )
         except (OSError, ValueError, KeyError, configparser.Error) as error:
             raise VitexportError(f"'{path}' is no nvinfer configuration: {error}", "Write it again.") from error
 
     def tensor(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return ``float32[3, H, W]`` of a frame ``uint8[H, W, 3]`` in RGB that already has the network's size."""
-        ordered = frame[:, :, ::-1] if self.bgr else frame
+        """Return ``float32[C, H, W]`` of a frame ``uint8[H, W, C]`` (RGB, or grey) of the network's size."""
+        ordered = frame[:, :, ::-1] if self.colour == "bgr" else frame
         planes = ordered.transpose(2, 0, 1).astype(np.float32)
         shifted = planes - np.asarray(self.offsets, dtype=np.float32)[:, None, None]
         return np.ascontiguousarray(np.float32(self.scale) * shifted)
@@ -100,14 +106,16 @@ def _neighbours(have: int, want: int) -> tuple[tuple[NDArray[np.int64], NDArray[
 
 @dataclass(frozen=True)
 class PreprocessParity:
-    """How far DeepStream is from the bundle on some images; probabilities are absolute differences.
+    """How far DeepStream is from the bundle on some images: absolute differences of scores, over the
+    largest value where a regression's is above 1.
 
     Attributes:
         images: How many.
-        same_pixels: Largest difference of a probability when both start from the same resized pixels.
+        same_pixels: Largest difference of a score when both start from the same resized pixels.
         own_resize: Largest difference when DeepStream resizes by itself.
         own_resize_mean: Mean over images of the largest difference per image.
-        agreement: Fraction of images with the same best class when DeepStream resizes by itself.
+        agreement: Fraction of equal decisions (the best class of an image, or each label of it) when DeepStream resizes
+            by itself; None for the values of a regression.
         notes: What differs in kind.
     """
 
@@ -115,7 +123,7 @@ class PreprocessParity:
     same_pixels: float
     own_resize: float
     own_resize_mean: float
-    agreement: float
+    agreement: float | None
     notes: tuple[str, ...]
 
 
@@ -139,49 +147,69 @@ def write_deepstream(bundle: Bundle, out: str | Path, *, variant: str | None = N
 
     if bundle.model.task != "classify":
         raise BundleError("Expected a classifier, found a features model.", "nvinfer needs classes; export with one.")
+    if bundle.preprocess.channels == 4:
+        raise BundleError(
+            "Expected a model of 3 channels (colour) or 1 (grey), found one of 4 (RGBA).",
+            "nvinfer gives a network no alpha; serve the model with `vitexport triton` or `vitexport serve`.",
+        )
     artifact = choose_variant(bundle, variant).artifact
     if not artifact.file.path.endswith(".onnx"):
         raise BundleError(f"Expected an ONNX file, found '{artifact.file.path}'.", "Choose one with --variant.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_pixel_planes(bundle.path(artifact), bundle.preprocess, out / "model.onnx")
+    write_pixel_planes(bundle.path(artifact), bundle.metadata, out / "model.onnx")
     labels = (label.replace(";", ",").replace("\n", " ") for label in bundle.class_names)
-    write_atomic(out / "labels.txt", ";".join(labels) + "\n")
+    # The classes of one attribute stand in one line; each label of several is an attribute of its own.
+    between = ";" if bundle.metadata.scoring == "softmax" else "\n"
+    write_atomic(out / "labels.txt", between.join(labels) + "\n")
     config = out / CONFIG_FILE
     write_atomic(config, _config_text(bundle, artifact, batch))
     return config
 
 
 def _config_text(bundle: Bundle, artifact: Artifact, batch: int) -> str:
-    from vitexport.host.graph.passes.deepstream import PROBABILITIES
-
-    height, width = bundle.preprocess.image_size
+    channels, (height, width) = bundle.preprocess.channels, bundle.preprocess.image_size
     mode = _MODES.get(artifact.precision, 0)
     properties = {
         "gpu-id": 0,
         "gie-unique-id": 1,
         "process-mode": 1,
-        "network-type": 1,
         "network-mode": mode,
         "onnx-file": "model.onnx",
         "model-engine-file": f"model.onnx_b{batch}_gpu0_{('fp32', 'int8', 'fp16')[mode]}.engine",
         "labelfile-path": "labels.txt",
         "batch-size": batch,
-        "infer-dims": f"3;{height};{width}",
+        "infer-dims": f"{channels};{height};{width}",
         "network-input-order": 0,
-        "model-color-format": 0 if bundle.preprocess.channel_order == "rgb" else 1,
+        "model-color-format": _COLOURS["gray" if channels == 1 else bundle.preprocess.channel_order],
         "net-scale-factor": "1.0",
-        "offsets": "0.0;0.0;0.0",
+        "offsets": ";".join(["0.0"] * channels),
         "maintain-aspect-ratio": 0,
         "scaling-filter": 1,
-        "output-blob-names": PROBABILITIES,
-        "classifier-threshold": "0.0",
+        **_outputs(bundle),
     }
     lines = "\n".join(f"{key}={value}" for key, value in properties.items())
     head = (
         f"# {bundle.name}: {artifact.name}. The normalization is inside model.onnx, so nvinfer hands over raw pixels."
     )
     return f"{head}\n[property]\n{lines}\n"
+
+
+def _outputs(bundle: Bundle) -> dict[str, object]:
+    """Return what nvinfer does with the outputs of each kind of head.
+
+    Source: DeepStream Developer Guide, "Gst-nvinfer": a classifier keeps the best entry above the threshold of each
+    output; ``network-type`` 100 leaves outputs alone, and ``output-tensor-meta`` attaches them to the frame.
+    """
+    from vitexport.host.graph.passes.deepstream import PROBABILITIES, VALUES, label_output
+
+    metadata = bundle.metadata
+    if metadata.scoring == "none":
+        return {"network-type": 100, "output-tensor-meta": 1, "output-blob-names": VALUES}
+    if metadata.scoring == "softmax":
+        return {"network-type": 1, "output-blob-names": PROBABILITIES, "classifier-threshold": "0.0"}
+    names = ";".join(label_output(index) for index in range(int(metadata.model.outputs[0].shape[1])))
+    return {"network-type": 1, "output-blob-names": names, "classifier-threshold": str(metadata.head.threshold)}
 
 
 def measure_parity(
@@ -202,19 +230,42 @@ def measure_parity(
         Predictor.open(bundle.root, variant=variant) as predictor,
         open_runtime(config.parent / "model.onnx") as runtime,
     ):
-        (tensor,), (output,) = runtime.inputs, runtime.outputs
+        (tensor,), scoring = runtime.inputs, predictor.metadata.scoring
         for image in images:
-            expected = softmax(predictor.infer([predictor.prepare(image)])[0])
-            frames = (_rgb_pixels(image, bundle.preprocess), nvinfer.stretch(np.asarray(image.convert("RGB"))))
-            probabilities = [
-                runtime.run({tensor.name: nvinfer.tensor(frame)[None]})[output.name][0] for frame in frames
-            ]
-            same.append(float(np.abs(probabilities[0] - expected).max()))
-            own.append(float(np.abs(probabilities[1] - expected).max()))
-            agree.append(int(probabilities[1].argmax() == expected.argmax()))
+            logits = predictor.infer([predictor.prepare(image)])
+            expected = score_outputs(logits, scoring)[0]
+            frames = (_rgb_pixels(image, bundle.preprocess), nvinfer.stretch(_frame(image, bundle.preprocess)))
+            answers = [runtime.run({tensor.name: nvinfer.tensor(frame)[None]}) for frame in frames]
+            # In the order of the outputs: one of all classes, or one for each label.
+            scores = [np.concatenate(list(answer.values()), axis=1)[0] for answer in answers]
+            unit = max(1.0, float(np.abs(expected).max()))  # values of a regression may be of any size
+            same.append(float(np.abs(scores[0] - expected).max()) / unit)
+            own.append(float(np.abs(scores[1] - expected).max()) / unit)
+            agree.append(_agreement(expected, scores[1], predictor.metadata.head))
     return PreprocessParity(
-        len(images), max(same), max(own), float(np.mean(own)), float(np.mean(agree)), _notes(bundle.preprocess)
+        len(images), max(same), max(own), float(np.mean(own)), _mean(agree), _notes(bundle.preprocess)
     )
+
+
+def _agreement(expected: NDArray[np.float64], found: Array, head: Head) -> float | None:
+    """Return the fraction of equal decisions of two rows of scores; None where they decide nothing."""
+    if head.scoring == "none":
+        return None
+    if head.scoring == "softmax":
+        return float(expected.argmax() == found.argmax())
+    there = [np.greater_equal(scores, head.threshold) for scores in (expected, found)]
+    return float((there[0] == there[1]).mean())
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _frame(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """Return an image as a camera gives it: uint8 ``[H, W, C]``, of its own size."""
+    array = np.asarray(in_channels(standardize(image), spec.channels), dtype=np.uint8)
+    return array.reshape(*array.shape[:2], spec.channels)
 
 
 def _rgb_pixels(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:

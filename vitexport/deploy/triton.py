@@ -97,7 +97,10 @@ def write_repository(bundle: Bundle, out: str | Path, settings: TritonSettings) 
         lines = (label.replace("\n", " ") for label in bundle.class_names)
         write_atomic(folder / "labels.txt", "\n".join(lines) + "\n")
     write_atomic(folder / "preprocess.json", bundle.preprocess.model_dump_json(indent=2) + "\n")
-    write_atomic(folder / "config.pbtxt", _config(name, inputs, outputs, settings, engine=engine, labels=labels))
+    config = _config(name, inputs, outputs, settings, engine=engine, labels=labels)
+    if bundle.model.task == "classify":  # the outputs are logits; a client must know what makes scores of them
+        config += f'parameters {{ key: "scoring" value {{ string_value: "{bundle.metadata.scoring}" }} }}\n'
+    write_atomic(folder / "config.pbtxt", config)
     return folder
 
 

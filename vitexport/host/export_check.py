@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vitexport.errors import ExportError
 from vitexport.host.sources.loaded import LoadedModel
-from vitexport.inputs.preprocess import from_pixels, normalize
+from vitexport.inputs.preprocess import PreprocessSpec, from_pixels, normalize
 from vitexport.runtimes import open_runtime
 from vitexport.tensors import Array, batch_limit
 
@@ -47,7 +47,7 @@ def compare_with_pytorch(loaded: LoadedModel, path: Path) -> float:
             worst = 0.0
             alone: tuple[torch.Tensor, ...] = ()
             for size in [fixed] if fixed else (1, 3):
-                shown = _pixels(size, spec.image_size)
+                shown = _pixels(size, spec)
                 expected = _answers(loaded, torch.from_numpy(np.stack([normalize(image, spec) for image in shown])))
                 _require_rows_of_their_own(alone, expected, loaded)
                 alone = expected
@@ -124,12 +124,12 @@ def _require_rows_of_their_own(
             )
 
 
-def _pixels(count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return ``count`` images, uint8 ``[N, H, W, 3]``: noise over a gradient, from a fixed seed; the last is
+def _pixels(count: int, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """Return ``count`` images, uint8 ``[N, H, W, C]``: noise over a gradient, from a fixed seed; the last is
     the first."""
-    height, width = size
+    height, width = spec.image_size
     ramp = np.linspace(0, 160, height)[:, None, None] + np.linspace(0, 40, width)[None, :, None]
-    noise = np.random.default_rng(0).uniform(0, 55, (count, height, width, 3))
+    noise = np.random.default_rng(0).uniform(0, 55, (count, height, width, spec.channels))
     pixels: NDArray[np.uint8] = (ramp + noise).astype(np.uint8)
     pixels[-1] = pixels[0]
     return pixels

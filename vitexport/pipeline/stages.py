@@ -191,11 +191,11 @@ def keep_disagreements(bundle: Bundle, images: VerificationImages) -> StageResul
     """Keep the pixels of the images that PyTorch and the final variant disagree on most, for the report to show."""
     reference, last = (read_recording(bundle, name) for name in (REFERENCE, bundle.models[-1].name))
     row_of = {name: row for row, name in enumerate(images.names)}
-    worst = worst_images(reference, last, images.targets)
+    worst = worst_images(reference, last, images.targets, head=bundle.metadata.head)
     names = tuple(entry.image for entry in worst if entry.image in row_of)
     shown = images.decoded(bundle.preprocess).rows([row_of[name] for name in names]) if names else None
     path = analysis_path(bundle.root, DISAGREEMENTS, ".npz")
-    empty = np.zeros((0, *bundle.preprocess.image_size, 3), dtype=np.uint8)
+    empty = np.zeros((0, *bundle.preprocess.image_size, bundle.preprocess.channels), dtype=np.uint8)
     ReplayInputs(names, empty if shown is None else shown, None).save(path)
     return StageResult(path, "")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast, overload
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import Self
 
@@ -23,11 +22,12 @@ from vitexport.inputs.preprocess import batch
 from vitexport.predict.sources import ImageInput, is_one_image, to_image
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import run_rows
+from vitexport.scoring import score_outputs
 from vitexport.tables import Table, Tabular
 from vitexport.tensors import Array, TensorSpec, batch_limit
 from vitexport.verification.select import choose_variant
 
-__all__ = ["ImageResult", "Prediction", "Predictor", "softmax"]
+__all__ = ["ImageResult", "Prediction", "Predictor"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Prediction:
 
     Attributes:
         label: Class name; the class index as text where the model has no names.
-        score: Softmax probability, 0 to 1.
+        score: Probability, 0 to 1: by softmax among all classes, or by sigmoid of this label alone; the value itself of
+            a regression.
     """
 
     label: str
@@ -92,14 +93,6 @@ class ImageResult(Tabular):
         if len(self.predictions) > 5:
             shown.append(f"{len(self.predictions) - 5} more")
         return f"ImageResult({', '.join(shown)})"
-
-
-def softmax(logits: Array) -> NDArray[np.float64]:
-    """Return the softmax over the last axis, in double precision, shifted by the maximum so that nothing overflows."""
-    values = np.asarray(logits, dtype=np.float64)
-    powers = np.exp(values - values.max(axis=-1, keepdims=True))
-    result: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
-    return result
 
 
 class Predictor(Closing):
@@ -220,7 +213,7 @@ class Predictor(Closing):
         return vectors
 
     def prepare(self, image: Image.Image) -> Array:
-        """Preprocess one image into one row of the model's input: float ``[3, H, W]`` or uint8 ``[H, W, 3]``."""
+        """Preprocess one image into one row of the model's input: float ``[C, H, W]`` or uint8 ``[H, W, C]``."""
         row: Array = batch([image], self.metadata.preprocess, self.tensor)[0]
         return row
 
@@ -272,13 +265,16 @@ class Predictor(Closing):
         return self.metadata.class_names[index] if index < len(self.metadata.class_names) else str(index)
 
     def rank(self, logits: Array, top: int | None = None) -> tuple[Prediction, ...]:
-        """Turn one row of logits into classes, best first; ties in class order.
+        """Turn one row of logits into classes, highest score first; ties in class order.
+
+        The scores are those of the model's own kind of head, as ``transformers.pipeline`` gives them: a softmax over
+        the classes, a sigmoid for each label of several or for a single one, or the values of a regression.
 
         Args:
             logits: ``[classes]``.
             top: How many; None for all.
         """
-        scores = softmax(logits)
+        scores = score_outputs(logits, self.metadata.scoring)
         order = np.argsort(-scores, kind="stable")[:top]
         return tuple(Prediction(self.label(int(index)), float(scores[index])) for index in order)
 
@@ -308,12 +304,13 @@ class Predictor(Closing):
         Args:
             images: One image gives one result, several give a list in their order. An image is the path of a file
                 (``str`` or ``Path``), the bytes of one (JPEG, PNG, WebP, BMP, TIFF or PPM), a Pillow image, or a uint8
-                array ``[H, W, 3]`` in RGB, of any size; it is resized, cropped and normalized as the model needs it.
+                or uint16 array ``[H, W, 3]`` in RGB (``[H, W, 4]`` RGBA, ``[H, W]`` grey), of any size; it is turned
+                upright, resized, cropped and normalized as the model needs it.
             top: Classes per image, best first; None for all.
             batch: Images per run, and images decoded at one time.
 
         Raises:
-            ImageError: An image is missing, damaged or too large, or an array is no uint8 ``[H, W, 3]``.
+            ImageError: An image is missing, damaged or too large, or its values have no known range, as floats have.
             InferenceError: The model failed, or its output holds NaN or infinity.
         """
         if batch < 1 or (top is not None and top < 1):

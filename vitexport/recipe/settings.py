@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.recipe.frozen import Settings
-from vitexport.scoring import Scoring
+from vitexport.scoring import Scoring, Task
 
 __all__ = [
     "WITH_16_BIT_KERNELS",
@@ -27,6 +27,7 @@ __all__ = [
     "ModelSettings",
     "QuantizeSettings",
     "Recipe",
+    "Scoring",
     "SimplifySettings",
     "Task",
     "Tolerance",
@@ -37,7 +38,6 @@ Target = Literal["tensorrt", "ort-x86", "ort-arm64", "portable"]
 WITH_16_BIT_KERNELS: frozenset[Target] = frozenset({"tensorrt", "portable"})
 """Targets that gain by a 16-bit body; ONNX Runtime's CPU kernels compute it in float32 behind casts."""
 
-Task = Literal["classify", "segment", "depth", "features"]
 Precision = Literal["int8", "fp8", "fp16", "bf16"]
 Attention = Literal["float", "int8", "int8-rows", "fp8"]
 
@@ -197,7 +197,9 @@ class Tolerance(Settings):
         max_rel: Largest absolute difference over the largest reference magnitude.
         min_cosine: Smallest per-image cosine similarity.
         min_sqnr_db: Signal-to-noise ratio over all images, in dB.
-        min_agreement: Fraction of images with the same top-1 class, 0 to 1.
+        min_agreement: Fraction of equal decisions, 0 to 1: of images with the same class, or of labels that are
+            there in both or in neither.
+        min_correlation: Pearson correlation of a regression's values over the images.
     """
 
     max_abs: float | None = Field(default=None, ge=0)
@@ -205,6 +207,7 @@ class Tolerance(Settings):
     min_cosine: float | None = None
     min_sqnr_db: float | None = None
     min_agreement: float | None = Field(default=None, ge=0, le=1)
+    min_correlation: float | None = Field(default=None, ge=-1, le=1)
 
 
 class VerifySettings(Settings):
@@ -214,12 +217,14 @@ class VerifySettings(Settings):
         float_tolerance: For the variants that compute in float32.
         quantized_tolerance: For the variants that do not.
         batch_size: Images per run.
+        threshold: Sigmoid score from which a label counts as there.
         replay_images: How many inputs travel with the bundle, so that another machine can repeat the comparison.
     """
 
     float_tolerance: Tolerance = Tolerance(max_rel=1e-4, min_agreement=1.0)
-    quantized_tolerance: Tolerance = Tolerance(min_cosine=0.9, min_agreement=0.9)
+    quantized_tolerance: Tolerance = Tolerance(min_cosine=0.9, min_agreement=0.9, min_correlation=0.95)
     batch_size: int = Field(default=16, ge=1)
+    threshold: float = Field(default=0.5, gt=0, lt=1)
     replay_images: int = Field(default=64, ge=1)
 
 

@@ -18,6 +18,7 @@ from vitexport.bundle.layout import (
     read_recording,
     recording_name,
 )
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.files import finite
 from vitexport.machine import describe_machine
 from vitexport.recipe.settings import Recipe
@@ -51,7 +52,7 @@ def build_document(bundle: Bundle, verification: VerificationResult, recipe: Rec
         "preprocess": bundle.preprocess.model_dump(mode="json"),
         "images": _images(bundle, verification),
         **asdict(verification),
-        "disagreements": [_described(entry, bundle.class_names) for entry in _disagreements(bundle, verification)],
+        "disagreements": [_described(entry, bundle.metadata) for entry in _disagreements(bundle, verification)],
         "sections": [asdict(made) for make in SECTIONS if (made := make(bundle, verification)) is not None],
         "attempts": (read_analysis(bundle, ATTEMPTS) or {}).get("attempts", []),
         "errors": (read_analysis(bundle, ERRORS) or {}).get("variants", {}),
@@ -80,11 +81,14 @@ def _disagreements(bundle: Bundle, verification: VerificationResult) -> Sequence
     if found is None or bundle.find(recording_name(last)) is None:
         return ()
     targets = found.details.get("targets")
-    return worst_images(read_recording(bundle, reference), read_recording(bundle, last), targets)
+    return worst_images(
+        read_recording(bundle, reference), read_recording(bundle, last), targets, head=bundle.metadata.head
+    )
 
 
-def _described(entry: Disagreement, names: Sequence[str]) -> dict[str, Any]:
-    """Add class names to the indices of a disagreement."""
+def _described(entry: Disagreement, metadata: ModelMetadata) -> dict[str, Any]:
+    """Add class names to the indices of a disagreement, and its scores as text."""
+    names = metadata.class_names
 
     def name(index: int | None) -> str | None:
         return None if index is None else names[index] if 0 <= index < len(names) else f"class {index}"
@@ -93,7 +97,9 @@ def _described(entry: Disagreement, names: Sequence[str]) -> dict[str, Any]:
     described["target_name"] = name(entry.target)
     described["reference"]["name"] = name(entry.reference.index)
     described["candidate"]["name"] = name(entry.candidate.index)
-    described["same_class"] = entry.same_class
+    for side in ("reference", "candidate"):
+        score = described[side]["score"]
+        described[side]["says"] = f"{score:.4g}" if metadata.scoring == "none" else f"{score:.0%}"
     return described
 
 

@@ -17,11 +17,18 @@ from vitexport.server.service import Service
 
 __all__ = ["docs", "openapi", "page", "prepare_page"]
 
+_SCORES = {
+    "softmax": "Scores are probabilities of one class among all (softmax).",
+    "sigmoid": "Scores are probabilities of each label by itself (sigmoid).",
+    "none": "Scores are the values of a regression.",
+}
+
 
 def prepare_page(service: Service) -> HTMLResponse:
     """Return the page, with a policy that lets its own script and style run and nothing else."""
     text = files("vitexport.server").joinpath("page.html").read_text(encoding="utf-8")
     text = text.replace("{{model}}", html.escape(service.predictor.name))
+    text = text.replace("{{scoring}}", service.predictor.metadata.scoring)
     policy = (
         f"default-src 'none'; connect-src 'self'; img-src blob:; style-src {_hash(text, 'style')}; "
         f"script-src {_hash(text, 'script')}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -115,8 +122,9 @@ def _describe(service: Service) -> dict[str, Any]:
         "/metrics": {"get": _operation("Metrics for Prometheus.", None)},
     }
     description = (
-        f"Model version {service.predictor.version}. At most {limits.images} images and {limits.body_bytes:,} bytes "
-        f"per request, {limits.pixels:,} pixels per image. 429 means that the queue is full: try again."
+        f"Model version {service.predictor.version}. {_SCORES[service.predictor.metadata.scoring]} "
+        f"At most {limits.images} images and {limits.body_bytes:,} bytes per request, {limits.pixels:,} pixels per "
+        "image. 429 means that the queue is full: try again."
     )
     return {
         "openapi": "3.1.0",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vitexport.tensors import Array
 
-__all__ = ["Accuracy", "PairedDifference", "accuracy", "compare_top1", "top1"]
+__all__ = ["Accuracy", "PairedDifference", "accuracy", "compare_top1", "smallest_correlation", "top1"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +88,17 @@ def _mcnemar_exact(lost: int, gained: int) -> float:
     n = lost + gained
     tail = sum(math.comb(n, k) for k in range(min(lost, gained) + 1))
     return min(1.0, 2.0 * tail / float(2**n))
+
+
+def smallest_correlation(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float | None:
+    """Return the smallest Pearson correlation of any column of two ``[N, values]`` arrays.
+
+    Returns:
+        None where there are fewer than three rows or no column of the expected varies. A column of the other that does
+        not vary follows nothing, and counts as 0.
+    """
+    varies = expected.std(axis=0) > 0
+    if len(expected) < 3 or not varies.any():
+        return None
+    columns = zip(expected[:, varies].T, found[:, varies].T, strict=True)
+    return min(float(np.corrcoef(first, second)[0, 1]) if second.std() > 0 else 0.0 for first, second in columns)

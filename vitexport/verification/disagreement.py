@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitexport.bundle.recording import Recording
-from vitexport.verification.parity import class_scores
+from vitexport.scoring import Head, score_outputs
 
 __all__ = ["Disagreement", "Prediction", "worst_images"]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The first class of an answer and the softmax probability it gets."""
+    """A class, label or value of an answer, and its score: a probability, or the value itself of a regression."""
 
     index: int
-    probability: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class Disagreement:
 
     Attributes:
         image: Name of the image.
-        target: Its true class, or None when unlabelled.
-        reference: What PyTorch said.
-        candidate: What the variant under test said.
-        distance: Total variation distance of the two softmax distributions, 0 (equal) to 1 (nothing in common).
+        target: Its true class, or None when unlabelled or where several labels may be there.
+        reference: What PyTorch said: its first class; or of labels and values, the one the two differ most in.
+        candidate: What the variant under test said: its own first class; or the same label or value.
+        distance: Of a softmax the total variation distance of the two distributions, 0 (equal) to 1 (nothing in
+            common); of labels the largest difference of a probability; of values the largest difference.
+        same_decision: Whether both chose the same class or found the same labels.
     """
 
     image: str
@@ -39,56 +41,65 @@ class Disagreement:
     reference: Prediction
     candidate: Prediction
     distance: float
-
-    @property
-    def same_class(self) -> bool:
-        """Whether both chose the same class."""
-        return self.reference.index == self.candidate.index
+    same_decision: bool
 
 
 def worst_images(
-    reference: Recording, candidate: Recording, targets: Sequence[int] | None = None, *, count: int = 8
+    reference: Recording,
+    candidate: Recording,
+    targets: Sequence[object] | None = None,
+    *,
+    count: int = 8,
+    head: Head = Head(),  # noqa: B008  # frozen
 ) -> tuple[Disagreement, ...]:
-    """Return the images whose answers differ most: other classes first, then by distance.
+    """Return the images whose answers differ most: other decisions first, then by distance.
 
     Args:
         reference: Recording of PyTorch.
         candidate: Recording of the variant under test, of the same images.
-        targets: Class index per image, or None.
+        targets: What is true of each image, or None.
         count: At most so many.
+        head: How the outputs are read.
 
     Returns:
-        Empty when the outputs hold no class scores or cannot be compared.
+        Empty when the outputs are those of no classifier or cannot be compared.
     """
-    expected, found = class_scores(reference.outputs), class_scores(candidate.outputs)
-    if expected is None or found is None or expected.shape != found.shape or reference.images != candidate.images:
+    expected, found = head.main_output(reference.outputs), head.main_output(candidate.outputs)
+    if head.task != "classify" or expected is None or found is None or reference.images != candidate.images:
         return ()
-    if not (np.isfinite(expected).all() and np.isfinite(found).all()):
+    if expected.shape != found.shape or not (np.isfinite(expected).all() and np.isfinite(found).all()):
         return ()
-    p, q = _softmax(expected), _softmax(found)
-    distance = 0.5 * np.abs(p - q).sum(axis=1)
-    other = p.argmax(axis=1) != q.argmax(axis=1)
+    p, q = score_outputs(expected, head.scoring), score_outputs(found, head.scoring)
+    apart = np.abs(p - q)
+    distance = 0.5 * apart.sum(axis=1) if head.scoring == "softmax" else apart.max(axis=1)
+    other = _decided_otherwise(expected, found, head)
     order = np.lexsort((np.arange(len(p)), -distance, ~other))[:count]
-    known = targets if targets is not None and len(targets) == len(p) else None
+    known = targets if targets is not None and len(targets) == len(p) else (None,) * len(p)
     return tuple(
         Disagreement(
             image=reference.images[row],
-            target=None if known is None else known[row],
-            reference=_first(p[row]),
-            candidate=_first(q[row]),
+            target=_class(known[row]),
+            reference=_prediction(p[row], apart[row], head),
+            candidate=_prediction(q[row], apart[row], head),
             distance=float(distance[row]),
+            same_decision=not other[row],
         )
         for row in (int(value) for value in order)
     )
 
 
-def _first(probabilities: NDArray[np.float64]) -> Prediction:
-    index = int(probabilities.argmax())
-    return Prediction(index, float(probabilities[index]))
+def _decided_otherwise(expected: NDArray[np.generic], found: NDArray[np.generic], head: Head) -> NDArray[np.bool_]:
+    first, second = head.decisions(expected), head.decisions(found)
+    if first is None or second is None:
+        return np.zeros(len(expected), dtype=np.bool_)
+    differs: NDArray[np.bool_] = (first != second).reshape(len(expected), -1).any(axis=1)
+    return differs
 
 
-def _softmax(logits: NDArray[np.generic]) -> NDArray[np.float64]:
-    shifted = np.asarray(logits, dtype=np.float64)
-    exponent = np.exp(shifted - shifted.max(axis=1, keepdims=True))
-    result: NDArray[np.float64] = exponent / exponent.sum(axis=1, keepdims=True)
-    return result
+def _prediction(scores: NDArray[np.float64], apart: NDArray[np.float64], head: Head) -> Prediction:
+    index = int((scores if head.scoring == "softmax" else apart).argmax())
+    return Prediction(index, float(scores[index]))
+
+
+def _class(target: object) -> int | None:
+    return target if isinstance(target, int) else None

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from vitexport.bundle.recording import Recording
 from vitexport.recipe.settings import Tolerance
+from vitexport.scoring import Head
 from vitexport.tensors import Array
-from vitexport.verification.accuracy import top1
+from vitexport.verification.accuracy import smallest_correlation
 
 __all__ = ["OutputParity", "ParityReport", "class_scores", "compare", "measure"]
 
@@ -29,11 +30,17 @@ class OutputParity:
         max_abs: Largest absolute difference.
         max_rel: ``max_abs`` over the largest reference magnitude.
         rms_rel: RMS of the difference over RMS of the reference.
-        min_cosine: Smallest cosine similarity of an image's output with its reference.
+        min_cosine: Smallest cosine similarity of an image's output with its reference; None where an image has one
+            number, which has no direction.
         sqnr_db: ``10 log10(sum(reference^2) / sum(difference^2))`` in dB; infinite when equal.
-        agreement: Fraction of images with the same top-1 class, or None for outputs that are not ``[N, classes]``.
+        agreement: Fraction of equal decisions, see :meth:`vitexport.scoring.Head.decisions`: of images with the same
+            class, of labels that are there in both or in neither, of places with the same class; None for outputs that
+            decide nothing.
         agreement_top5: Fraction of the reference's five first classes that are among the candidate's five first,
-            averaged over images; None for outputs that are not ``[N, classes]`` with more than five classes.
+            averaged over images; None for outputs that are not the logits of more than five classes.
+        mean_abs: Mean absolute difference.
+        correlation: Of the values of a regression, over images: the smallest Pearson correlation of any of them; None
+            for other outputs, for fewer than three images, and where the reference is constant.
         worst_image: Row with the largest relative error.
     """
 
@@ -41,11 +48,13 @@ class OutputParity:
     max_abs: float
     max_rel: float
     rms_rel: float
-    min_cosine: float
+    min_cosine: float | None
     sqnr_db: float
     agreement: float | None
     agreement_top5: float | None
     worst_image: int
+    mean_abs: float
+    correlation: float | None
 
 
 @dataclass(frozen=True)
@@ -80,15 +89,19 @@ class ParityReport:
 
 
 def class_scores(outputs: Mapping[str, Array]) -> Array | None:
-    """Return the output that classes are read from: ``logits``, or the only one when it is ``[N, classes]``."""
-    found = outputs.get("logits")
-    if found is None and len(outputs) == 1:
-        found = next(iter(outputs.values()))
-    return found if found is not None and found.ndim == 2 and found.shape[1] > 1 else None
+    """Return the output that one class of several is read from: ``logits``, or the only one when it is ``[N, C]``."""
+    return Head().main_output(outputs)
 
 
-def measure(name: str, reference: Array, candidate: Array) -> OutputParity:
-    """Measure one output; both arrays are ``[N, ...]`` of equal shape, computed in float64."""
+def measure(name: str, reference: Array, candidate: Array, head: Head | None = None) -> OutputParity:
+    """Measure one output, in float64.
+
+    Args:
+        name: Its name.
+        reference: ``[N, ...]``.
+        candidate: Of the same shape.
+        head: How it is read; None for an output that decides nothing.
+    """
     count = len(reference)
     expected = np.asarray(reference, dtype=np.float64).reshape(count, -1)
     found = np.asarray(candidate, dtype=np.float64).reshape(count, -1)
@@ -100,17 +113,20 @@ def measure(name: str, reference: Array, candidate: Array) -> OutputParity:
     largest = float(np.abs(expected).max())
     max_abs = float(np.abs(difference).max())
     total_signal, total_noise = float(signal.sum()), float(noise.sum())
-    classes = np.asarray(reference).ndim == 2 and expected.shape[1] > 1
+    values = head is not None and head.task == "classify" and head.scoring == "none"
+    ranked = head is not None and head.task == "classify" and head.scoring == "softmax" and expected.shape[1] > 5
     return OutputParity(
         name=name,
         max_abs=max_abs,
         max_rel=_ratio(max_abs, largest),
         rms_rel=_ratio(total_noise**0.5, total_signal**0.5),
-        min_cosine=float(cosine.min()),
+        min_cosine=float(cosine.min()) if expected.shape[1] > 1 else None,
         sqnr_db=_decibel(total_signal, total_noise),
-        agreement=float((top1(expected) == top1(found)).mean()) if classes else None,
-        agreement_top5=_top5_overlap(expected, found) if classes and expected.shape[1] > 5 else None,
+        agreement=None if head is None else head.agreement(reference, candidate),
+        agreement_top5=_top5_overlap(expected, found) if ranked else None,
         worst_image=int(np.argmax(noise / np.where(signal > 0, signal, 1))),
+        mean_abs=float(np.abs(difference).mean()),
+        correlation=smallest_correlation(expected, found) if values else None,
     )
 
 
@@ -138,6 +154,7 @@ def compare(
     *,
     names: tuple[str, str] | None = None,
     same_inputs: bool = True,
+    head: Head = Head(),  # noqa: B008  # frozen
 ) -> ParityReport:
     """Compare two recordings of the same images.
 
@@ -148,7 +165,9 @@ def compare(
         names: Variant names for the report; the runtimes' names otherwise.
         same_inputs: Require byte-equal input tensors. False only where the candidate takes another form of the same
             images (uint8 pixels instead of normalized planes); image names must then be equal.
+        head: How the outputs are read.
     """
+    main = head.main_output(reference.outputs)
     failures = list(_identity_failures(reference, candidate, same_inputs))
     extra = [name for name in candidate.outputs if name not in reference.outputs]
     measured: list[OutputParity] = []
@@ -166,14 +185,19 @@ def compare(
         elif expected.size == 0:
             failures.append(f"output '{name}' is empty")
         else:
-            parity = measure(name, expected, found)
+            parity = measure(name, expected, found, head if expected is main else None)
             measured.append(parity)
             failures.extend(_breaches(parity, tolerance))
     failures.extend(f"unexpected output '{name}'" for name in extra)
     reference_name, candidate_name = names or (reference.runtime, candidate.runtime)
     unchecked = [key for key, value in tolerance.model_dump().items() if value is None]
-    if tolerance.min_agreement is not None and all(parity.agreement is None for parity in measured):
-        unchecked.append("min_agreement")  # features have no classes to agree on
+    for limit, values in (
+        ("min_agreement", [parity.agreement for parity in measured]),
+        ("min_cosine", [parity.min_cosine for parity in measured]),
+        ("min_correlation", [parity.correlation for parity in measured]),
+    ):
+        if limit not in unchecked and all(value is None for value in values):
+            unchecked.append(limit)  # features decide nothing, and one number has no direction
     return ParityReport(
         reference_name, candidate_name, len(candidate.images), tuple(measured), tuple(failures), tuple(unchecked)
     )
@@ -208,7 +232,8 @@ def _breaches(parity: OutputParity, tolerance: Tolerance) -> list[str]:
     lower: Mapping[str, tuple[float | None, float | None]] = {
         "cosine": (parity.min_cosine, tolerance.min_cosine),
         "SQNR (dB)": (parity.sqnr_db, tolerance.min_sqnr_db),
-        "top-1 agreement": (parity.agreement, tolerance.min_agreement),
+        "agreement": (parity.agreement, tolerance.min_agreement),
+        "correlation": (parity.correlation, tolerance.min_correlation),
     }
     lines = [
         f"output '{parity.name}': {what} {value:.3g} is above {limit:g}"

@@ -23,6 +23,7 @@ from vitexport.host.quantize.qdq.postconditions import violations
 from vitexport.inputs.images import batches, list_images
 from vitexport.recipe.settings import QuantizeSettings, Target
 from vitexport.runtimes import RuntimeOptions, open_runtime
+from vitexport.scoring import Head
 from vitexport.tensors import Array
 from vitexport.verification.parity import measure
 
@@ -67,7 +68,7 @@ def test_every_form_stays_close_to_float_on_images_it_never_saw(
     model: Path, tmp_path: Path, settings: dict[str, str], sqnr_db: float
 ) -> None:
     result = quantize_onnx(model, IMAGES, QuantizeSettings.model_validate(settings), tmp_path / "q.onnx")
-    difference = measure("logits", logits(model), logits(result.path, optimize=False))
+    difference = measure("logits", logits(model), logits(result.path, optimize=False), Head())
     assert difference.sqnr_db >= sqnr_db
     assert difference.agreement is not None and difference.agreement >= 0.96
     assert result.path.stat().st_size < 0.6 * model.stat().st_size

@@ -139,10 +139,11 @@ def _judge(
     held_out = split_images(feeds).held_out
     # Where a CPU runs the file its integer kernels are measured; of other files, what they say.
     on_cpu = settings.target != "tensorrt" and settings.precision == "int8"
+    head = ModelMetadata.from_metadata(source.metadata_props, where="the float model").head
     if scheme.body == "float32":
-        return Judge(feeds, held_out, float_outputs(source, feeds, held_out), optimize=on_cpu), {}
+        return Judge(feeds, held_out, float_outputs(source, feeds, held_out), head, optimize=on_cpu), {}
     ranges, reference = float_ranges(source, feeds, held_out, judged_output(source))
-    return Judge(feeds, held_out, reference, optimize=on_cpu), ranges
+    return Judge(feeds, held_out, reference, head, optimize=on_cpu), ranges
 
 
 def _measured(judge: Judge, file: Path) -> dict[str, Any]:

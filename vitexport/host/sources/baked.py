@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vitexport.host.sources.wrapping import ImageModel, describe_outputs
+from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.tensors import TensorSpec
 
 __all__ = ["bake_positions"]
@@ -19,12 +20,12 @@ _METHODS = ("interpolate_pos_encoding",)
 _MODULES = ("BeitRelativePositionBias", "RopePositionEmbedding", "RotaryEmbedding")
 
 
-def bake_positions(module: ImageModel, image_size: tuple[int, int], *, where: str) -> tuple[TensorSpec, ...]:
+def bake_positions(module: ImageModel, preprocess: PreprocessSpec, *, where: str) -> tuple[TensorSpec, ...]:
     """Replace what depends only on the image size by what it returns for that size.
 
     Args:
         module: The loaded model; changed in place, its outputs stay bit for bit the same.
-        image_size: (height, width) in pixels.
+        preprocess: Size and channels of its images.
         where: What the error message calls the model.
 
     Returns:
@@ -38,7 +39,7 @@ def bake_positions(module: ImageModel, image_size: tuple[int, int], *, where: st
     for submodule, name in methods:
         submodule.__dict__[name] = _recorder(submodule, name, getattr(submodule, name), recorded)
     try:
-        outputs = describe_outputs(module, image_size, where=where)
+        outputs = describe_outputs(module, preprocess, where=where)
     finally:
         for submodule, name in methods:
             del submodule.__dict__[name]

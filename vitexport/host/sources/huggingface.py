@@ -18,6 +18,7 @@ from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.baked import bake_positions
 from vitexport.host.sources.blocks import BlockOutputs, first_tensor_notes
+from vitexport.host.sources.channels import huggingface_channels
 from vitexport.host.sources.families import family_of
 from vitexport.host.sources.heads import FEATURES, TOWERS, Head, chosen_head, class_of, has_encoder, head_of
 from vitexport.host.sources.hub import fetch
@@ -42,7 +43,7 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
     files = weight_files(folder, allow_pickle=settings.allow_pickle)
     config = _config(folder, identity)
     model, head, notes = _model(folder, identity, config, settings)
-    preprocess = resolve_preprocess(folder, image_size)
+    preprocess = resolve_preprocess(folder, image_size, huggingface_channels(config))
     call: Call = make_call(model, head, preprocess.image_size)
     if settings.features:
         call = BlockOutputs(model, settings.features, call, where=identity)
@@ -53,8 +54,8 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
         revision=revision or content_revision(files),
         family=family_of(config.model_type, source="huggingface") or str(config.model_type),
         task=head.task,
-        inputs=(pixel_values_spec(preprocess.image_size),),
-        outputs=bake_positions(module, preprocess.image_size, where=identity),
+        inputs=(pixel_values_spec(preprocess),),
+        outputs=bake_positions(module, preprocess, where=identity),
     )
     names = class_names_of(config) if head.task in ("classify", "segment") else ()
     metadata = ModelMetadata(spec, preprocess, names, settings.scoring or scoring_of(config))

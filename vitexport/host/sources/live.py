@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.blocks import BlockOutputs, first_tensor_notes
+from vitexport.host.sources.channels import huggingface_channels, require_channels, timm_channels
 from vitexport.host.sources.families import family_of
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.wrapping import Call, ImageModel, Named, describe_outputs, pixel_values_spec
@@ -40,7 +41,7 @@ def wrap_module(
     """Make a live module exportable.
 
     Args:
-        module: A transformers or timm model, or any module whose ``forward(float32 [N, 3, H, W])`` returns a tensor, or
+        module: A transformers or timm model, or any module whose ``forward(float32 [N, C, H, W])`` returns a tensor, or
             a mapping of tensors, with one row per image. It is copied to the CPU in float32 and not changed.
         preprocess: What turns an image into its input: a :class:`~vitexport.inputs.preprocess.PreprocessSpec`, the same
             as a mapping, or a transformers image processor. None takes what a timm model carries.
@@ -63,6 +64,7 @@ def wrap_module(
         raise ModelSourceError(f"Expected a sequence of class names, found the text '{class_names}'.", "Pass a list.")
     name = type(module).__name__
     spec = _preprocess(module, preprocess, image_size)
+    require_channels(_channels(module), spec, where=name)
     inner = copy.deepcopy(module).to("cpu", torch.float32).eval()
     chosen, inner, call, own_names, family = _describe(inner, task, tuple(features), spec)
     if features:
@@ -79,7 +81,7 @@ def wrap_module(
         revision=_revision(inner),
         family=family,
         task=chosen,
-        inputs=(pixel_values_spec(spec.image_size),),
+        inputs=(pixel_values_spec(spec),),
         outputs=outputs,
     )
     names = tuple(str(entry) for entry in class_names) if chosen in ("classify", "segment") else ()
@@ -107,12 +109,12 @@ def _preprocess(module: torch.nn.Module, given: object, image_size: tuple[int, i
 
         with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
             given.save_pretrained(folder)
-            return from_processor(Path(folder), image_size)
+            return from_processor(Path(folder), image_size, _channels(module))
     config: Any = getattr(module, "pretrained_cfg", None)
     if given is None and _is_timm(module):
         from vitexport.host.sources.timm_preprocess import resolve_preprocess as from_timm
 
-        return from_timm(config, image_size)
+        return from_timm(config, image_size, _channels(module))
     raise ModelSourceError(
         f"Expected the preprocessing of '{type(module).__name__}', found {type(given).__name__}.",
         "Pass preprocess=PreprocessSpec(...), a transformers image processor, or a timm model that carries its own.",
@@ -125,6 +127,13 @@ def _class_count(task: Task, outputs: tuple[TensorSpec, ...]) -> int | str | Non
     if task == "classify":
         return shape[-1]
     return shape[1] if outputs[0].name == "logits" and len(shape) == 4 else None
+
+
+def _channels(module: Any) -> int | None:
+    """Return how many channels a model takes, where its library says so."""
+    if _is_transformers(module):
+        return huggingface_channels(module.config)
+    return timm_channels(module) if _is_timm(module) else None
 
 
 def _describe(
@@ -179,8 +188,8 @@ def _outputs(wrapped: ImageModel, inner: Any, spec: PreprocessSpec, name: str) -
     if _is_transformers(inner):
         from vitexport.host.sources.baked import bake_positions
 
-        return bake_positions(wrapped, spec.image_size, where=name)
-    return describe_outputs(wrapped, spec.image_size, where=name)
+        return bake_positions(wrapped, spec, where=name)
+    return describe_outputs(wrapped, spec, where=name)
 
 
 def _call_any(task: Task | None, model: Any, pixel_values: torch.Tensor) -> Named:

@@ -19,6 +19,7 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.blocks import BlockOutputs, first_tensor_notes
+from vitexport.host.sources.channels import timm_channels
 from vitexport.host.sources.families import family_of
 from vitexport.host.sources.hub import fetch
 from vitexport.host.sources.loaded import LoadedModel
@@ -31,6 +32,8 @@ from vitexport.scoring import default_scoring
 from vitexport.source import ModelSource
 
 __all__ = ["chosen_task", "class_names_of", "load", "make_call"]
+
+_FEWEST_OF_SPACE_TO_DEPTH = 12  # 3 channels of 2 x 2 pixels
 
 _LOAD_ERRORS = (*LOAD_ERRORS, SafetensorError)
 
@@ -47,7 +50,7 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
             f"Expected the outputs of blocks with the task features, found the task {settings.task}.",
             "Leave out one of the two: the task, or the blocks.",
         )
-    preprocess = resolve_preprocess(model.pretrained_cfg, image_size)
+    preprocess = resolve_preprocess(model.pretrained_cfg, image_size, timm_channels(model))
     call = make_call(task, settings.features)
     if settings.features:
         call = BlockOutputs(model, settings.features, call, where=identity)
@@ -59,8 +62,8 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
         revision=revision,
         family=family_of(architecture, source="timm") or architecture.split("_")[0],
         task=task,
-        inputs=(pixel_values_spec(preprocess.image_size),),
-        outputs=describe_outputs(module, preprocess.image_size, where=identity),
+        inputs=(pixel_values_spec(preprocess),),
+        outputs=describe_outputs(module, preprocess, where=identity),
     )
     names = class_names_of(model) if task == "classify" else ()
     scoring = settings.scoring or default_scoring(model.num_classes)
@@ -123,7 +126,8 @@ def _from_file(architecture: str, path: Path, settings: ModelSettings, size: dic
     wanted: Mapping[str, Any] = {}
     try:
         shapes = _shapes(path)
-        model = timm.create_model(architecture, pretrained=False, **_head(architecture, shapes), **size)
+        sizes = {**_head(architecture, shapes), **_stem(architecture, shapes), **size}
+        model = timm.create_model(architecture, pretrained=False, **sizes)
         wanted = model.state_dict()
         filter_fn = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
         with _quiet():
@@ -154,6 +158,14 @@ def _head(architecture: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     if not isinstance(name, str):
         return {}
     return {"num_classes": shapes.get(f"{name}.weight", (0,))[0]}
+
+
+def _stem(architecture: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return the number of channels that the checkpoint's first convolution takes."""
+    name = timm.models.get_pretrained_cfg_value(architecture, "first_conv")
+    shape = shapes.get(f"{name}.weight", ())
+    # A stem that turns space into depth takes a multiple of them, and says nothing here.
+    return {"in_chans": shape[1]} if len(shape) == 4 and shape[1] < _FEWEST_OF_SPACE_TO_DEPTH else {}
 
 
 def _repository(architecture: str) -> str:

@@ -7,19 +7,31 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.errors import ExportError
 from vitexport.host.graph.constants import add_initializer
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.graph.scopes import inherit_module
 from vitexport.inputs.preprocess import PreprocessSpec
+from vitexport.scoring import Scoring
 
-__all__ = ["PROBABILITIES", "write_pixel_planes"]
+__all__ = ["PROBABILITIES", "VALUES", "label_output", "write_pixel_planes"]
 
 PROBABILITIES = "probabilities"
+VALUES = "values"
 
 
-def write_pixel_planes(model_path: Path, preprocess: PreprocessSpec, out: Path) -> tuple[Path, ...]:
-    """Write a model that takes ``float32[N, 3, H, W]`` pixels of 0 to 255 and puts out softmax probabilities.
+def label_output(index: int) -> str:
+    """Return the name of the output with the probability of one label."""
+    return f"label_{index}"
+
+
+def write_pixel_planes(model_path: Path, metadata: ModelMetadata, out: Path) -> tuple[Path, ...]:
+    """Write a model that takes ``float32[N, 3, H, W]`` pixels of 0 to 255 and puts out what nvinfer reads.
+
+    A softmax over classes becomes one output :data:`PROBABILITIES`. nvinfer takes the best entry of each output as one
+    attribute, so labels that may be there together become an output ``[N, 1]`` each, see :func:`label_output`. The
+    values of a regression stay as they are, named :data:`VALUES`.
 
     The normalization becomes three nodes that compute what :func:`~vitexport.inputs.preprocess.normalize` computes, in
     its order: folding it into the first layer would change last bits, and a quantized model turns those into whole
@@ -27,7 +39,7 @@ def write_pixel_planes(model_path: Path, preprocess: PreprocessSpec, out: Path) 
 
     Args:
         model_path: A classifier made by this package, with normalized planes or uint8 pixels as its input.
-        preprocess: Its normalization.
+        metadata: Its normalization and its kind of head.
         out: The file to write.
 
     Returns:
@@ -41,8 +53,8 @@ def write_pixel_planes(model_path: Path, preprocess: PreprocessSpec, out: Path) 
         if model.graph.inputs[0].dtype == ir.DataType.UINT8:
             _take_planes(model)
         else:
-            _normalize(model, preprocess)
-        _append_softmax(model)
+            _normalize(model, metadata.preprocess)
+        _append_scores(model, metadata.scoring)
     except (ValueError, OSError) as error:
         raise ExportError(
             f"'{model_path}' cannot be turned into a graph that takes pixel planes: {error}",
@@ -102,15 +114,39 @@ def _take_planes(model: ir.Model) -> None:
     graph.remove([transpose, cast], safe=True)
 
 
-def _append_softmax(model: ir.Model) -> None:
-    """Append a Softmax: nvinfer's classifier takes outputs as probabilities and drops those below zero."""
+def _append_scores(model: ir.Model, scoring: Scoring) -> None:
+    """Append what makes probabilities of the logits: nvinfer takes outputs as such and drops those below zero."""
     logits = model.graph.outputs[0]
     producer = logits.producer()
     if len(model.graph.outputs) != 1 or logits.shape is None or len(logits.shape) != 2 or producer is None:
         raise ValueError("expected a classifier with logits as its only output")
-    softmax = ir.node("Softmax", [logits], {"axis": -1}, name=f"{PROBABILITIES}/Softmax")
-    value = softmax.outputs[0]
+    if scoring == "none":
+        logits.name = VALUES
+        return
+    if scoring == "softmax":
+        score = ir.node("Softmax", [logits], {"axis": -1}, name=f"{PROBABILITIES}/Softmax")
+    else:
+        score = ir.node("Sigmoid", [logits], name=f"{PROBABILITIES}/Sigmoid")
+    value = score.outputs[0]
     value.name, value.shape, value.type = PROBABILITIES, logits.shape, logits.type
-    inherit_module(softmax, producer)
-    model.graph.append(softmax)
-    model.graph.outputs[0] = value
+    inherit_module(score, producer)
+    model.graph.append(score)
+    labels = logits.shape[1]
+    if not isinstance(labels, int):
+        raise ValueError(f"expected a fixed number of labels, found {labels}")  # noqa: TRY004  # of the graph
+    model.graph.outputs[:] = [value] if scoring == "softmax" else _one_by_one(model.graph, score, labels)
+
+
+def _one_by_one(graph: ir.Graph, score: ir.Node, labels: int) -> list[ir.Value]:
+    """Split ``[N, labels]`` into one value ``[N, 1]`` per label."""
+    both = score.outputs[0]
+    if labels == 1:
+        both.name = label_output(0)
+        return [both]
+    split = ir.node("Split", [both], {"axis": -1, "num_outputs": labels}, num_outputs=labels, name="labels/Split")
+    for index, value in enumerate(split.outputs):
+        value.name, value.type = label_output(index), both.type
+        value.shape = ir.Shape([both.shape[0] if both.shape else "batch", 1])
+    inherit_module(split, score)
+    graph.append(split)
+    return list(split.outputs)

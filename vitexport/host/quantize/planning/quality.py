@@ -15,6 +15,7 @@ from vitexport.host.graph.intermediate import exposed_file, open_exposed
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, run_images
 from vitexport.recipe.settings import Budget
 from vitexport.runtimes import RuntimeOptions, open_runtime
+from vitexport.scoring import Head
 from vitexport.tensors import Array
 
 __all__ = ["LOWEST_SQNR_DB", "Judge", "Quality", "float_outputs", "judged_output"]
@@ -38,9 +39,10 @@ class Quality:
         sqnr_db: Signal-to-quantization-noise ratio over all of them, in dB.
         sqnr_interval_db: 95 % confidence interval of that over images like these (linearised ratio estimator, Cochran,
             Sampling Techniques, 1977, section 6.3).
-        agreement: Fraction of images with the same largest element, 0 to 1; None for outputs that are not
-            ``[N, classes]``.
-        agreement_interval: 95 % confidence interval of that (Wilson, 1927); None with it.
+        agreement: Fraction of equal decisions, 0 to 1, see :meth:`vitexport.scoring.Head.decisions`; None for outputs
+            that decide nothing.
+        agreement_interval: 95 % confidence interval of that over as many independent images (Wilson, 1927); None with
+            it.
     """
 
     images: int
@@ -65,21 +67,24 @@ class Judge:
     Args:
         feeds: Calibration images.
         images: Those of them that judge.
-        reference: The float model's first output, one row per judging image.
+        reference: The float model's judged output, one row per judging image.
+        head: How that output is read.
         optimize: Run graphs with the runtime's integer kernels, as their target does; without, as they are written.
     """
 
-    def __init__(self, feeds: ImageFeeds, images: Sequence[int], reference: Sequence[Array], *, optimize: bool) -> None:
+    def __init__(
+        self, feeds: ImageFeeds, images: Sequence[int], reference: Sequence[Array], head: Head, *, optimize: bool
+    ) -> None:
         self._feeds = feeds
         self.images = tuple(images)
-        self._reference = np.stack([np.asarray(row, dtype=np.float64).reshape(-1) for row in reference])
-        self._classes = reference[0].ndim == 2 and reference[0].shape[1] > 1
+        self._reference = np.concatenate(list(reference)).astype(np.float64)
+        self._head = head
         self._optimize = optimize
 
     @property
     def classifies(self) -> bool:
-        """Whether the output is ``[N, classes]``, so that agreement means something."""
-        return self._classes
+        """Whether the output decides something, so that agreement means something."""
+        return self._head.decisions(self._reference) is not None
 
     def measure(self, model: ir.Model) -> Quality:
         """Run a graph on every judging image; see :meth:`measure_file`."""
@@ -95,8 +100,8 @@ class Judge:
         options = RuntimeOptions(threads=1, in_order=True, optimize=self._optimize)
         with open_runtime(path, "onnxruntime", options) as runtime:
             name = _judged([spec.name for spec in runtime.outputs])
-            rows = [row[name].astype(np.float64).reshape(-1) for row in run_images(runtime, self._feeds, self.images)]
-        return _quality(self._reference, np.stack(rows), classes=self._classes)
+            rows = [row[name].astype(np.float64) for row in run_images(runtime, self._feeds, self.images)]
+        return _quality(self._reference, np.concatenate(rows), self._head)
 
 
 def float_outputs(model: ir.Model, feeds: ImageFeeds, images: Sequence[int]) -> list[Array]:
@@ -115,16 +120,17 @@ def _judged(names: Sequence[str]) -> str:
     return "logits" if "logits" in names else names[0]
 
 
-def _quality(reference: Outputs, found: Outputs, *, classes: bool) -> Quality:
+def _quality(reference: Outputs, found: Outputs, head: Head) -> Quality:
     count = len(reference)
-    signal, noise = np.square(reference).sum(axis=1), np.square(found - reference).sum(axis=1)
+    signal = np.square(reference.reshape(count, -1)).sum(axis=1)
+    noise = np.square((found - reference).reshape(count, -1)).sum(axis=1)
     ratio = max(float(noise.sum()), 1e-30) / max(float(signal.sum()), 1e-30)
     spread = float(np.sqrt(np.square(noise - ratio * signal).sum())) / max(float(noise.sum()), 1e-30)
     sqnr = -10 * math.log10(ratio)
     half = _Z95 * spread * 10 / math.log(10)
-    if not classes:
+    agreement = head.agreement(reference, found)
+    if agreement is None:
         return Quality(count, sqnr, (sqnr - half, sqnr + half), None, None)
-    agreement = float((reference.argmax(axis=1) == found.argmax(axis=1)).mean())
     return Quality(count, sqnr, (sqnr - half, sqnr + half), agreement, _wilson(agreement, count))
 
 
