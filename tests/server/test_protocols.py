@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+import vitexport as vx
 from tests.support.deep_images import png16, tiff
+from tests.support.dense_models import save
 from tests.support.http_server import Running, message, running
 from tests.support.linear_model import CLASSES, PREPROCESS, random_pixels, save_image, write_model
 from vitexport.inputs.preprocess import preprocess
@@ -174,6 +176,26 @@ def test_features_model_answers_with_numbers(tmp_path: Path, photos: list[bytes]
     with Predictor.open(model) as predictor:
         expected = predictor.infer([predictor.prepare(Image.fromarray(random_pixels(0)))])[0]
     np.testing.assert_allclose(vector, expected, rtol=1e-4)
+
+
+def test_a_model_of_maps_answers_tensors_and_refuses_images_by_name(tmp_path: Path, photos: list[bytes]) -> None:
+    save("segformer", tmp_path / "segformer")
+    model = vx.export(tmp_path / "segformer", tmp_path / "segformer.onnx").path
+    planes = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
+    tensor = {"name": "pixel_values", "shape": planes.shape, "datatype": "FP32", "data": planes.ravel().tolist()}
+    body = {"input_data": [base64.b64encode(photos[0]).decode()]}
+    with running(model) as server, open_runtime(model) as runtime:
+        name = Predictor.open(model).name
+        answer = server.ask("POST", f"/v2/models/{name}/infer", {"inputs": [tensor]})
+        expected = runtime.run({"pixel_values": planes})["logits"]
+        (found,) = answer.json()["outputs"]
+        assert (found["name"], found["shape"]) == ("logits", [2, 5, 16, 16])
+        np.testing.assert_allclose(np.reshape(found["data"], found["shape"]), expected, rtol=1e-4, atol=1e-5)
+        for refused in (
+            server.ask("POST", "/predict", photos[0]),
+            server.ask("POST", "/score", body, {"Content-Type": "application/json"}),
+        ):
+            assert refused.status == 400 and "one vector per image, found logits" in refused.body.decode()
 
 
 def test_metrics_are_prometheus_text(server: Running, photos: list[bytes]) -> None:

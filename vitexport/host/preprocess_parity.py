@@ -106,6 +106,8 @@ def _huggingface(loaded: LoadedModel, settings: ModelSettings) -> tuple[str, Tra
         return name, None
     size = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else processor.size
     own = dict(size or {})
+    if getattr(processor, "keep_aspect_ratio", False) or own.get("longest_edge"):
+        return f"{name} (gives every image a size of its own, where the recipe squashes all to one)", None
     if "height" in own and (int(own["height"]), int(own["width"])) != loaded.metadata.preprocess.image_size:
         return f"{name} (made for another image size than the recipe asks for)", None
 
