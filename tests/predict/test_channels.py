@@ -4,6 +4,7 @@ library's own transform and forward.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,8 @@ def test_a_run_records_and_compares_its_channels(saved: Saved, bundle: Bundle) -
     checked = read_analysis(bundle, PREPROCESSING)
     assert checked is not None and checked["passed"] and checked["finding"].startswith("equal on ")
     assert vx.verify(bundle.root).passed
+    said = {1: "greyscale", 4: "RGBA"}[saved.channels]
+    assert re.search(rf"<dt>Preprocessing</dt><dd>[^<]*; {said}</dd>", (bundle.root / "report.html").read_text())
 
 
 def test_a_file_alone_is_measured_on_images_of_its_channels(saved: Saved, tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ def test_a_photo_is_seen_upright_in_every_form(model_file: Path, tmp_path: Path)
         (np.zeros((0, 8, 3), np.uint8), "uint8[0, 8, 3]", "no pixels"),
         (7, "found int", "a list of them"),
         (b"no image", "8 bytes of something else", "JPEG"),
+        (Image.open(io.BytesIO(_encoded(Image.fromarray(random_pixels(1)))[:900])), "truncated", "whole file"),
     ],
 )
 def test_what_is_no_image_is_refused_with_what_to_do(model_file: Path, image: Any, found: str, advice: str) -> None:

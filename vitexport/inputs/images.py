@@ -24,7 +24,7 @@ MAX_PIXELS = 64_000_000
 
 _FILTERING = threading.Lock()
 
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 def list_images(folder: Path, *, limit: int | None = None) -> tuple[Path, ...]:

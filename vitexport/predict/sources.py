@@ -44,7 +44,12 @@ def to_image(image: ImageInput, *, name: str = "image") -> Image.Image:
     if isinstance(image, bytes):
         return decode_image(image, name=name)
     if isinstance(image, Image.Image):
-        return standardize(image, name=name)
+        try:
+            return standardize(image, name=name)
+        except (OSError, SyntaxError, ValueError, EOFError) as error:  # opened, and not read before now
+            raise ImageError(
+                f"'{name}' cannot be read: {error}", "Open it from a whole file, and leave it open."
+            ) from error
     if not isinstance(image, np.ndarray):
         raise ImageError(
             f"Expected '{name}' to be a path, encoded bytes, a Pillow image or a uint8 array, "
