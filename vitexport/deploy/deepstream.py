@@ -138,7 +138,10 @@ def write_deepstream(bundle: Bundle, out: str | Path, *, variant: str | None = N
     from vitexport.host.graph.passes.deepstream import write_pixel_planes
 
     if bundle.model.task != "classify":
-        raise BundleError("Expected a classifier, found a features model.", "nvinfer needs classes; export with one.")
+        raise BundleError(
+            f"Expected a classifier, found a model of the task {bundle.model.task}.",
+            "nvinfer's classifier needs classes; export with one.",
+        )
     artifact = choose_variant(bundle, variant).artifact
     if not artifact.file.path.endswith(".onnx"):
         raise BundleError(f"Expected an ONNX file, found '{artifact.file.path}'.", "Choose one with --variant.")
