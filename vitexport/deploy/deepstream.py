@@ -146,7 +146,10 @@ def write_deepstream(bundle: Bundle, out: str | Path, *, variant: str | None = N
     from vitexport.host.graph.passes.deepstream import write_pixel_planes
 
     if bundle.model.task != "classify":
-        raise BundleError("Expected a classifier, found a features model.", "nvinfer needs classes; export with one.")
+        raise BundleError(
+            f"Expected a classifier, found a model of the task {bundle.model.task}.",
+            "nvinfer's classifier needs classes; export with one.",
+        )
     if bundle.preprocess.channels == 4:
         raise BundleError(
             "Expected a model of 3 channels (colour) or 1 (grey), found one of 4 (RGBA).",

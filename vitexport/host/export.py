@@ -27,6 +27,7 @@ from vitexport.host.graph.schema import opset_of
 from vitexport.host.graph.scopes import MODULE_KEY, ModuleNames, module_from_exporter, module_of
 from vitexport.host.sources.families import generic_note, is_known
 from vitexport.host.sources.loaded import LoadedModel
+from vitexport.host.sources.unreadable import brief
 from vitexport.recipe.settings import ExportSettings
 from vitexport.tensors import TensorSpec
 
@@ -98,12 +99,17 @@ def _trace(loaded: LoadedModel, spec: ModelSpec, settings: ExportSettings) -> ir
             )
     except (torch.onnx.OnnxExporterError, torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
         raise ExportError(
-            f"PyTorch cannot export '{spec.id}' to ONNX: {error}",
+            f"PyTorch cannot export '{spec.id}' to ONNX: {brief(_origin(error))}",
             "Try a fixed batch (`export.batch: 1`), or report the model with this message.",
         ) from error
     if program is None:
         raise ExportError(f"PyTorch returned no ONNX program for '{spec.id}'.", "Update torch and onnxscript.")
     return program.model
+
+
+def _origin(error: BaseException) -> BaseException:
+    """Return what an error came from: torch.onnx wraps what is wrong in advice to the developers of PyTorch."""
+    return error if error.__cause__ is None else _origin(error.__cause__)
 
 
 @contextmanager

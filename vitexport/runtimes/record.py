@@ -53,8 +53,8 @@ def _require_room(runtime: Runtime, images: int) -> None:
     each = _BYTES * sum(sizes)
     if images * each > LARGEST:
         raise InferenceError(
-            f"Expected the answers to {images} images to fit into {LARGEST / 1e9:.1f} GB, found {each / 1e6:.1f} MB for "
-            f"each: {', '.join(spec.describe() for spec in runtime.outputs)}.",
+            f"Expected the answers to {images} images to fit into {LARGEST / 1e9:.1f} GB, found {each / 1e6:.1f} MB "
+            f"for each: {', '.join(spec.describe() for spec in runtime.outputs)}.",
             f"Compare at most {max(1, LARGEST // each)} images: `data.verification.limit` in the recipe.",
         )
 

@@ -118,6 +118,23 @@ def test_named_blocks_of_checkpoints_are_those_of_the_librarys_class(tmp_path: P
             torch.testing.assert_close(loaded.module.named(pixels(2))[output_name(block)].detach(), value)
 
 
+def test_blocks_of_a_live_transformers_model_are_named_in_the_class_that_was_given() -> None:
+    vit = perturbed(ViTForImageClassification(ViTConfig(**VIT, image_size=64, patch_size=8)))
+    name = next(name for name, _ in vit.named_modules() if name.startswith("vit.") and name.endswith(".1"))
+    loaded = wrap_module(vit, SPEC, features=[name, "classifier"])
+    for block, value in hooked(vit, [name, "classifier"], pixels(2)).items():
+        torch.testing.assert_close(loaded.module.named(pixels(2))[output_name(block)].detach(), value)
+
+
+def test_a_recipe_names_blocks(tmp_path: Path) -> None:
+    from vitexport.recipe.load import load_recipe
+
+    recipe = tmp_path / "r.yaml"
+    text = "name: r\nmodel:\n  source: timm:x\n  features: [blocks.5, norm]\ndata:\n  verification:\n    images: d\n"
+    recipe.write_text(text)
+    assert load_recipe(recipe).model.features == ("blocks.5", "norm")
+
+
 def test_blocks_of_a_dense_model_are_named_in_its_own_class(tmp_path: Path) -> None:
     model = save("depth-anything", tmp_path / "model")
     inner = next(name for name, _ in model.named_modules() if re.fullmatch(r"backbone.*\.1", name))

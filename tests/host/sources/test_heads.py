@@ -188,6 +188,20 @@ def test_every_classifier_and_encoder_of_the_library_is_known() -> None:
         assert {name: other for name, other in found.items() if other != task} == {}
 
 
+def test_a_vision_tower_is_loaded_by_its_own_class_though_the_librarys_list_has_it_not(tmp_path: Path) -> None:
+    import transformers
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = transformers.BlipVisionConfig(**shape, image_size=64, patch_size=8)
+    model = perturbed(transformers.BlipVisionModel(config))
+    model.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.metadata.model.task == "features" and loaded.notes == ()
+    with torch.no_grad():
+        assert torch.equal(loaded.module.named(pixels(2))["pooler_output"], model(pixels(2)).pooler_output)
+
+
 def test_a_model_without_masking_is_left_as_it_is() -> None:
     model = perturbed(MODELS["simmim"]()[0])
     assert not show_every_patch(model)

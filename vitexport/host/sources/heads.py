@@ -57,7 +57,7 @@ def head_of(architecture: str) -> Head | None:
     Args:
         architecture: Name of a transformers class, as a checkpoint's config has it.
     """
-    if architecture in TOWERS or architecture in _encoders():
+    if architecture in TOWERS or architecture in _encoders() or architecture.endswith("VisionModel"):
         return FEATURES
     return next((head for part, head in _HEADS.items() if part in architecture), None)
 

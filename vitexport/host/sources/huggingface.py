@@ -129,7 +129,8 @@ def _model(folder: Path, identity: str, config: Any, settings: ModelSettings) ->
     saved = head_of(architecture)
     head = chosen_head(saved, settings.task, settings.features, architecture, identity)
     whole = saved == head or (saved is not None and bool(settings.features))
-    cls = class_of(architecture) if whole and saved != FEATURES else _class_for(head, config, architecture, identity)
+    own = whole and architecture not in TOWERS
+    cls = class_of(architecture) if own else _class_for(head, config, architecture, identity)
     model, missing = _from_pretrained(cls, folder, identity, settings)
     if missing and head is FEATURES and all(_is_pooler(name) for name in missing):
         # A classifier was saved without a pooler; transformers would make up a random one.

@@ -164,7 +164,8 @@ def _describe_transformers(
     architecture = type(inner).__name__
     saved = head_of(architecture)
     head = chosen_head(saved, task, features, architecture, architecture)
-    if head is FEATURES and saved != FEATURES:
+    named_inside_its_head = bool(features) and saved is not None
+    if head is FEATURES and saved != FEATURES and not named_inside_its_head:
         inner = inner.base_model
     show_every_patch(inner)
     call = huggingface.make_call(inner, head, spec.image_size)

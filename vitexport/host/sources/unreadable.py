@@ -34,7 +34,7 @@ _DAMAGED = (
 
 def brief(error: BaseException) -> str:
     """Return an error's text, shortened: one that lists every weight of a model fills a screen."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
