@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suites.arguments import command_parser
-from benchmarks.suites.model_rows import ROWS, Row, build, row_named, source_of
+from benchmarks.suites.head_rows import ALL_ROWS, any_row
+from benchmarks.suites.model_rows import Row, build, settings_of
 from benchmarks.suites.paths import RESULTS, ROOT, SAMPLE
 from benchmarks.suites.processes import environment, module_command
 from benchmarks.suites.tables import replace_section
@@ -49,10 +50,10 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="directory for checkpoints and models (deleted row by row)")
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(row.name for row in ROWS))
+        print("\n".join(row.name for row in ALL_ROWS))
         return 0
     if arguments.step:
-        row = row_named(arguments.row[0])
+        row = any_row(arguments.row[0])
         if arguments.step == "build":
             build(row, arguments.work / "checkpoint", shallow=arguments.shallow)
         else:
@@ -63,7 +64,7 @@ def main() -> int:
         return 0
     results: dict[str, Any] = json.loads(arguments.results.read_text()) if arguments.results.is_file() else {}
     failed = []
-    for row in ROWS if arguments.row is None else [row_named(name) for name in arguments.row]:
+    for row in ALL_ROWS if arguments.row is None else [any_row(name) for name in arguments.row]:
         with tempfile.TemporaryDirectory(dir=arguments.work, prefix="models-") as folder:
             measured = _measure(row, Path(folder), arguments.images, shallow=arguments.shallow)
         print(f"{row.name}: {measured}", flush=True)
@@ -100,10 +101,8 @@ def _peak_gb() -> float:
 
 def _load(row: Row, folder: Path) -> Any:
     from vitexport.host.sources import load_model
-    from vitexport.recipe.settings import ModelSettings
 
-    source = source_of(row, folder / "checkpoint")
-    return load_model(ModelSettings(source=source, task=row.task), image_size=row.image_size)
+    return load_model(settings_of(row, folder / "checkpoint"), image_size=row.image_size)
 
 
 def _step_export(row: Row, folder: Path, images: Path) -> dict[str, Any]:
@@ -211,7 +210,7 @@ def _write_table(results: dict[str, Any]) -> None:
         + "|\n"
     )
     lines = []
-    for row in ROWS:
+    for row in ALL_ROWS:
         m = results.get(row.name)
         if m is None:
             continue

@@ -11,9 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitexport.recipe.settings import Task
+from vitexport.recipe.settings import ModelSettings, Task
 
-__all__ = ["ROWS", "Row", "build", "row_named", "source_of"]
+__all__ = [
+    "BASE",
+    "DINO",
+    "DINO_PROCESSING",
+    "ROWS",
+    "SHALLOW_DINO",
+    "Row",
+    "build",
+    "hugging_face_row",
+    "row_named",
+    "settings_of",
+    "source_of",
+    "timm_row",
+]
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,8 @@ class Row:
         processor: Hugging Face image processor class.
         processing: Its settings.
         shallow: What changes in the shallow variant: config settings, or timm model arguments.
+        features: Blocks whose outputs are exported in place of the model's own.
+        classes: Outputs of the head; None for as many as all rows have.
     """
 
     name: str
@@ -41,6 +56,8 @@ class Row:
     processor: str = "ViTImageProcessor"
     processing: Mapping[str, Any] = field(default_factory=dict)
     shallow: Mapping[str, Any] = field(default_factory=dict)
+    features: tuple[str, ...] = ()
+    classes: int | None = None
 
 
 def _config(hidden: int, layers: int, heads: int, intermediate: int) -> dict[str, int]:
@@ -59,7 +76,7 @@ _SIZES = {
     "l16": ("large", 16, _config(1024, 24, 16, 4096)),
     "h14": ("huge", 14, _config(1280, 32, 16, 5120)),
 }
-_BASE = _SIZES["b16"][2]
+BASE = _SIZES["b16"][2]
 # Two blocks of width 64 keep every kind of node and run in milliseconds.
 _SHALLOW = _config(64, 2, 4, 128)
 _SHALLOW_TIMM = {"embed_dim": 64, "depth": 2, "num_heads": 4}
@@ -99,117 +116,123 @@ def _paper_rows() -> list[Row]:
     return rows
 
 
-def _hf(name: str, model: str, task: Task, config: Mapping[str, Any], processor: str, **more: Any) -> Row:
+def hugging_face_row(name: str, model: str, task: Task, config: Mapping[str, Any], processor: str, **more: Any) -> Row:
     return Row(name, "huggingface", model, task, config=config, processor=processor, **{"shallow": _SHALLOW, **more})
 
 
-def _timm(name: str, model: str, task: Task = "classify", **more: Any) -> Row:
+def timm_row(name: str, model: str, task: Task = "classify", **more: Any) -> Row:
     return Row(name, "timm", model, task, **{"shallow": _SHALLOW_TIMM, **more})
 
 
 _BEIT = {
-    **_BASE,
+    **BASE,
     "image_size": 224,
     "patch_size": 16,
     "use_relative_position_bias": True,
     "layer_scale_init_value": 0.1,
 }
-_DINO = {**_BASE, "image_size": 518, "patch_size": 14}
-_DINO_PROCESSING = {
+DINO = {**BASE, "image_size": 518, "patch_size": 14}
+DINO_PROCESSING = {
     "size": {"shortest_edge": 256},
     "crop_size": {"height": 224, "width": 224},
     "image_mean": [0.485, 0.456, 0.406],
     "image_std": [0.229, 0.224, 0.225],
 }
-_SHALLOW_DINO = {key: value for key, value in _SHALLOW.items() if key != "intermediate_size"}
+SHALLOW_DINO = {key: value for key, value in _SHALLOW.items() if key != "intermediate_size"}
 _SWIN = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7, "image_size": 224}
 _SHALLOW_SWIN = {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4]}
 
 ROWS: tuple[Row, ...] = (
-    _hf(
+    hugging_face_row(
         "google/vit-base-patch32-224-in21k",
         "ViTModel",
         "features",
         {**_SIZES["b32"][2], "patch_size": 32, "image_size": 224},
         "ViTImageProcessor",
     ),
-    _hf(
+    hugging_face_row(
         "google/vit-large-patch16-224-in21k",
         "ViTModel",
         "features",
         {**_SIZES["l16"][2], "patch_size": 16, "image_size": 224},
         "ViTImageProcessor",
     ),
-    _hf(
+    hugging_face_row(
         "google/vit-base-patch16-224",
         "ViTForImageClassification",
         "classify",
-        {**_BASE, "patch_size": 16, "image_size": 224},
+        {**BASE, "patch_size": 16, "image_size": 224},
         "ViTImageProcessor",
     ),
-    _timm("beit_base_patch16_224.in22k_ft_in22k_in1k", "beit_base_patch16_224.in22k_ft_in22k_in1k"),
+    timm_row("beit_base_patch16_224.in22k_ft_in22k_in1k", "beit_base_patch16_224.in22k_ft_in22k_in1k"),
     *_paper_rows(),
-    _timm("deit-timm", "deit_base_patch16_224.fb_in1k"),
-    _timm("deit-distilled-timm", "deit_base_distilled_patch16_224.fb_in1k"),
-    _hf("deit-hf", "DeiTForImageClassification", "classify", {**_BASE, "image_size": 224}, "DeiTImageProcessor"),
-    _hf(
+    timm_row("deit-timm", "deit_base_patch16_224.fb_in1k"),
+    timm_row("deit-distilled-timm", "deit_base_distilled_patch16_224.fb_in1k"),
+    hugging_face_row(
+        "deit-hf", "DeiTForImageClassification", "classify", {**BASE, "image_size": 224}, "DeiTImageProcessor"
+    ),
+    hugging_face_row(
         "deit-distilled-hf",
         "DeiTForImageClassificationWithTeacher",
         "classify",
-        {**_BASE, "image_size": 224},
+        {**BASE, "image_size": 224},
         "DeiTImageProcessor",
     ),
-    _hf("beit-hf", "BeitForImageClassification", "classify", _BEIT, "BeitImageProcessor"),
-    _hf(
+    hugging_face_row("beit-hf", "BeitForImageClassification", "classify", _BEIT, "BeitImageProcessor"),
+    hugging_face_row(
         "beitv2-hf",
         "BeitModel",
         "features",
         {**_BEIT, "use_relative_position_bias": False, "use_shared_relative_position_bias": True},
         "BeitImageProcessor",
     ),
-    _timm("beitv2-timm", "beitv2_base_patch16_224.in1k_ft_in22k_in1k"),
-    _hf(
+    timm_row("beitv2-timm", "beitv2_base_patch16_224.in1k_ft_in22k_in1k"),
+    hugging_face_row(
         "dinov2-hf",
         "Dinov2Model",
         "features",
-        _DINO,
+        DINO,
         "BitImageProcessor",
-        processing=_DINO_PROCESSING,
-        shallow=_SHALLOW_DINO,
+        processing=DINO_PROCESSING,
+        shallow=SHALLOW_DINO,
     ),
-    _hf(
+    hugging_face_row(
         "dinov2-registers-hf",
         "Dinov2WithRegistersModel",
         "features",
-        _DINO,
+        DINO,
         "BitImageProcessor",
-        processing=_DINO_PROCESSING,
-        shallow=_SHALLOW_DINO,
+        processing=DINO_PROCESSING,
+        shallow=SHALLOW_DINO,
     ),
-    _timm("dinov2-timm", "vit_base_patch14_dinov2.lvd142m", "features"),
-    _timm("dinov2-registers-timm", "vit_base_patch14_reg4_dinov2.lvd142m", "features"),
-    _hf("dinov3-hf", "DINOv3ViTModel", "features", {**_BASE, "num_register_tokens": 4}, "DINOv3ViTImageProcessor"),
-    _timm("dinov3-timm", "vit_base_patch16_dinov3.lvd1689m", "features"),
-    _hf(
+    timm_row("dinov2-timm", "vit_base_patch14_dinov2.lvd142m", "features"),
+    timm_row("dinov2-registers-timm", "vit_base_patch14_reg4_dinov2.lvd142m", "features"),
+    hugging_face_row(
+        "dinov3-hf", "DINOv3ViTModel", "features", {**BASE, "num_register_tokens": 4}, "DINOv3ViTImageProcessor"
+    ),
+    timm_row("dinov3-timm", "vit_base_patch16_dinov3.lvd1689m", "features"),
+    hugging_face_row(
         "siglip-hf",
         "SiglipVisionModel",
         "features",
-        {**_BASE, "image_size": 224, "patch_size": 16},
+        {**BASE, "image_size": 224, "patch_size": 16},
         "SiglipImageProcessor",
         processing=_VIT_224,
     ),
-    _timm("siglip2-timm", "vit_base_patch16_siglip_224.v2_webli", "features"),
-    _hf(
+    timm_row("siglip2-timm", "vit_base_patch16_siglip_224.v2_webli", "features"),
+    hugging_face_row(
         "clip-hf",
         "CLIPVisionModelWithProjection",
         "features",
-        {**_BASE, "image_size": 224, "patch_size": 32, "projection_dim": 512},
+        {**BASE, "image_size": 224, "patch_size": 32, "projection_dim": 512},
         "CLIPImageProcessor",
     ),
-    _timm("clip-timm", "vit_base_patch32_clip_224.openai", "features"),
-    _timm("eva02-timm", "eva02_base_patch14_448.mim_in22k_ft_in22k_in1k"),
-    _hf("swin-hf", "SwinForImageClassification", "classify", _SWIN, "ViTImageProcessor", shallow=_SHALLOW_SWIN),
-    _timm(
+    timm_row("clip-timm", "vit_base_patch32_clip_224.openai", "features"),
+    timm_row("eva02-timm", "eva02_base_patch14_448.mim_in22k_ft_in22k_in1k"),
+    hugging_face_row(
+        "swin-hf", "SwinForImageClassification", "classify", _SWIN, "ViTImageProcessor", shallow=_SHALLOW_SWIN
+    ),
+    timm_row(
         "swin-timm",
         "swin_tiny_patch4_window7_224.ms_in1k",
         shallow={"embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)},
@@ -220,6 +243,11 @@ ROWS: tuple[Row, ...] = (
 def row_named(name: str) -> Row:
     """Return the row of that name."""
     return next(row for row in ROWS if row.name == name)
+
+
+def settings_of(row: Row, folder: Path) -> ModelSettings:
+    """Return what loads the checkpoint that :func:`build` wrote for a row."""
+    return ModelSettings(source=source_of(row, folder), task=row.task, features=row.features)
 
 
 def source_of(row: Row, folder: Path) -> str:
@@ -272,7 +300,7 @@ def _build_huggingface(row: Row, folder: Path, shallow: bool, classes: int) -> N
     import transformers
 
     cls = getattr(transformers, row.model)
-    labels = {index: f"class {index}" for index in range(classes)}
+    labels = {index: f"class {index}" for index in range(row.classes or classes)}
     config = cls.config_class(**{**row.config, **(row.shallow if shallow else {}), "id2label": labels})
     model = cls(config)
     _perturb(model)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.suites.head_rows import ALL_ROWS
 from benchmarks.suites.model_rows import ROWS
 from tests.support.paths import ROOT
 from vitexport.cli import main
@@ -33,7 +34,7 @@ def test_models_lists_every_family_as_table_and_as_json() -> None:
 def test_every_row_is_of_a_listed_family() -> None:
     import transformers
 
-    for row in ROWS:
+    for row in ALL_ROWS:
         if row.library == "timm":
             assert family_of(row.model, source="timm"), row.name
         else:

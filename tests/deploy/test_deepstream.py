@@ -55,13 +55,13 @@ def test_configuration_says_what_nvinfer_needs(conv_bundle: Path, tmp_path: Path
 
 
 def test_tensor_applies_scale_and_offsets_as_documented() -> None:
-    config = NvinferConfig(0.5, (1.0, 2.0, 3.0), (1, 1), bgr=True)
+    config = NvinferConfig(0.5, (1.0, 2.0, 3.0), (1, 1), colour="bgr")
     found = config.tensor(np.array([[[10, 20, 30]]], dtype=np.uint8))
     np.testing.assert_array_equal(found.reshape(-1), [0.5 * (30 - 1), 0.5 * (20 - 2), 0.5 * (10 - 3)])
 
 
 def test_stretch_is_bilinear_with_aligned_centres() -> None:
-    config = NvinferConfig(1.0, (0.0, 0.0, 0.0), (2, 2), bgr=False)
+    config = NvinferConfig(1.0, (0.0, 0.0, 0.0), (2, 2), colour="rgb")
     frame = np.arange(16, dtype=np.uint8).reshape(4, 4, 1).repeat(3, axis=2) * 10
     np.testing.assert_array_equal(config.stretch(frame)[:, :, 0], [[25, 45], [105, 125]])
     np.testing.assert_array_equal(config.stretch(frame[:2, :2]), frame[:2, :2])

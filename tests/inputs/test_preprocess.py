@@ -78,11 +78,33 @@ def test_other_colour_modes_become_rgb(photo: Image.Image, mode: str) -> None:
         {"resize": {"mode": "shortest_edge", "size": (24, 24)}},
         {"resize": {"mode": "squash", "size": (30, 30)}},
         {"gamma": 2.2},
+        {"mean": (0.5,)},
+        {"mean": (0.5, 0.5), "std": (0.5, 0.5)},
+        {"mean": (0.5,), "std": (0.5,), "channel_order": "bgr"},
+        {"mean": (), "std": ()},
     ],
 )
 def test_a_spec_that_would_give_wrong_inputs_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         spec(**changes)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
+def test_other_numbers_of_channels_are_normalized_each_by_its_own(photo: Image.Image, channels: int, mode: str) -> None:
+    mean, std = (0.1, 0.2, 0.3, 0.4)[:channels], (0.5, 0.6, 0.7, 0.8)[:channels]
+    chosen = spec(mean=mean, std=std)
+    assert chosen.channels == channels
+    image = photo.copy()
+    image.putalpha(photo.convert("L").rotate(180))
+    image = image.convert(mode)
+    expected = np.asarray(image.resize((24, 24), Image.Resampling.BICUBIC), np.float64).reshape(24, 24, channels) / 255
+    expected = (expected - mean) / std
+    np.testing.assert_allclose(preprocess(image, chosen), expected.transpose(2, 0, 1), atol=1e-6)
+    raw = batch([image], chosen, TensorSpec("x", ("n", 24, 24, channels), "uint8"))
+    assert raw.shape == (1, 24, 24, channels)
+    assert PreprocessSpec.model_validate_json(chosen.model_dump_json()) == chosen
+    padded = pixels(image, spec(mean=mean, std=std, image_size=(50, 60), resize=None, crop=True))
+    assert not padded[:5].any() and padded.shape == (50, 60, channels)
 
 
 def test_batch_makes_what_the_input_declares(photo: Image.Image) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from PIL import Image
+from PIL import ExifTags, Image
 
+from tests.support.deep_images import png16
 from tests.support.linear_model import CLASSES, PREPROCESS, random_pixels, save_image, write_bundle, write_model
 from vitexport.bundle.bundle import Bundle
 from vitexport.errors import BundleError, ImageError, InferenceError, VitexportError
@@ -110,6 +111,36 @@ def test_grey_and_transparent_images_are_seen_in_rgb(model_file: Path) -> None:
         assert predictor.predict(grey) == predictor.predict(grey.convert("RGB"))
         assert predictor.predict(image.convert("RGBA")) == predictor.predict(image)
         assert predictor.predict(_encoded(grey)) == predictor.predict(grey)
+        pixels = np.asarray(image.convert("RGBA"))
+        assert predictor.predict(np.asarray(grey)) == predictor.predict(np.asarray(grey)[..., None])
+        assert predictor.predict(np.asarray(grey)) == predictor.predict(grey)
+        assert predictor.predict(pixels) == predictor.predict(image)
+
+
+def test_16_bits_and_8_give_the_same_result(model_file: Path) -> None:
+    image = Image.fromarray(random_pixels(4))
+    deep = np.asarray(image).astype(np.uint16) * np.uint16(257)
+    with Predictor.open(model_file) as predictor:
+        expected = predictor.predict(image)
+        for form in (deep, deep.astype(">u2"), png16(deep)):
+            assert predictor.predict(form) == expected
+        grey = np.asarray(image.convert("L"))
+        for form in (deep_grey := grey.astype(np.uint16) * np.uint16(257), Image.fromarray(deep_grey)):
+            assert predictor.predict(form) == predictor.predict(grey)
+
+
+def test_a_photo_is_seen_upright_in_every_form(model_file: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(random_pixels(4)[:9]).save(path, exif=exif)
+    stored = np.asarray(Image.open(path))
+    upright = Image.fromarray(np.rot90(stored, k=-1))
+    with Predictor.open(model_file) as predictor:
+        expected = predictor.predict(upright)
+        for form in (path, path.read_bytes(), Image.open(path), Image.open(path).convert("RGB")):
+            assert predictor.predict(form) == expected
+        np.testing.assert_array_equal(predictor.prepare(Image.open(path)), predictor.prepare(upright))
 
 
 @pytest.mark.parametrize(
@@ -119,11 +150,15 @@ def test_grey_and_transparent_images_are_seen_in_rgb(model_file: Path) -> None:
         (np.zeros((3, 8, 8), np.float32), "float32[3, 8, 8]", "array.transpose(1, 2, 0)"),
         (np.zeros((3, 8, 8), np.uint8), "uint8[3, 8, 8]", "array.transpose(1, 2, 0)"),
         (np.zeros((2, 8, 8, 3), np.uint8), "uint8[2, 8, 8, 3]", "list(array)"),
-        (np.zeros((8, 8), np.uint8), "uint8[8, 8]", "np.stack"),
-        (np.zeros((8, 8, 4), np.uint8), "uint8[8, 8, 4]", "array[..., :3]"),
+        (np.zeros((1, 8, 8), np.uint16), "uint16[1, 8, 8]", "array.transpose(1, 2, 0)"),
+        (np.zeros((8, 8), np.float64), "float64[8, 8]", "(255 * array)"),
+        (np.zeros((8, 8), np.int32), "int32[8, 8]", "(255 * array)"),
+        (np.zeros((8, 8, 5), np.uint8), "uint8[8, 8, 5]", "[r, g, b]"),
+        (Image.new("F", (8, 8)), "floats (Pillow's mode F)", "0 to 255"),
         (np.zeros((0, 8, 3), np.uint8), "uint8[0, 8, 3]", "no pixels"),
         (7, "found int", "a list of them"),
         (b"no image", "8 bytes of something else", "JPEG"),
+        (Image.open(io.BytesIO(_encoded(Image.fromarray(random_pixels(1)))[:900])), "truncated", "whole file"),
     ],
 )
 def test_what_is_no_image_is_refused_with_what_to_do(model_file: Path, image: Any, found: str, advice: str) -> None:

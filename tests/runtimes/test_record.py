@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vitexport.bundle.recording import input_hashes
-from vitexport.errors import FeedMismatchError
+from vitexport.errors import FeedMismatchError, InferenceError
 from vitexport.runtimes import RuntimeOptions
+from vitexport.runtimes import record as recording_module
 from vitexport.runtimes.base import Adapter
 from vitexport.runtimes.record import record, run_rows
 from vitexport.tensors import Array, TensorSpec
@@ -90,3 +91,12 @@ def test_without_a_size_every_batch_is_one_run_and_nothing_is_padded() -> None:
 def test_rows_that_do_not_fit_are_refused() -> None:
     with pytest.raises(FeedMismatchError, match=r"float64"):
         run_rows(Doubling(), np.zeros((2, 2)), 1)
+
+
+def test_answers_too_large_to_keep_are_refused_before_the_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording_module, "LARGEST", 3 * 4 * (2 + 1))
+    assert len(record(Doubling(), list("abc"), [rows(3)]).images) == 3
+    runtime = Doubling()
+    with pytest.raises(InferenceError, match=r"answers to 4 images .* y: float32\[batch, 2\]") as caught:
+        record(runtime, list("abcd"), [rows(4)])
+    assert runtime.runs == [] and "Compare at most 3 images: `data.verification.limit`" in caught.value.hint

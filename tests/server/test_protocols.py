@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import shutil
 import subprocess
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from tests.support.http_server import Running, running
+import vitexport as vx
+from tests.support.deep_images import png16, tiff
+from tests.support.dense_models import save
+from tests.support.http_server import Running, message, running
 from tests.support.linear_model import CLASSES, PREPROCESS, random_pixels, save_image, write_model
 from vitexport.inputs.preprocess import preprocess
 from vitexport.predict.predictor import Predictor
@@ -73,6 +77,24 @@ def test_predict_takes_an_image_as_it_is(server: Running, bundle_dir: Path, phot
     response = server.ask("POST", "/predict", photos[1], {"Content-Type": "image/png"})
     assert response.json()["model"] == "linear"
     _check(response.json()["results"][0], _expected(bundle_dir, 1, 5))
+
+
+def test_every_route_sees_photos_upright_and_16_bits_as_8(server: Running, bundle_dir: Path) -> None:
+    image = Image.fromarray(random_pixels(2))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    stream = io.BytesIO()
+    image.transpose(Image.Transpose.ROTATE_270).save(stream, "PNG", exif=exif)
+    for data in (stream.getvalue(), png16(np.asarray(image).astype(np.uint16) * np.uint16(257))):
+        _check(server.ask("POST", "/predict?top=2", data).json()["results"][0], _expected(bundle_dir, 2, 2))
+        body = {"input_data": [base64.b64encode(data).decode()]}
+        _check(server.ask("POST", "/score?top=2", body).json()[0], _expected(bundle_dir, 2, 2))
+
+
+def test_values_without_a_known_range_are_refused_by_name(server: Running) -> None:
+    response = server.ask("POST", "/predict", tiff(bytes(4 * 24 * 32), 24, 32, 32, sample_format=3))
+    assert response.status == 400
+    assert "floats (Pillow's mode F)" in message(response)
 
 
 def test_predict_takes_several_files_as_a_form(server: Running, bundle_dir: Path, photos: list[bytes]) -> None:
@@ -154,6 +176,25 @@ def test_features_model_answers_with_numbers(tmp_path: Path, photos: list[bytes]
     with Predictor.open(model) as predictor:
         expected = predictor.infer([predictor.prepare(Image.fromarray(random_pixels(0)))])[0]
     np.testing.assert_allclose(vector, expected, rtol=1e-4)
+
+
+def test_a_model_of_maps_answers_tensors_and_refuses_images_by_name(tmp_path: Path, photos: list[bytes]) -> None:
+    save("segformer", tmp_path / "segformer")
+    model = vx.export(tmp_path / "segformer", tmp_path / "segformer.onnx").path
+    planes = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
+    tensor = {"name": "pixel_values", "shape": planes.shape, "datatype": "FP32", "data": planes.ravel().tolist()}
+    body = {"input_data": [base64.b64encode(photos[0]).decode()]}
+    with running(model) as server, open_runtime(model) as runtime:
+        answer = server.ask("POST", "/v2/models/segformer/infer", {"inputs": [tensor]})
+        expected = runtime.run({"pixel_values": planes})["logits"]
+        (found,) = answer.json()["outputs"]
+        assert (found["name"], found["shape"]) == ("logits", [2, 5, 16, 16])
+        np.testing.assert_allclose(np.reshape(found["data"], found["shape"]), expected, rtol=1e-4, atol=1e-5)
+        for refused in (
+            server.ask("POST", "/predict", photos[0]),
+            server.ask("POST", "/score", body, {"Content-Type": "application/json"}),
+        ):
+            assert refused.status == 400 and "one vector per image, found logits" in refused.body.decode()
 
 
 def test_metrics_are_prometheus_text(server: Running, photos: list[bytes]) -> None:

@@ -17,6 +17,7 @@ from vitexport.files import as_path, finite
 from vitexport.machine import usable_cores
 from vitexport.predict.batch import ChunkPredictor, Row, chunks, predict_chunks
 from vitexport.predict.job import JobResult, OnOpen, OnProgress, predict_to_file
+from vitexport.predict.map_files import predict_to_folder
 from vitexport.predict.results import row_to_json
 from vitexport.predict.settings import Engine, JobSettings
 from vitexport.predict.sources import expand_sources
@@ -129,7 +130,7 @@ def predict_files(
     progress: Progress = False,
     on_open: OnOpen | None = None,
 ) -> Predictions | JobResult:
-    """Classify image files, or compute their features, on all cores; with ``out``, as a job that can be resumed.
+    """Classify image files, or compute features or maps, on all cores; with ``out``, as a job that can be resumed.
 
     Example::
 
@@ -141,8 +142,8 @@ def predict_files(
         model: Bundle, its directory, or a model file.
         sources: One or several of: an image, a folder (searched recursively), a pattern such as ``photos/**/*.jpg``, a
             ``.txt`` file with one path per line.
-        out: Results file, ``.jsonl``, ``.csv`` or ``.parquet``; a job killed earlier goes on where it stopped. None
-            returns the rows.
+        out: Results file, ``.jsonl``, ``.csv`` or ``.parquet``; a job killed earlier goes on where it stopped. For a
+            segmentation or depth model a folder: a PNG map for each image and their index. None returns the rows.
         top: Classes per image, best first.
         runtime: Runtime name; None lets the file choose.
         variant: Which model of a bundle; None takes the last one its checks accept.
@@ -189,6 +190,10 @@ def predict_files(
         tell, opened = _Counter(show), on_open or _ignore
         if out is None:
             result: Predictions | JobResult = _rows(settings, paths, tell, opened)
+        elif not (folder := as_path(out, "a results file or folder")).suffix:
+            if engine == "ray":
+                raise RecipeError("Expected engine='local' for a folder of maps, found 'ray'.", "Leave the engine out.")
+            result = predict_to_folder(settings, paths, folder, overwrite=overwrite, on_open=opened, on_progress=tell)
         else:
             result = predict_to_file(
                 settings, paths, as_path(out, "a results file"), overwrite=overwrite, on_open=opened, on_progress=tell

@@ -39,6 +39,7 @@ def export(
     out: str | PathLike[str],
     *,
     task: Task | None = None,
+    features: Sequence[str] = (),
     scoring: Scoring | None = None,
     image_size: tuple[int, int] | None = None,
     batch: Literal["dynamic"] | int = "dynamic",
@@ -61,12 +62,13 @@ def export(
         model: Hub id, Hugging Face directory, ``timm:NAME``, ``timm:NAME@FILE``, ``timm:local-dir:PATH``, or a live
             module; that one is copied, not changed.
         out: The ONNX file to write; it carries preprocessing, class names and history as metadata.
-        task: ``classify`` or ``features``; None takes what the checkpoint was saved for.
+        task: ``classify``, ``segment``, ``depth`` or ``features``; None takes what the checkpoint was saved for.
+        features: Modules of the source library's model whose outputs become those of the graph, e.g. ``blocks.5``.
         scoring: What turns a classifier's logits into scores: ``softmax``, ``sigmoid`` (several labels at once, or a
             single one) or ``none`` (a regression); None takes what the checkpoint says.
         image_size: (height, width) in pixels; None takes the checkpoint's own.
         batch: ``dynamic`` or a fixed batch size.
-        input: ``float32`` ``[N, 3, H, W]`` planes, or ``uint8`` ``[N, H, W, 3]`` pixels normalized inside the graph.
+        input: ``float32`` ``[N, C, H, W]`` planes, or ``uint8`` ``[N, H, W, C]`` pixels normalized inside the graph.
         opset: ONNX opset, 17 to 23.
         revision: Hub branch, tag or commit.
         allow_pickle: Accept a pickle checkpoint (still loaded with ``weights_only=True``).
@@ -100,12 +102,14 @@ def export(
         show(StepEvent("load", "running", model if isinstance(model, str) else type(model).__name__))
         if isinstance(model, str | PathLike):
             named: dict[str, Any] = {"source": str(model), "task": task, "scoring": scoring, "revision": revision}
-            named["allow_pickle"] = allow_pickle
+            named |= {"allow_pickle": allow_pickle, "features": tuple(features)}
             loaded = load_model(validated(ModelSettings, named, where="model"), image_size=image_size)
         else:
             from vitexport.host.sources.live import wrap_module
 
-            loaded = wrap_module(model, preprocess, class_names, task=task, scoring=scoring, image_size=image_size)
+            loaded = wrap_module(
+                model, preprocess, class_names, task=task, features=features, scoring=scoring, image_size=image_size
+            )
         show(StepEvent("load", "done"))
         show(StepEvent("export", "running", str(out)))
         result = export_onnx(loaded, settings, path)

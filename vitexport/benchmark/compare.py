@@ -243,9 +243,12 @@ def _feed(runtime: Runtime, model: Model) -> Array:
     else:
         height, width = (axis if isinstance(axis, int) else 224 for axis in tensor.shape[2:])
     ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None] * np.linspace(0, 1, width, dtype=np.float32)
+    axis = 3 if tensor.dtype == "uint8" else 1
+    found = tensor.shape[axis]
+    channels = found if isinstance(found, int) else 3
     if tensor.dtype == "uint8":
-        return np.repeat((255 * ramp).astype(np.uint8)[None, :, :, None], 3, axis=3)
-    return np.repeat((2 * ramp - 1)[None, None], 3, axis=1).astype(tensor.dtype)
+        return np.repeat((255 * ramp).astype(np.uint8)[None, :, :, None], channels, axis=axis)
+    return np.repeat((2 * ramp - 1)[None, None], channels, axis=axis).astype(tensor.dtype)
 
 
 def time_models(

@@ -94,7 +94,7 @@ class ReplayInputs:
 
     Attributes:
         images: Image names, one per row.
-        pixels: uint8 ``[N, H, W, 3]`` after resize and crop, in the model's channel order; normalizing them gives the
+        pixels: uint8 ``[N, H, W, C]`` after resize and crop, in the model's channel order; normalizing them gives the
             exact float inputs.
         targets: Class index per row, or None when unlabelled.
     """

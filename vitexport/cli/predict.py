@@ -25,7 +25,7 @@ __all__ = ["predict"]
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.argument("sources", metavar="IMAGE|DIR|LIST|GLOB...", nargs=-1, required=True)
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="A .jsonl, .csv or .parquet file."
+    "-o", "--output", type=click.Path(path_type=Path), help="A .jsonl, .csv or .parquet file; a folder for maps."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per image.")

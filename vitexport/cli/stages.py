@@ -35,6 +35,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was wri
 @_OUT
 @click.option("--task", type=click.Choice(get_args(Task)), help="Head to export; the checkpoint's own otherwise.")
 @click.option(
+    "--features",
+    metavar="NAME,NAME,...",
+    help="Modules whose outputs the graph gives, e.g. blocks.5,blocks.11,norm; implies --task features.",
+)
+@click.option(
     "--scoring",
     type=click.Choice(get_args(Scoring)),
     help="What makes scores of the logits; the checkpoint says it otherwise.",
@@ -54,6 +59,7 @@ def export(
     source: str,
     output: Path,
     task: Any,
+    features: str | None,
     scoring: Any,
     image_size: tuple[int, int] | None,
     batch: str,
@@ -73,6 +79,7 @@ def export(
         source,
         output,
         task=task,
+        features=tuple(name.strip() for name in features.split(",")) if features else (),
         scoring=scoring,
         image_size=image_size,
         batch="dynamic" if batch == "dynamic" else int(batch),

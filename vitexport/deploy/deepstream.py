@@ -24,6 +24,7 @@ from vitexport.bundle.bundle import Artifact, Bundle
 from vitexport.errors import BundleError, VitexportError
 from vitexport.files import write_atomic
 from vitexport.inputs.preprocess import PreprocessSpec, pixels
+from vitexport.inputs.standard import in_channels, standardize
 from vitexport.predict.predictor import Predictor
 from vitexport.runtimes import open_runtime
 from vitexport.scoring import Head, score_outputs
@@ -33,6 +34,9 @@ from vitexport.verification.select import choose_variant
 __all__ = ["CONFIG_FILE", "NvinferConfig", "PreprocessParity", "measure_parity", "write_deepstream"]
 
 CONFIG_FILE = "config_infer.txt"
+
+# model-color-format of nvinfer (DeepStream Developer Guide, "Gst-nvinfer")
+_COLOURS = {"rgb": 0, "bgr": 1, "gray": 2}
 
 _MODES = {"float32": 0, "int8": 1, "float16": 2}
 
@@ -45,13 +49,13 @@ class NvinferConfig:
         scale: ``net-scale-factor``.
         offsets: Per channel.
         size: (height, width) of the network.
-        bgr: Channel order of the network.
+        colour: What the network takes: ``rgb``, ``bgr`` or ``gray``.
     """
 
     scale: float
     offsets: tuple[float, ...]
     size: tuple[int, int]
-    bgr: bool
+    colour: str
 
     @classmethod
     def read(cls, path: str | Path) -> NvinferConfig:
@@ -69,14 +73,14 @@ class NvinferConfig:
                 scale=float(properties["net-scale-factor"]),
                 offsets=tuple(float(value) for value in properties["offsets"].split(";")),
                 size=(height, width),
-                bgr=properties["model-color-format"] == "1",
+                colour={str(code): name for name, code in _COLOURS.items()}[properties["model-color-format"]],
             )
         except (OSError, ValueError, KeyError, configparser.Error) as error:
             raise VitexportError(f"'{path}' is no nvinfer configuration: {error}", "Write it again.") from error
 
     def tensor(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return ``float32[3, H, W]`` of a frame ``uint8[H, W, 3]`` in RGB that already has the network's size."""
-        ordered = frame[:, :, ::-1] if self.bgr else frame
+        """Return ``float32[C, H, W]`` of a frame ``uint8[H, W, C]`` (RGB, or grey) of the network's size."""
+        ordered = frame[:, :, ::-1] if self.colour == "bgr" else frame
         planes = ordered.transpose(2, 0, 1).astype(np.float32)
         shifted = planes - np.asarray(self.offsets, dtype=np.float32)[:, None, None]
         return np.ascontiguousarray(np.float32(self.scale) * shifted)
@@ -142,7 +146,15 @@ def write_deepstream(bundle: Bundle, out: str | Path, *, variant: str | None = N
     from vitexport.host.graph.passes.deepstream import write_pixel_planes
 
     if bundle.model.task != "classify":
-        raise BundleError("Expected a classifier, found a features model.", "nvinfer needs classes; export with one.")
+        raise BundleError(
+            f"Expected a classifier, found a model of the task {bundle.model.task}.",
+            "nvinfer's classifier needs classes; export with one.",
+        )
+    if bundle.preprocess.channels == 4:
+        raise BundleError(
+            "Expected a model of 3 channels (colour) or 1 (grey), found one of 4 (RGBA).",
+            "nvinfer gives a network no alpha; serve the model with `vitexport triton` or `vitexport serve`.",
+        )
     artifact = choose_variant(bundle, variant).artifact
     if not artifact.file.path.endswith(".onnx"):
         raise BundleError(f"Expected an ONNX file, found '{artifact.file.path}'.", "Choose one with --variant.")
@@ -159,7 +171,7 @@ def write_deepstream(bundle: Bundle, out: str | Path, *, variant: str | None = N
 
 
 def _config_text(bundle: Bundle, artifact: Artifact, batch: int) -> str:
-    height, width = bundle.preprocess.image_size
+    channels, (height, width) = bundle.preprocess.channels, bundle.preprocess.image_size
     mode = _MODES.get(artifact.precision, 0)
     properties = {
         "gpu-id": 0,
@@ -170,11 +182,11 @@ def _config_text(bundle: Bundle, artifact: Artifact, batch: int) -> str:
         "model-engine-file": f"model.onnx_b{batch}_gpu0_{('fp32', 'int8', 'fp16')[mode]}.engine",
         "labelfile-path": "labels.txt",
         "batch-size": batch,
-        "infer-dims": f"3;{height};{width}",
+        "infer-dims": f"{channels};{height};{width}",
         "network-input-order": 0,
-        "model-color-format": 0 if bundle.preprocess.channel_order == "rgb" else 1,
+        "model-color-format": _COLOURS["gray" if channels == 1 else bundle.preprocess.channel_order],
         "net-scale-factor": "1.0",
-        "offsets": "0.0;0.0;0.0",
+        "offsets": ";".join(["0.0"] * channels),
         "maintain-aspect-ratio": 0,
         "scaling-filter": 1,
         **_outputs(bundle),
@@ -225,7 +237,7 @@ def measure_parity(
         for image in images:
             logits = predictor.infer([predictor.prepare(image)])
             expected = score_outputs(logits, scoring)[0]
-            frames = (_rgb_pixels(image, bundle.preprocess), nvinfer.stretch(np.asarray(image.convert("RGB"))))
+            frames = (_rgb_pixels(image, bundle.preprocess), nvinfer.stretch(_frame(image, bundle.preprocess)))
             answers = [runtime.run({tensor.name: nvinfer.tensor(frame)[None]}) for frame in frames]
             # In the order of the outputs: one of all classes, or one for each label.
             scores = [np.concatenate(list(answer.values()), axis=1)[0] for answer in answers]
@@ -251,6 +263,12 @@ def _agreement(expected: NDArray[np.float64], found: Array, head: Head) -> float
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
+
+
+def _frame(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """Return an image as a camera gives it: uint8 ``[H, W, C]``, of its own size."""
+    array = np.asarray(in_channels(standardize(image), spec.channels), dtype=np.uint8)
+    return array.reshape(*array.shape[:2], spec.channels)
 
 
 def _rgb_pixels(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:

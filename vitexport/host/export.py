@@ -22,10 +22,12 @@ from vitexport.files import StageResult
 from vitexport.host.graph.constants import shape_of
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.graph.passes.pixel_input import PixelInput
+from vitexport.host.graph.randomness import describe_random, random_nodes
 from vitexport.host.graph.schema import opset_of
 from vitexport.host.graph.scopes import MODULE_KEY, ModuleNames, module_from_exporter, module_of
 from vitexport.host.sources.families import generic_note, is_known
 from vitexport.host.sources.loaded import LoadedModel
+from vitexport.host.sources.unreadable import brief
 from vitexport.recipe.settings import ExportSettings
 from vitexport.tensors import TensorSpec
 
@@ -47,6 +49,7 @@ def export_onnx(loaded: LoadedModel, settings: ExportSettings, out: Path) -> Sta
     spec = _with_batch(loaded.metadata.model, settings)
     model = _trace(loaded, spec, settings)
     _keep_modules(model)
+    _refuse_randomness(model, spec)
     _declare_interface(model, spec)
     if settings.input == "uint8":
         spec = _take_pixels(model, spec, loaded)
@@ -56,11 +59,12 @@ def export_onnx(loaded: LoadedModel, settings: ExportSettings, out: Path) -> Sta
     ModuleNames()(model)
     companions = write_onnx(model, out, lambda written: _check_written(written, spec, settings.opset))
     operators = Counter(node.op_type for node in model.graph)
+    notes = (*loaded.notes, *(() if is_known(spec.family) else (generic_note(spec),)))
     details = {
         "nodes": sum(operators.values()),
         "operators": dict(operators.most_common()),
         "seconds": round(time.perf_counter() - started, 2),
-        **({} if is_known(spec.family) else {"note": generic_note(spec)}),
+        **({"note": " ".join(notes)} if notes else {}),
     }
     return StageResult(out, "float32", companions, details)
 
@@ -95,12 +99,17 @@ def _trace(loaded: LoadedModel, spec: ModelSpec, settings: ExportSettings) -> ir
             )
     except (torch.onnx.OnnxExporterError, torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
         raise ExportError(
-            f"PyTorch cannot export '{spec.id}' to ONNX: {error}",
+            f"PyTorch cannot export '{spec.id}' to ONNX: {brief(_origin(error))}",
             "Try a fixed batch (`export.batch: 1`), or report the model with this message.",
         ) from error
     if program is None:
         raise ExportError(f"PyTorch returned no ONNX program for '{spec.id}'.", "Update torch and onnxscript.")
     return program.model
+
+
+def _origin(error: BaseException) -> BaseException:
+    """Return what an error came from: torch.onnx wraps what is wrong in advice to the developers of PyTorch."""
+    return error if error.__cause__ is None else _origin(error.__cause__)
 
 
 @contextmanager
@@ -160,6 +169,22 @@ def _keep_modules(model: ir.Model) -> None:
     model.graph.metadata_props.clear()
     model.graph.doc_string = None
     model.doc_string = None
+
+
+def _refuse_randomness(model: ir.Model, spec: ModelSpec) -> None:
+    """Raise for a graph that draws random numbers: it would answer otherwise every time.
+
+    Raises:
+        ExportError: It does.
+    """
+    nodes = random_nodes(model)
+    if nodes:
+        raise ExportError(
+            f"Expected '{spec.id}' to answer the same for the same image, but its graph draws random numbers: "
+            f"{describe_random(nodes)}.",
+            "Take the random step out of the model's forward, such as masking or dropout that does not look at "
+            "`self.training`; a masked autoencoder has an encoder without it (`--task features`).",
+        )
 
 
 def _fill_gaps(graph: ir.Graph) -> None:

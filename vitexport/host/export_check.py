@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 
 from vitexport.errors import ExportError
 from vitexport.host.sources.loaded import LoadedModel
-from vitexport.inputs.preprocess import from_pixels, normalize
+from vitexport.inputs.preprocess import PreprocessSpec, from_pixels, normalize
 from vitexport.runtimes import open_runtime
-from vitexport.tensors import batch_limit
+from vitexport.tensors import Array, batch_limit
 
 __all__ = ["MAX_DIFFERENCE", "compare_with_pytorch"]
 
@@ -35,27 +36,29 @@ def compare_with_pytorch(loaded: LoadedModel, path: Path) -> float:
         The largest difference of any output element over the largest magnitude of that output.
 
     Raises:
-        ExportError: The difference is above :data:`MAX_DIFFERENCE`, an output is not finite, or images of a batch are
-            mixed. The file is removed, so that nobody takes it for a good one.
+        ExportError: The difference is above :data:`MAX_DIFFERENCE`, an output is not finite, images of a batch are
+            mixed, or an answer changes from run to run. The file is removed, so that nobody takes it for a good one.
     """
     spec = loaded.metadata.preprocess
-    with open_runtime(path) as runtime:
-        tensor = runtime.inputs[0]
-        worst = 0.0
-        alone: tuple[torch.Tensor, ...] = ()
-        for size in [batch_limit(tensor)] if batch_limit(tensor) else (1, 3):
-            shown = _pixels(int(size or 1), spec.image_size)
-            with torch.no_grad():
-                planes = torch.from_numpy(np.stack([normalize(image, spec) for image in shown]))
-                expected = loaded.module(planes)
-            _require_rows_of_their_own(alone, expected, path, loaded)
-            alone = expected
-            found = runtime.run({tensor.name: from_pixels(shown, spec, tensor)})
-            for output, reference in zip(runtime.outputs, expected, strict=True):
-                wanted = reference.numpy().astype(np.float64)
-                scale = max(float(np.abs(wanted).max()), np.finfo(np.float32).tiny)
-                difference = float(np.abs(found[output.name] - wanted).max()) / scale
-                worst = max(worst, difference if math.isfinite(difference) else math.inf)
+    try:
+        with open_runtime(path) as runtime:
+            tensor = runtime.inputs[0]
+            fixed = batch_limit(tensor)
+            worst = 0.0
+            alone: tuple[torch.Tensor, ...] = ()
+            for size in [fixed] if fixed else (1, 3):
+                shown = _pixels(size, spec)
+                expected = _answers(loaded, torch.from_numpy(np.stack([normalize(image, spec) for image in shown])))
+                _require_rows_of_their_own(alone, expected, loaded)
+                alone = expected
+                feeds = {tensor.name: from_pixels(shown, spec, tensor)}
+                found = runtime.run(feeds)
+                _require_the_same(found, runtime.run(feeds), loaded, "the exported graph", "when it is asked twice")
+                for output, reference in zip(runtime.outputs, expected, strict=True):
+                    worst = max(worst, _relative(reference.numpy(), found[output.name]))
+    except ExportError:
+        path.unlink()
+        raise
     if worst > MAX_DIFFERENCE:
         path.unlink()
         raise ExportError(
@@ -66,14 +69,54 @@ def compare_with_pytorch(loaded: LoadedModel, path: Path) -> float:
     return worst
 
 
+def _answers(loaded: LoadedModel, planes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Run the PyTorch model twice, each time from another seed, and return what it answers.
+
+    Raises:
+        ExportError: It answers otherwise the second time, or for the same image at another place of the batch.
+    """
+    runs: list[tuple[torch.Tensor, ...]] = []
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            runs.append(loaded.module(planes))
+    names = [output.name for output in loaded.metadata.model.outputs]
+    first, second = ({n: v.numpy() for n, v in zip(names, run, strict=True)} for run in runs)
+    _require_the_same(first, second, loaded, "PyTorch", "when it is asked twice")
+    if len(planes) > 1:
+        ends = ({name: value[row : row + 1] for name, value in first.items()} for row in (0, len(planes) - 1))
+        _require_the_same(next(ends), next(ends), loaded, "PyTorch", "at another place of the batch")
+    return runs[0]
+
+
+def _require_the_same(
+    one: Mapping[str, Array], other: Mapping[str, Array], loaded: LoadedModel, who: str, when: str
+) -> None:
+    """Refuse a model that is not a function of its image."""
+    changed = [name for name, value in one.items() if _relative(value, other[name]) > MAX_DIFFERENCE]
+    if changed:
+        raise ExportError(
+            f"Expected '{loaded.metadata.model.id}' to answer the same for the same image, but {who} gives another "
+            f"'{changed[0]}' {when}.",
+            "Take the random step out of the model's forward, such as masking or dropout that does not look at "
+            "`self.training`; a masked autoencoder has an encoder without it (`--task features`).",
+        )
+
+
+def _relative(reference: Array, found: Array) -> float:
+    """Return max |difference| / max |reference|; infinite where it is no number."""
+    wanted = reference.astype(np.float64)
+    scale = max(float(np.abs(wanted).max()), np.finfo(np.float32).tiny)
+    difference = float(np.abs(found.astype(np.float64) - wanted).max()) / scale
+    return difference if math.isfinite(difference) else math.inf
+
+
 def _require_rows_of_their_own(
-    alone: tuple[torch.Tensor, ...], together: tuple[torch.Tensor, ...], path: Path, loaded: LoadedModel
+    alone: tuple[torch.Tensor, ...], together: tuple[torch.Tensor, ...], loaded: LoadedModel
 ) -> None:
     """Refuse a model whose answer for an image depends on the others in its batch: serving would change results."""
     for one, several in zip(alone, together, strict=False):
-        scale = max(float(one.abs().max()), np.finfo(np.float32).tiny)
-        if float((several[:1] - one).abs().max()) > MAX_DIFFERENCE * scale:
-            path.unlink()
+        if _relative(one.numpy(), several[:1].numpy()) > MAX_DIFFERENCE:
             raise ExportError(
                 f"'{loaded.metadata.model.id}' answers otherwise for an image when others are in its batch.",
                 "Export it for one image at a time (`--batch 1`), or take out what mixes the batch, such as a mean "
@@ -81,10 +124,12 @@ def _require_rows_of_their_own(
             )
 
 
-def _pixels(count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return ``count`` images, uint8 ``[N, H, W, 3]``: noise over a gradient, from a fixed seed."""
-    height, width = size
+def _pixels(count: int, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """Return ``count`` images, uint8 ``[N, H, W, C]``: noise over a gradient, from a fixed seed; the last is
+    the first."""
+    height, width = spec.image_size
     ramp = np.linspace(0, 160, height)[:, None, None] + np.linspace(0, 40, width)[None, :, None]
-    noise = np.random.default_rng(0).uniform(0, 55, (count, height, width, 3))
+    noise = np.random.default_rng(0).uniform(0, 55, (count, height, width, spec.channels))
     pixels: NDArray[np.uint8] = (ramp + noise).astype(np.uint8)
+    pixels[-1] = pixels[0]
     return pixels

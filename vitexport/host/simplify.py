@@ -17,6 +17,7 @@ from vitexport.files import StageResult
 from vitexport.host.graph.file import read_onnx, write_onnx
 from vitexport.host.graph.onnxsim import simplify_structure
 from vitexport.host.graph.passes.canonical import canonicalize
+from vitexport.host.graph.randomness import describe_random, random_nodes
 from vitexport.recipe.settings import SimplifySettings
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tensors import Array, TensorSpec
@@ -45,6 +46,12 @@ def simplify_onnx(model: Path, settings: SimplifySettings, out: Path) -> StageRe
         graph = read_onnx(model)
     except (OSError, ValueError) as error:
         raise SimplifyError(f"Cannot read '{model}': {error}", "Give a complete ONNX file.") from error
+    if drawn := random_nodes(graph):
+        raise SimplifyError(
+            f"Expected '{model.name}' to answer the same for the same input, but it draws random numbers: "
+            f"{describe_random(drawn)}.",
+            "Export the model in inference mode, without masking or dropout; no comparison with it means anything.",
+        )
     before = Counter(node.op_type for node in graph.graph)
     interface = [(v.name, str(v.shape), v.dtype) for v in (*graph.graph.inputs, *graph.graph.outputs)]
     if settings.onnxsim:

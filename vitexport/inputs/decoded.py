@@ -38,14 +38,14 @@ class DecodedImages(Closing):
         except BaseException:
             self._file.close()
             raise
-        shape = (len(paths), *spec.image_size, 3)
+        shape = (len(paths), *spec.image_size, spec.channels)
         self._pixels: NDArray[np.uint8] = np.memmap(self._file, dtype=np.uint8, mode="r", shape=shape)
 
     def __len__(self) -> int:
         return len(self._pixels)
 
     def rows(self, rows: Sequence[int]) -> NDArray[np.uint8]:
-        """Return the pixels of some images, uint8 ``[N, H, W, 3]``."""
+        """Return the pixels of some images, uint8 ``[N, H, W, C]``."""
         return np.stack([self._pixels[row] for row in rows])
 
     def feeds(self, tensor: TensorSpec, size: int) -> Iterator[Array]:

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vitexport.errors import ImageError
 from vitexport.inputs.preprocess import PreprocessSpec, batch
+from vitexport.inputs.standard import in_channels, standardize
 from vitexport.tensors import Array, TensorSpec
 
 __all__ = ["MAX_PIXELS", "batches", "content_hash", "content_hashes", "decode_image", "list_images", "load_image"]
@@ -23,7 +24,7 @@ MAX_PIXELS = 64_000_000
 
 _FILTERING = threading.Lock()
 
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 def list_images(folder: Path, *, limit: int | None = None) -> tuple[Path, ...]:
@@ -59,10 +60,11 @@ def list_images(folder: Path, *, limit: int | None = None) -> tuple[Path, ...]:
 
 
 def load_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image file to RGB.
+    """Decode an image file, see :func:`decode_image`.
 
     Raises:
-        ImageError: The file is missing, no image, truncated, or larger than ``max_pixels``.
+        ImageError: The file is missing, no image, truncated, larger than ``max_pixels``, or of values without a known
+            range.
     """
     try:
         data = path.read_bytes()
@@ -72,9 +74,10 @@ def load_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode image bytes to RGB, with the size checked before anything is decompressed.
+    """Decode image bytes, with the size checked before anything is decompressed.
 
-    EXIF orientation is not applied: neither Hugging Face's nor timm's evaluation pipelines apply it.
+    The image is upright and has 8 bits per channel, see :func:`~vitexport.inputs.standard.standardize`; its colour mode
+    is the file's own. :func:`~vitexport.inputs.preprocess.pixels` brings it to the channels of a model.
 
     Args:
         data: A complete file: JPEG, PNG, WebP, BMP, TIFF or PPM.
@@ -82,7 +85,7 @@ def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Ima
         max_pixels: Largest accepted width x height.
 
     Raises:
-        ImageError: No image, truncated, or too large.
+        ImageError: No image, truncated, too large, or of values without a known range.
     """
     try:
         image = _open(data)
@@ -91,7 +94,7 @@ def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Ima
                 f"'{name}' has {image.width} x {image.height} pixels; at most {max_pixels:,} are accepted.",
                 "Shrink the image first.",
             )
-        return image.convert("RGB")
+        return standardize(image, name=name)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(f"'{name}' is too large to decode safely: {error}", "Shrink the image first.") from error
     except UnidentifiedImageError as error:
@@ -130,8 +133,8 @@ def batches(paths: Sequence[Path], spec: PreprocessSpec, tensor: TensorSpec, siz
 
 
 def content_hash(image: Image.Image) -> str:
-    """Return a SHA-256 of an image's pixels, so that a renamed or re-encoded (lossless) copy is found."""
-    pixels = np.ascontiguousarray(image)
+    """Return a SHA-256 of an upright image's colours, so that a renamed or re-encoded (lossless) copy is found."""
+    pixels = np.ascontiguousarray(in_channels(image, 3))
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(pixels.data)
     return digest.hexdigest()

@@ -1,7 +1,8 @@
 """Preprocessing as data, and the one implementation that runs it: Pillow and NumPy only.
 
-An image goes through ``resize -> crop -> (uint8 pixels) -> rescale -> normalize``. The first half, :func:`pixels`, is
-what a camera pipeline must reproduce for a ``uint8`` graph; :func:`preprocess` is the whole of it.
+An image goes through ``upright, 8 bits -> channels -> resize -> crop -> (uint8 pixels) -> rescale -> normalize``. The
+first half, :func:`pixels`, is what a camera pipeline must reproduce for a ``uint8`` graph; :func:`preprocess` is the
+whole of it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from vitexport.errors import FeedMismatchError
+from vitexport.inputs.standard import CHANNEL_MODES, in_channels, standardize
 from vitexport.tensors import Array, TensorSpec
 
 __all__ = ["PreprocessSpec", "Resize", "batch", "from_pixels", "pixels", "preprocess"]
@@ -45,7 +47,7 @@ class Resize(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["squash", "shortest_edge", "longest_edge", "cover"] = "squash"
-    size: tuple[int, int]
+    size: tuple[PositiveInt, PositiveInt]
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) after resizing an image of ``height`` x ``width`` pixels."""
@@ -72,9 +74,10 @@ class PreprocessSpec(BaseModel):
         crop_rounding: How half a pixel of crop offset is rounded: ``floor`` (Hugging Face) or ``round`` (torchvision,
             timm).
         rescale: Factor from uint8 to the unit the mean and std are given in, usually 1/255.
-        mean: Per-channel mean subtracted after rescaling.
-        std: Per-channel divisor after that.
-        channel_order: Order of the channels the model was trained with.
+        mean: Mean per channel, subtracted after rescaling. Their number is that of the channels: 1 (greyscale), 3 or 4
+            (colours with alpha, last).
+        std: Divisor per channel after that.
+        channel_order: Order of the three colours the model was trained with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,14 +88,18 @@ class PreprocessSpec(BaseModel):
     crop: bool = False
     crop_rounding: Literal["floor", "round"] = "floor"
     rescale: float = Field(default=1 / 255, gt=0)
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     channel_order: Literal["rgb", "bgr"] = "rgb"
 
     @model_validator(mode="after")
     def _check(self) -> PreprocessSpec:
         if min(self.image_size) < 1:
             raise ValueError(f"image_size must be positive, found {self.image_size}")
+        if len(self.mean) not in CHANNEL_MODES or len(self.std) != len(self.mean):
+            raise ValueError(f"mean and std must each have 1, 3 or 4 values, found {self.mean} and {self.std}")
+        if self.channel_order == "bgr" and self.channels != 3:
+            raise ValueError(f"channel_order 'bgr' is for 3 channels, found {self.channels} values in mean and std")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, found {self.std}")
         if not self.crop and (
@@ -101,24 +108,32 @@ class PreprocessSpec(BaseModel):
             raise ValueError("without a crop, resize must squash to image_size, or the model would get other sizes")
         return self
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of the model input: 1 (greyscale), 3 (RGB or BGR) or 4 (RGBA)."""
+        return len(self.mean)
+
 
 def pixels(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    """Resize and crop an image: what a ``uint8`` graph takes.
+    """Make an image upright, resize and crop it: what a ``uint8`` graph takes.
 
     Returns:
-        uint8 array ``[H, W, 3]`` in ``spec.channel_order``.
+        uint8 array ``[H, W, C]`` of ``spec.channels``, three of them in ``spec.channel_order``.
+
+    Raises:
+        ImageError: The image's values have no known range, see :func:`~vitexport.inputs.standard.standardize`.
     """
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    image = in_channels(standardize(image), spec.channels)
     if spec.resize is not None:
-        height, width = spec.resize.target(rgb.height, rgb.width)
-        if (height, width) != (rgb.height, rgb.width):
-            rgb = rgb.resize((width, height), _RESAMPLING[spec.interpolation])
+        height, width = spec.resize.target(image.height, image.width)
+        if (height, width) != (image.height, image.width):
+            image = image.resize((width, height), _RESAMPLING[spec.interpolation])
     if spec.crop:
         height, width = spec.image_size
-        top = _offset(rgb.height, height, spec.crop_rounding)
-        left = _offset(rgb.width, width, spec.crop_rounding)
-        rgb = rgb.crop((left, top, left + width, top + height))
-    array: NDArray[np.uint8] = np.asarray(rgb, dtype=np.uint8)
+        top = _offset(image.height, height, spec.crop_rounding)
+        left = _offset(image.width, width, spec.crop_rounding)
+        image = image.crop((left, top, left + width, top + height))
+    array: NDArray[np.uint8] = np.asarray(image, dtype=np.uint8).reshape(*spec.image_size, spec.channels)
     return array if spec.channel_order == "rgb" else np.ascontiguousarray(array[:, :, ::-1])
 
 
@@ -133,13 +148,13 @@ def preprocess(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.float32]:
     """Turn an image into one float model input.
 
     Returns:
-        float32 array ``[3, H, W]``: ``(pixels * rescale - mean) / std``.
+        float32 array ``[C, H, W]``: ``(pixels * rescale - mean) / std``.
     """
     return normalize(pixels(image, spec), spec)
 
 
 def normalize(array: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
-    """Apply rescale, mean and std to uint8 ``[H, W, 3]`` pixels; returns float32 ``[3, H, W]``."""
+    """Apply rescale, mean and std to uint8 ``[H, W, C]`` pixels; returns float32 ``[C, H, W]``."""
     planar = np.ascontiguousarray(array.transpose(2, 0, 1)).astype(np.float32)
     planar *= np.float32(spec.rescale)
     planar -= np.asarray(spec.mean, dtype=np.float32)[:, None, None]
@@ -151,9 +166,9 @@ def from_pixels(array: NDArray[np.uint8], spec: PreprocessSpec, tensor: TensorSp
     """Finish what :func:`pixels` began: make a feed for the model input ``tensor``.
 
     Args:
-        array: uint8 ``[N, H, W, 3]`` in ``spec.channel_order``.
+        array: uint8 ``[N, H, W, C]`` in ``spec.channel_order``.
         spec: Preprocessing whose last step, the normalization, is still to be done.
-        tensor: The model input: uint8 ``[N, H, W, 3]`` takes pixels, float ``[N, 3, H, W]`` takes normalized planes.
+        tensor: The model input: uint8 ``[N, H, W, C]`` takes pixels, float ``[N, C, H, W]`` takes normalized planes.
 
     Returns:
         Array of ``tensor.dtype``, one image per row.

@@ -52,15 +52,16 @@ def compare_pixels(images: Sequence[Image.Image], expected: Sequence[Floats], sp
 
     Args:
         images: Decoded images.
-        expected: For each, float32 ``[3, H, W]`` of the other preprocessing.
+        expected: For each, float32 ``[C, H, W]`` of the other preprocessing.
         spec: Ours.
     """
     if not images:
         return PixelParity(0, float("inf"), float("inf"), "no images were compared")
-    wrong = [index for index, tensor in enumerate(expected) if tensor.shape != (3, *spec.image_size)]
+    shape = (spec.channels, *spec.image_size)
+    wrong = [index for index, tensor in enumerate(expected) if tensor.shape != shape]
     if wrong:
-        found = "x".join(str(edge) for edge in expected[wrong[0]].shape)
-        text = f"the other makes {found} tensors, ours are 3x{spec.image_size[0]}x{spec.image_size[1]}"
+        found, own = ("x".join(str(edge) for edge in edges) for edges in (expected[wrong[0]].shape, shape))
+        text = f"the other makes {found} tensors, ours are {own}"
         return PixelParity(len(images), float("inf"), float("inf"), text)
     ours = [preprocess(image, spec) for image in images]
     rms, largest = _levels(ours, expected, spec)
@@ -107,11 +108,10 @@ def _explain(
 
 def _variants(spec: PreprocessSpec) -> Iterator[tuple[str, PreprocessSpec]]:
     """Yield every other setting that is commonly mixed up, with what it would mean."""
-    order = "bgr" if spec.channel_order == "rgb" else "rgb"
-    yield (
-        f"the channels are swapped, {spec.channel_order.upper()} here and {order.upper()} there",
-        spec.model_copy(update={"channel_order": order}),
-    )
+    if spec.channels == 3:
+        order = "bgr" if spec.channel_order == "rgb" else "rgb"
+        text = f"the channels are swapped, {spec.channel_order.upper()} here and {order.upper()} there"
+        yield text, spec.model_copy(update={"channel_order": order})
     for method in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"):
         if method != spec.interpolation:
             text = f"the interpolation is {spec.interpolation} here and {method} there"
@@ -135,7 +135,7 @@ def _variants(spec: PreprocessSpec) -> Iterator[tuple[str, PreprocessSpec]]:
 def _normalization(ours: Sequence[Floats], expected: Sequence[Floats], spec: PreprocessSpec) -> str | None:
     """Return the mean and std the other must use, when a straight line per channel explains everything."""
     mean, std, remaining = [], [], 0.0
-    for channel in range(3):
+    for channel in range(spec.channels):
         x = np.concatenate([tensor[channel].ravel() for tensor in ours]).astype(np.float64)
         y = np.concatenate([tensor[channel].ravel() for tensor in expected]).astype(np.float64)
         slope, offset = np.polyfit(x, y, 1) if np.ptp(x) > 0 else (0.0, 0.0)
@@ -146,7 +146,7 @@ def _normalization(ours: Sequence[Floats], expected: Sequence[Floats], spec: Pre
         # y = (v - mean') / std' with v = x * std + mean, so std' = std / slope and mean' = mean - offset * std'.
         std.append(spec.std[channel] / slope)
         mean.append(spec.mean[channel] - offset * std[-1])
-    if np.sqrt(remaining / 3) > LIMIT_LEVELS:
+    if np.sqrt(remaining / spec.channels) > LIMIT_LEVELS:
         return None
     numbers = ", ".join(f"{value:.3f}" for value in mean), ", ".join(f"{value:.3f}" for value in std)
     mine = ", ".join(f"{value:.3f}" for value in spec.mean), ", ".join(f"{value:.3f}" for value in spec.std)

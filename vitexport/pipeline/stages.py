@@ -195,7 +195,7 @@ def keep_disagreements(bundle: Bundle, images: VerificationImages) -> StageResul
     names = tuple(entry.image for entry in worst if entry.image in row_of)
     shown = images.decoded(bundle.preprocess).rows([row_of[name] for name in names]) if names else None
     path = analysis_path(bundle.root, DISAGREEMENTS, ".npz")
-    empty = np.zeros((0, *bundle.preprocess.image_size, 3), dtype=np.uint8)
+    empty = np.zeros((0, *bundle.preprocess.image_size, bundle.preprocess.channels), dtype=np.uint8)
     ReplayInputs(names, empty if shown is None else shown, None).save(path)
     return StageResult(path, "")
 

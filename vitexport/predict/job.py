@@ -105,6 +105,7 @@ def predict_to_file(
         raise VitexportError(f"'{out}' exists already.", "Use another -o file, or replace it with --overwrite.")
     work = chunks(paths, settings.batch)
     with settings.open() as predictor:
+        assert predictor.output  # raises for a model without vectors, before there is a journal
         on_open(predictor)
         identity = job_identity(
             work,

@@ -194,20 +194,26 @@ class Predictor(Closing):
         """Whether the model gives classes; otherwise it gives a feature vector."""
         return self.metadata.model.task == "classify"
 
+    @property
+    def gives_maps(self) -> bool:
+        """Whether the model gives a map of the image: classes or depth by pixel."""
+        return self.metadata.model.task in ("segment", "depth")
+
     @cached_property
     def output(self) -> TensorSpec:
         """The output with one vector per image; a features model may have token outputs beside it."""
         vectors = next((spec for spec in self.runtime.outputs if len(spec.shape) == 2), None)
         if vectors is None:
             outputs = ", ".join(spec.describe() for spec in self.runtime.outputs)
+            folder = "`vitexport predict ... -o DIR` writes its maps. " if self.gives_maps else ""
             raise BundleError(
                 f"Expected '{self.name}' to have an output with one vector per image, found {outputs}.",
-                "Ask for that output itself: through /v2 of `vitexport serve`, or with a runtime of your own.",
+                f"{folder}Ask for that output itself: through /v2 of `vitexport serve`, or with a runtime of your own.",
             )
         return vectors
 
     def prepare(self, image: Image.Image) -> Array:
-        """Preprocess one image into one row of the model's input: float ``[3, H, W]`` or uint8 ``[H, W, 3]``."""
+        """Preprocess one image into one row of the model's input: float ``[C, H, W]`` or uint8 ``[H, W, C]``."""
         row: Array = batch([image], self.metadata.preprocess, self.tensor)[0]
         return row
 
@@ -298,12 +304,13 @@ class Predictor(Closing):
         Args:
             images: One image gives one result, several give a list in their order. An image is the path of a file
                 (``str`` or ``Path``), the bytes of one (JPEG, PNG, WebP, BMP, TIFF or PPM), a Pillow image, or a uint8
-                array ``[H, W, 3]`` in RGB, of any size; it is resized, cropped and normalized as the model needs it.
+                or uint16 array ``[H, W, 3]`` in RGB (``[H, W, 4]`` RGBA, ``[H, W]`` grey), of any size; it is turned
+                upright, resized, cropped and normalized as the model needs it.
             top: Classes per image, best first; None for all.
             batch: Images per run, and images decoded at one time.
 
         Raises:
-            ImageError: An image is missing, damaged or too large, or an array is no uint8 ``[H, W, 3]``.
+            ImageError: An image is missing, damaged or too large, or its values have no known range, as floats have.
             InferenceError: The model failed, or its output holds NaN or infinity.
         """
         if batch < 1 or (top is not None and top < 1):
@@ -319,6 +326,11 @@ class Predictor(Closing):
 
     def require_classes(self) -> None:
         """Raise a BundleError unless the model classifies."""
+        if self.gives_maps:
+            raise BundleError(
+                f"Expected a classifier, but '{self.name}' gives maps ({self.metadata.model.task}).",
+                "Write the maps to a folder with `vitexport predict ... -o DIR`.",
+            )
         if not self.classifies:
             raise BundleError(
                 f"Expected a classifier, but '{self.name}' gives feature vectors.",

@@ -14,11 +14,13 @@ from PIL import Image
 
 from vitexport.errors import ImageError
 from vitexport.inputs.images import decode_image, list_images, load_image
+from vitexport.inputs.standard import standardize
 
 __all__ = ["ImageInput", "expand_sources", "is_one_image", "to_image"]
 
-ImageInput: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8]
-"""One image: the path of a file, the bytes of one, a Pillow image, or uint8 pixels ``[H, W, 3]`` in RGB."""
+ImageInput: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8] | NDArray[np.uint16]
+"""One image: the path of a file, the bytes of one, a Pillow image, or uint8 or uint16 pixels ``[H, W]`` (grey),
+``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA), over the whole range of their type."""
 
 
 def is_one_image(value: object) -> bool:
@@ -27,34 +29,46 @@ def is_one_image(value: object) -> bool:
 
 
 def to_image(image: ImageInput, *, name: str = "image") -> Image.Image:
-    """Return an image in RGB, whatever form it has.
+    """Return an image upright and with 8 bits per channel, whatever form it has.
 
     Args:
         image: See :data:`ImageInput`.
         name: How an error message calls an image without a path.
 
     Raises:
-        ImageError: The file or its bytes cannot be decoded, the array is no uint8 ``[H, W, 3]``, or it is none of
-            these.
+        ImageError: The file or its bytes cannot be decoded, an array is none of pixels, the range of the values is not
+            known, or it is none of these.
     """
     if isinstance(image, str | Path):
         return load_image(Path(image))
     if isinstance(image, bytes):
         return decode_image(image, name=name)
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        try:
+            return standardize(image, name=name)
+        except (OSError, SyntaxError, ValueError, EOFError) as error:  # opened, and not read before now
+            raise ImageError(
+                f"'{name}' cannot be read: {error}", "Open it from a whole file, and leave it open."
+            ) from error
     if not isinstance(image, np.ndarray):
         raise ImageError(
             f"Expected '{name}' to be a path, encoded bytes, a Pillow image or a uint8 array, "
             f"found {type(image).__name__}.",
             "Give one of these, or a list of them.",
         )
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+    grey = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
+    if image.dtype.newbyteorder("=") not in (np.uint8, np.uint16) or 0 in image.shape or not (grey or _colours(image)):
         raise ImageError(
-            f"Expected '{name}' to be uint8[height, width, 3] in RGB, found {image.dtype.name}{list(image.shape)}.",
+            f"Expected '{name}' to be uint8[height, width, 3] in RGB, or with 4 (RGBA) or 1 channels, or uint16, "
+            f"found {image.dtype.name}{list(image.shape)}.",
             _how_to_convert(image),
         )
-    return Image.fromarray(image)
+    pixels = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+    return Image.fromarray(pixels.reshape(pixels.shape[:2]) if grey else pixels)
+
+
+def _colours(array: NDArray[np.generic]) -> bool:
+    return array.ndim == 3 and array.shape[2] in (3, 4)
 
 
 def _how_to_convert(array: NDArray[np.generic]) -> str:
@@ -62,11 +76,11 @@ def _how_to_convert(array: NDArray[np.generic]) -> str:
         return "It has no pixels."
     if array.ndim == 4:
         return "Give several images as a list: list(array)."
-    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and not _colours(array):
         return "Put the channels last: array.transpose(1, 2, 0), in uint8 values from 0 to 255."
-    if array.dtype != np.uint8:
+    if array.dtype not in (np.uint8, np.uint16):
         return "Convert values from 0 to 1 with (255 * array).round().astype(np.uint8); normalized ones cannot be used."
-    return "Stack a grey image three times: np.stack([array] * 3, axis=-1); drop an alpha channel: array[..., :3]."
+    return "Choose the channels that are red, green and blue: array[..., [r, g, b]]."
 
 
 def expand_sources(sources: Sequence[str | PathLike[str]]) -> tuple[Path, ...]:

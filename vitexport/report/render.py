@@ -48,16 +48,17 @@ def render_markdown(document: Mapping[str, Any]) -> str:
 
 
 def thumbnail(pixels: NDArray[np.uint8], channel_order: str = "rgb") -> str:
-    """Return uint8 ``[H, W, 3]`` pixels as a ``data:`` address of a small JPEG.
+    """Return uint8 ``[H, W, C]`` pixels (grey, colours, or colours with alpha) as a ``data:`` address of a small JPEG.
 
     Small inputs (digits, icons) are enlarged without smoothing, so that one sees what the model sees.
     """
     array = pixels if channel_order == "rgb" else pixels[:, :, ::-1]
-    image = Image.fromarray(np.ascontiguousarray(array))
+    image = Image.fromarray(np.ascontiguousarray(array.squeeze(axis=2) if array.shape[2] == 1 else array))
     longest = max(image.size)
     scale = _EDGE / longest
     method = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
+    image = image.convert("RGB") if image.mode == "RGBA" else image  # JPEG holds no alpha
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

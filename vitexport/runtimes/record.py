@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from vitexport.bundle.recording import Recording, input_hashes
+from vitexport.errors import InferenceError
 from vitexport.runtimes.base import Runtime
 from vitexport.tensors import Array, batch_limit, pad_rows
 
-__all__ = ["record", "run_rows"]
+__all__ = ["LARGEST", "record", "run_rows"]
+
+LARGEST = 1 << 30
+"""Bytes of answers that are kept of one model: comparing two such recordings takes some ten times as much memory."""
+
+_BYTES = 4
+"""Of a number: float32."""
 
 
 def record(runtime: Runtime, names: Sequence[str], feeds: Iterable[Array], *, size: int | None = None) -> Recording:
@@ -24,9 +32,10 @@ def record(runtime: Runtime, names: Sequence[str], feeds: Iterable[Array], *, si
 
     Raises:
         FeedMismatchError: The batches do not fit the model.
-        InferenceError: The model failed.
+        InferenceError: The model failed, or its answers to so many images are too large to be kept.
     """
     tensor = runtime.inputs[0]
+    _require_room(runtime, len(names))
     fixed = size or batch_limit(tensor)
     hashes: list[str] = []
     collected: dict[str, list[Array]] = {}
@@ -36,6 +45,18 @@ def record(runtime: Runtime, names: Sequence[str], feeds: Iterable[Array], *, si
             collected.setdefault(name, []).append(array)
     outputs = {name: np.concatenate(arrays) for name, arrays in collected.items()}
     return Recording(runtime.name, tuple(names), tuple(hashes), outputs)
+
+
+def _require_room(runtime: Runtime, images: int) -> None:
+    """Refuse to keep what a model of large maps answers to many images, before it has run on any."""
+    sizes = (math.prod(axis for axis in spec.shape[1:] if isinstance(axis, int)) for spec in runtime.outputs)
+    each = _BYTES * sum(sizes)
+    if images * each > LARGEST:
+        raise InferenceError(
+            f"Expected the answers to {images} images to fit into {LARGEST / 1e9:.1f} GB, found {each / 1e6:.1f} MB "
+            f"for each: {', '.join(spec.describe() for spec in runtime.outputs)}.",
+            f"Compare at most {max(1, LARGEST // each)} images: `data.verification.limit` in the recipe.",
+        )
 
 
 def run_rows(runtime: Runtime, feed: Array, size: int | None = None, *, pad: bool = False) -> dict[str, Array]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from vitexport.errors import FeedMismatchError, ImageError
+from vitexport.errors import BundleError, FeedMismatchError, ImageError
 from vitexport.inputs.images import decode_image
 from vitexport.machine import usable_cores
 from vitexport.predict.predictor import Predictor
@@ -126,6 +126,7 @@ class Service:
         """
         if not sources:
             raise RequestError(400, "Expected at least one image, found none.", "Send an image.")
+        self._require_vectors()
         with self.admit(len(sources)):
             # Every image is prepared before any error is raised, so that nothing runs on unattended.
             prepared = await asyncio.gather(
@@ -141,6 +142,13 @@ class Service:
             results = [self._result(entry, top) for entry in outputs]
         self.metrics.images.inc(len(results))
         return results
+
+    def _require_vectors(self) -> None:
+        """Refuse images where the model's answer is no vector, such as the maps of a segmentation model."""
+        try:
+            assert self.predictor.output
+        except BundleError as error:
+            raise RequestError(400, error.message, error.hint) from error
 
     async def _prepare(self, source: ImageSource, name: str) -> Array:
         loop = asyncio.get_running_loop()

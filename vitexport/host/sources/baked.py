@@ -4,12 +4,13 @@ source library's own code, and kept as constants.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from vitexport.host.sources.wrapping import ImageModel, describe_outputs
+from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.tensors import TensorSpec
 
 __all__ = ["bake_positions"]
@@ -19,12 +20,12 @@ _METHODS = ("interpolate_pos_encoding",)
 _MODULES = ("BeitRelativePositionBias", "RopePositionEmbedding", "RotaryEmbedding")
 
 
-def bake_positions(module: ImageModel, image_size: tuple[int, int], *, where: str) -> tuple[TensorSpec, ...]:
+def bake_positions(module: ImageModel, preprocess: PreprocessSpec, *, where: str) -> tuple[TensorSpec, ...]:
     """Replace what depends only on the image size by what it returns for that size.
 
     Args:
         module: The loaded model; changed in place, its outputs stay bit for bit the same.
-        image_size: (height, width) in pixels.
+        preprocess: Size and channels of its images.
         where: What the error message calls the model.
 
     Returns:
@@ -33,18 +34,25 @@ def bake_positions(module: ImageModel, image_size: tuple[int, int], *, where: st
     Raises:
         ModelSourceError: The model does not run on images of that size.
     """
-    recorded: dict[tuple[torch.nn.Module, str], Any] = {}
+    recorded: dict[tuple[torch.nn.Module, str], list[Any]] = {}
     methods = [(m, name) for m in module.modules() if (name := _position_method(m)) is not None]
     for submodule, name in methods:
         submodule.__dict__[name] = _recorder(submodule, name, getattr(submodule, name), recorded)
     try:
-        outputs = describe_outputs(module, image_size, where=where)
+        outputs = describe_outputs(module, preprocess, where=where)
     finally:
         for submodule, name in methods:
             del submodule.__dict__[name]
-    for (submodule, name), result in recorded.items():
-        submodule.__dict__[name] = _constant(submodule, name, result)
+    for (submodule, name), results in recorded.items():
+        if _is_same(results):
+            submodule.__dict__[name] = _constant(submodule, name, results[0])
     return outputs
+
+
+def _is_same(results: Sequence[Any]) -> bool:
+    """Return whether a method gave the same tensors each time; in a pyramid it is asked for several sizes."""
+    first, *others = (result if isinstance(result, tuple) else (result,) for result in results)
+    return all(len(first) == len(other) and all(map(torch.equal, first, other)) for other in others)
 
 
 def _position_method(module: torch.nn.Module) -> str | None:
@@ -54,11 +62,14 @@ def _position_method(module: torch.nn.Module) -> str | None:
 
 
 def _recorder(
-    module: torch.nn.Module, name: str, function: Callable[..., Any], recorded: dict[tuple[torch.nn.Module, str], Any]
+    module: torch.nn.Module,
+    name: str,
+    function: Callable[..., Any],
+    recorded: dict[tuple[torch.nn.Module, str], list[Any]],
 ) -> Callable[..., Any]:
     def record(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
-        recorded[module, name] = result
+        recorded.setdefault((module, name), []).append(result)
         return result
 
     return record

@@ -70,6 +70,38 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("eva02", "EVA-02", (), r"eva02_", _BOTH, "timm:eva02_base_patch14_448.mim_in22k_ft_in22k_in1k"),
     Family("swin", "Swin", ("swin",), r"swin_", _BOTH, "microsoft/swin-tiny-patch4-window7-224"),
+    Family(
+        "segformer",
+        "SegFormer",
+        ("segformer",),
+        "",
+        "segment: logits; classify: logits; features: last_hidden_state",
+        "nvidia/segformer-b0-finetuned-ade-512-512",
+    ),
+    Family(
+        "dpt",
+        "DPT",
+        ("dpt",),
+        "",
+        "depth: predicted_depth; segment: logits; features: last_hidden_state",
+        "Intel/dpt-large",
+    ),
+    Family(
+        "depth_anything",
+        "Depth Anything, both versions",
+        ("depth_anything",),
+        "",
+        "depth: predicted_depth (name one --image-size)",
+        "depth-anything/Depth-Anything-V2-Small-hf",
+    ),
+    Family(
+        "vit_mae",
+        "ViT-MAE, the encoder with every patch shown",
+        ("vit_mae",),
+        "",
+        "features: last_hidden_state",
+        "facebook/vit-mae-base",
+    ),
     Family("vit", 'ViT of "An Image is Worth 16x16 Words"', ("vit",), r"vit_", _BOTH, "google/vit-base-patch16-224"),
 )
 

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from pydantic import ValidationError
 
 from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import ModelSourceError
+from vitexport.host.sources.blocks import BlockOutputs, first_tensor_notes
+from vitexport.host.sources.channels import huggingface_channels, require_channels, timm_channels
 from vitexport.host.sources.families import family_of
 from vitexport.host.sources.loaded import LoadedModel
-from vitexport.host.sources.wrapping import ImageModel, Named, describe_outputs, pixel_values_spec
+from vitexport.host.sources.wrapping import Call, ImageModel, Named, describe_outputs, pixel_values_spec
 from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.recipe.settings import Task
 from vitexport.scoring import Scoring, default_scoring
+from vitexport.tensors import TensorSpec
 
 __all__ = ["wrap_module"]
 
@@ -31,19 +35,21 @@ def wrap_module(
     *,
     task: Task | None = None,
     scoring: Scoring | None = None,
+    features: Sequence[str] = (),
     image_size: tuple[int, int] | None = None,
 ) -> LoadedModel:
     """Make a live module exportable.
 
     Args:
-        module: A transformers or timm model, or any module whose ``forward(float32 [N, 3, H, W])`` returns a tensor, or
+        module: A transformers or timm model, or any module whose ``forward(float32 [N, C, H, W])`` returns a tensor, or
             a mapping of tensors, with one row per image. It is copied to the CPU in float32 and not changed.
         preprocess: What turns an image into its input: a :class:`~vitexport.inputs.preprocess.PreprocessSpec`, the same
             as a mapping, or a transformers image processor. None takes what a timm model carries.
         class_names: Names by output index; empty takes those of the model's own config.
-        task: ``classify`` or ``features``; None takes what the model's outputs look like.
+        task: ``classify``, ``segment``, ``depth`` or ``features``; None takes what the model's class or outputs say.
         scoring: ``softmax``, ``sigmoid`` or ``none``; None takes what a transformers config says, else ``sigmoid`` for
             a single output and ``softmax`` for several.
+        features: Dotted paths of modules whose outputs become those of the graph, e.g. ``blocks.5``; empty for its own.
         image_size: (height, width) in pixels for a timm model or a processor of another size; None takes their own.
 
     Raises:
@@ -58,8 +64,11 @@ def wrap_module(
         raise ModelSourceError(f"Expected a sequence of class names, found the text '{class_names}'.", "Pass a list.")
     name = type(module).__name__
     spec = _preprocess(module, preprocess, image_size)
+    require_channels(_channels(module), spec, where=name)
     inner = copy.deepcopy(module).to("cpu", torch.float32).eval()
-    chosen, call, own_names, family = _describe(inner, task, spec)
+    chosen, inner, call, own_names, family = _describe(inner, task, tuple(features), spec)
+    if features:
+        call = BlockOutputs(inner, tuple(features), call, where=name)
     wrapped = ImageModel(inner, call)
     if own_names is not None and class_names == ():
         class_names = own_names
@@ -72,16 +81,17 @@ def wrap_module(
         revision=_revision(inner),
         family=family,
         task=chosen,
-        inputs=(pixel_values_spec(spec.image_size),),
+        inputs=(pixel_values_spec(spec),),
         outputs=outputs,
     )
-    names = tuple(str(entry) for entry in class_names) if chosen == "classify" else ()
-    classes = outputs[0].shape[-1]
-    if names and len(names) != classes:
+    names = tuple(str(entry) for entry in class_names) if chosen in ("classify", "segment") else ()
+    classes = _class_count(chosen, outputs)
+    if names and classes is not None and len(names) != classes:
         raise ModelSourceError(
             f"Expected {classes} class names for '{name}', found {len(names)}.", "Give one name per output, in order."
         )
-    return LoadedModel(wrapped, ModelMetadata(model, spec, names, scoring or _scoring(inner, outputs[0].shape[-1])))
+    metadata = ModelMetadata(model, spec, names, scoring or _scoring(inner, outputs[0].shape[-1]))
+    return LoadedModel(wrapped, metadata, first_tensor_notes(call))
 
 
 def _preprocess(module: torch.nn.Module, given: object, image_size: tuple[int, int] | None) -> PreprocessSpec:
@@ -99,35 +109,68 @@ def _preprocess(module: torch.nn.Module, given: object, image_size: tuple[int, i
 
         with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
             given.save_pretrained(folder)
-            return from_processor(Path(folder), image_size)
+            return from_processor(Path(folder), image_size, _channels(module))
     config: Any = getattr(module, "pretrained_cfg", None)
     if given is None and _is_timm(module):
         from vitexport.host.sources.timm_preprocess import resolve_preprocess as from_timm
 
-        return from_timm(config, image_size)
+        return from_timm(config, image_size, _channels(module))
     raise ModelSourceError(
         f"Expected the preprocessing of '{type(module).__name__}', found {type(given).__name__}.",
         "Pass preprocess=PreprocessSpec(...), a transformers image processor, or a timm model that carries its own.",
     )
 
 
-def _describe(
-    inner: Any, task: Task | None, spec: PreprocessSpec
-) -> tuple[Task | None, Any, tuple[str, ...] | None, str]:
-    """Return (task, how to call it, its own class names, family)."""
-    if _is_transformers(inner):
-        from vitexport.host.sources import huggingface
+def _class_count(task: Task, outputs: tuple[TensorSpec, ...]) -> int | str | None:
+    """Return how many classes the outputs are about: of vectors, or of maps; None where they do not say."""
+    shape = outputs[0].shape
+    if task == "classify":
+        return shape[-1]
+    return shape[1] if outputs[0].name == "logits" and len(shape) == 4 else None
 
-        chosen: Task = task or ("classify" if "ForImageClassification" in type(inner).__name__ else "features")
-        call = huggingface.make_call(inner, chosen, spec.image_size)
-        return chosen, call, huggingface.class_names_of(inner.config), _family(inner.config.model_type, "huggingface")
+
+def _channels(module: Any) -> int | None:
+    """Return how many channels a model takes, where its library says so."""
+    if _is_transformers(module):
+        return huggingface_channels(module.config)
+    return timm_channels(module) if _is_timm(module) else None
+
+
+def _describe(
+    inner: Any, task: Task | None, features: tuple[str, ...], spec: PreprocessSpec
+) -> tuple[Task | None, Any, Call, tuple[str, ...] | None, str]:
+    """Return (task, the module that does it, how to call it, its own class names, family)."""
+    if _is_transformers(inner):
+        return _describe_transformers(inner, task, features, spec)
+    asked: Task | None = "features" if features else task
     if _is_timm(inner):
         from vitexport.host.sources import timm
 
-        chosen = task or ("classify" if inner.num_classes > 0 else "features")
+        chosen = timm.chosen_task(inner, type(inner).__name__, asked)
         architecture = str(inner.pretrained_cfg.get("architecture") or type(inner).__name__.lower())
-        return chosen, timm.make_call(chosen), timm.class_names_of(inner), _family(architecture, "timm")
-    return task, _call_any, None, type(inner).__name__.lower()
+        call = timm.make_call(chosen, features)
+        return chosen, inner, call, timm.class_names_of(inner), _family(architecture, "timm")
+    return asked, inner, partial(_call_any, asked), None, type(inner).__name__.lower()
+
+
+def _describe_transformers(
+    inner: Any, task: Task | None, features: tuple[str, ...], spec: PreprocessSpec
+) -> tuple[Task, Any, Call, tuple[str, ...], str]:
+    """Return what :func:`_describe` does, for a transformers model; its encoder where features are asked for."""
+    from vitexport.host.sources import huggingface
+    from vitexport.host.sources.heads import FEATURES, chosen_head, head_of
+    from vitexport.host.sources.unmasked import show_every_patch
+
+    architecture = type(inner).__name__
+    saved = head_of(architecture)
+    head = chosen_head(saved, task, features, architecture, architecture)
+    named_inside_its_head = bool(features) and saved is not None
+    if head is FEATURES and saved != FEATURES and not named_inside_its_head:
+        inner = inner.base_model
+    show_every_patch(inner)
+    call = huggingface.make_call(inner, head, spec.image_size)
+    names, family = huggingface.class_names_of(inner.config), _family(inner.config.model_type, "huggingface")
+    return head.task, inner, call, names, family
 
 
 def _scoring(inner: Any, classes: int | str) -> Scoring:
@@ -146,14 +189,15 @@ def _outputs(wrapped: ImageModel, inner: Any, spec: PreprocessSpec, name: str) -
     if _is_transformers(inner):
         from vitexport.host.sources.baked import bake_positions
 
-        return bake_positions(wrapped, spec.image_size, where=name)
-    return describe_outputs(wrapped, spec.image_size, where=name)
+        return bake_positions(wrapped, spec, where=name)
+    return describe_outputs(wrapped, spec, where=name)
 
 
-def _call_any(model: Any, pixel_values: torch.Tensor) -> Named:
+def _call_any(task: Task | None, model: Any, pixel_values: torch.Tensor) -> Named:
     found = model(pixel_values)
     if isinstance(found, torch.Tensor):
-        return {"logits" if found.ndim == 2 else "last_hidden_state": found}
+        inner = {"segment": "logits", "depth": "predicted_depth"}.get(task or "", "last_hidden_state")
+        return {"logits" if found.ndim == 2 else inner: found}
     if isinstance(found, Mapping):
         return {str(key): value for key, value in found.items() if isinstance(value, torch.Tensor)}
     raise ModelSourceError(

@@ -48,7 +48,8 @@ def refuse_pickle(path: Path) -> NoReturn:
     """
     raise ModelSourceError(
         f"The weights '{path}' are a pickle, which can run code when it is loaded.",
-        "Convert them to safetensors, or set `model.allow_pickle: true` (they are then loaded with weights_only=True).",
+        "Convert them to safetensors, or pass `--allow-pickle` (`model.allow_pickle: true` in a recipe): they are then "
+        "loaded with weights_only=True.",
     )
 
 

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 
 from vitexport.errors import ModelSourceError
+from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.tensors import TensorSpec
 
-__all__ = ["ImageModel", "Named", "describe_outputs", "pixel_values_spec"]
+__all__ = ["Call", "ImageModel", "Named", "describe_outputs", "pixel_values_spec"]
 
 Named = Mapping[str, torch.Tensor]
+
+Call = Callable[[Any, torch.Tensor], Named]
+"""Runs a source library's model on ``pixel_values`` and returns its outputs by name."""
 
 
 class ImageModel(torch.nn.Module):
@@ -23,7 +27,7 @@ class ImageModel(torch.nn.Module):
         call: Runs ``model`` and returns its outputs by name.
     """
 
-    def __init__(self, model: torch.nn.Module, call: Callable[[Any, torch.Tensor], Named]) -> None:
+    def __init__(self, model: torch.nn.Module, call: Call) -> None:
         super().__init__()
         self.model = model
         self._call = call
@@ -33,7 +37,7 @@ class ImageModel(torch.nn.Module):
         """Run the model.
 
         Args:
-            pixel_values: float32 ``[N, 3, H, W]``, normalized.
+            pixel_values: float32 ``[N, C, H, W]``, normalized.
 
         Returns:
             One tensor per output, in the order of :meth:`named`.
@@ -45,33 +49,37 @@ class ImageModel(torch.nn.Module):
         return dict(self._call(self.model, pixel_values))
 
 
-def pixel_values_spec(image_size: tuple[int, int]) -> TensorSpec:
-    """Return the float input of an exported model with a dynamic batch."""
-    return TensorSpec("pixel_values", ("batch", 3, *image_size), "float32")
+def pixel_values_spec(preprocess: PreprocessSpec) -> TensorSpec:
+    """Return the float input ``[batch, C, H, W]`` of an exported model with a dynamic batch."""
+    return TensorSpec("pixel_values", ("batch", preprocess.channels, *preprocess.image_size), "float32")
 
 
-def describe_outputs(module: ImageModel, image_size: tuple[int, int], *, where: str) -> tuple[TensorSpec, ...]:
+def describe_outputs(module: ImageModel, preprocess: PreprocessSpec, *, where: str) -> tuple[TensorSpec, ...]:
     """Return names, shapes and dtypes of the outputs, from one forward pass over a black image.
 
     Args:
         module: The model.
-        image_size: (height, width) in pixels.
+        preprocess: Size and channels of its images.
         where: What the error message calls the model.
 
     Raises:
-        ModelSourceError: The model does not run on images of that size, or an output has no batch axis.
+        ModelSourceError: The model does not run on such images, or an output has no batch axis.
     """
+    shape = (preprocess.channels, *preprocess.image_size)
     try:
         with torch.no_grad():
-            outputs = module.named(torch.zeros(1, 3, *image_size))
+            outputs = module.named(torch.zeros(1, *shape))
+    except ModelSourceError:
+        raise
     except Exception as error:  # the model is its author's code, and may raise anything
         raise ModelSourceError(
-            f"'{where}' does not run on images of {image_size[0]} x {image_size[1]} pixels: {error}",
-            "Use the checkpoint's own image size, or a multiple of its patch size.",
+            f"'{where}' does not run on images of {shape[1]} x {shape[2]} pixels and {shape[0]} channels: {error}",
+            "Use the checkpoint's own image size, or a multiple of its patch size, and its number of channels.",
         ) from error
     if not outputs:
         raise ModelSourceError(
-            f"'{where}' returns none of the outputs asked for.", "Choose the other task: `classify` or `features`."
+            f"'{where}' returns none of the outputs asked for.",
+            "Choose another task, or name the blocks whose outputs you need with `--features`.",
         )
     specs = []
     for name, tensor in outputs.items():
@@ -80,6 +88,6 @@ def describe_outputs(module: ImageModel, image_size: tuple[int, int], *, where: 
                 f"Expected '{where}' to return one row per image in '{name}', found the shape {tuple(tensor.shape)}.",
                 "Only models that map images to tensors, image by image, can be exported.",
             )
-        shape: tuple[int | str, ...] = ("batch", *(int(axis) for axis in tensor.shape[1:]))
-        specs.append(TensorSpec(name, shape, str(tensor.dtype).removeprefix("torch.")))
+        axes: tuple[int | str, ...] = ("batch", *(int(axis) for axis in tensor.shape[1:]))
+        specs.append(TensorSpec(name, axes, str(tensor.dtype).removeprefix("torch.")))
     return tuple(specs)

@@ -51,7 +51,7 @@ def _factor(scores: ir.Node) -> tuple[ir.Node, ir.Value, float, _Columns] | None
     """Return (node to drop, its data, factor, columns to scale) for one factor around the scores."""
     for node in scores.outputs[0].consumers():
         scaled = _by_scalar(node)
-        if scaled is not None and len(scores.outputs[0].uses()) == 1:
+        if scaled is not None and _is_read_once(scores.outputs[0]):
             for value in scores.inputs:
                 columns = _source(value, scores)
                 if columns is not None:
@@ -77,12 +77,20 @@ def _by_scalar(node: ir.Node) -> tuple[ir.Value, float] | None:
         factor = scalar_of(other)
     if factor is None or data is None or is_constant(data) or not math.isfinite(factor) or factor == 0:
         return None
+    if data.shape is None or node.outputs[0].shape is None or len(data.shape) != len(node.outputs[0].shape):
+        return None  # a factor of more axes than the data gives the product further ones
+    if node.outputs[0].is_graph_output():
+        return None
     return data, factor if node.op_type == "Mul" else 1 / factor
+
+
+def _is_read_once(value: ir.Value) -> bool:
+    return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _on_path(value: ir.Value | None) -> tuple[ir.Node, ir.Value, float] | None:
     """Return the first scalar factor met going back from the scores through views."""
-    while value is not None and (node := value.producer()) is not None and len(value.uses()) == 1:
+    while value is not None and (node := value.producer()) is not None and _is_read_once(value):
         scaled = _by_scalar(node)
         if scaled is not None:
             return node, *scaled
@@ -123,7 +131,7 @@ def _source(value: ir.Value | None, end: ir.Node) -> _Columns | None:
             values.extend(node.outputs)
         else:
             return None
-    if len(starts) != 1 or any(use.node not in inside for v in values for use in v.uses()):
+    if len(starts) != 1 or any(v.is_graph_output() or any(u.node not in inside for u in v.uses()) for v in values):
         return None
     return next(iter(starts.values()))
 
@@ -137,13 +145,14 @@ def _columns_of(value: ir.Value) -> _Columns | None:
     if node.op_type == "Split" and node.inputs[0] is not None and value.shape is not None:
         index = list(node.outputs).index(value)
         sizes = [output.shape[-1] if output.shape is not None else None for output in node.outputs]
-        if not all(isinstance(size, int) for size in sizes) or node.attributes["axis"].as_int() not in (-1, 2):
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        if not all(isinstance(size, int) for size in sizes) or axis not in (-1, len(value.shape) - 1):
             return None
         known = [int(size) for size in sizes if isinstance(size, int)]
         start, width = sum(known[:index]), known[index]
         node = node.inputs[0].producer()
     layer = _layer_ending_at(node)
-    if layer is None or layer.weight.const_value is None:
+    if layer is None or layer.weight.const_value is None or not (layer.bias is None or is_constant(layer.bias)):
         return None
     total = sizes_of(layer.weight.const_value)[1]
     return layer, start, start + (width or total)

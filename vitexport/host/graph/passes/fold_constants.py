@@ -9,13 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from vitexport.host.graph.constants import SMALL, add_initializer, add_lazy_initializer, is_constant, sizes_of
+from vitexport.host.graph.randomness import RANDOM
 from vitexport.runtimes import RuntimeOptions, open_runtime
 from vitexport.tensors import Array
 
 __all__ = ["FoldConstants"]
 
-_NEVER = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout"})
-_NEVER |= {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "If", "Loop", "Scan"}
+_NEVER = RANDOM | {"Dropout", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "If", "Loop", "Scan"}
 
 
 class FoldConstants(ir.passes.InPlacePass):

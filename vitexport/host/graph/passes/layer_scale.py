@@ -53,7 +53,7 @@ def _vector(tensor: ir.TensorProtocol) -> NDArray[np.generic]:
 
 def _scaled(node: ir.Node) -> tuple[ir.Node, ir.Value, ir.Node | None, ir.Value | None, ir.Value] | None:
     """Return (MatMul, weight, bias Add, bias, factor) if ``node`` scales a linear layer's output per channel."""
-    if node.op_type != "Mul":
+    if node.op_type != "Mul" or len(node.inputs) != 2:
         return None
     for data, gamma in (node.inputs, reversed(node.inputs)):
         end = None if data is None else data.producer()
@@ -75,10 +75,20 @@ def _scaled(node: ir.Node) -> tuple[ir.Node, ir.Value, ir.Node | None, ir.Value 
         parts = linear_at(matmul) if matmul.op_type == "MatMul" else None
         if parts is None or (end is not matmul and parts[1] is not end) or (end is matmul and parts[1] is not None):
             continue
-        width = parts[0].shape[1] if parts[0].shape is not None else None
-        if gamma.const_value is not None and gamma.const_value.size == width == gamma.const_value.shape[-1]:
+        constant = all(value is None or is_constant(value) for value in (parts[0], parts[2]))
+        if constant and _is_per_channel(gamma, parts[0], data):
             return matmul, *parts, gamma
     return None
+
+
+def _is_per_channel(gamma: ir.Value, weight: ir.Value, data: ir.Value) -> bool:
+    """Return whether a constant holds one number for each column of a weight ``[in, out]``, along the last axis of the
+    data, and gives it no further axes.
+    """
+    assert gamma.const_value is not None and weight.const_value is not None
+    sizes, kernel = sizes_of(gamma.const_value), sizes_of(weight.const_value)
+    rank = len(kernel) if data.shape is None else len(data.shape)
+    return 0 < len(sizes) <= rank and gamma.const_value.size == kernel[-1] == sizes[-1]
 
 
 def scale_columns(

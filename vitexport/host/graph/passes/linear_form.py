@@ -56,7 +56,8 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> None:
         )
     end, tokens, old = node.outputs[0], _tokens_before(data), [node]
     after = _sole_reshape(end)
-    if tokens is not None and after is not None and _restores(tokens, after.outputs[0], weight):
+    per_channel = bias is None or (bias.shape is not None and all(axis == 1 for axis in list(bias.shape)[:-1]))
+    if tokens is not None and after is not None and per_channel and _restores(tokens, after.outputs[0], weight):
         data, end, old = tokens, after.outputs[0], [after, node]
     matmul = inherit_module(ir.node("MatMul", [data, weight]), node)
     new = [matmul]

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vitexport.host.graph.constants import add_initializer, add_lazy_initializer, sizes_of
+from vitexport.host.graph.constants import add_initializer, add_lazy_initializer, is_constant, sizes_of
 from vitexport.host.graph.layers import Attention, LinearLayer, find_attention, origins_of
 from vitexport.host.graph.scopes import MERGED_KEY, MODULE_KEY
 
@@ -48,10 +48,18 @@ def _separate(model: ir.Model, attention: Attention) -> tuple[LinearLayer, Linea
     if len(set(nodes)) != 3 or len({node.inputs[0] for node in nodes}) != 1:
         return None
     layers = [LinearLayer.of(node) for node in nodes]
-    if any(x is None or x.matmul.op_type != "MatMul" or x.output.is_graph_output() for x in layers):
+    known = [layer for layer in layers if layer is not None and _is_mergeable(layer)]
+    if len(known) != 3:
         return None
-    q, k, v = (x for x in layers if x is not None)
+    q, k, v = known
     return q, k, v
+
+
+def _is_mergeable(layer: LinearLayer) -> bool:
+    """Return whether a projection's weights can be read, and its result is used inside the graph only."""
+    constant = is_constant(layer.weight) and (layer.bias is None or is_constant(layer.bias))
+    inner = not any(output.is_graph_output() for output in (layer.matmul.outputs[0], layer.output))
+    return constant and inner and layer.matmul.op_type == "MatMul" and layer.output.shape is not None
 
 
 def _merge(graph: ir.Graph, layers: tuple[LinearLayer, LinearLayer, LinearLayer]) -> None:

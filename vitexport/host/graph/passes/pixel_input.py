@@ -14,7 +14,7 @@ __all__ = ["PixelInput"]
 
 
 class PixelInput(ir.passes.InPlacePass):
-    """Turn the input ``float32[N, 3, H, W]`` into ``uint8[N, H, W, 3]`` and fold ``(p * rescale - mean) / std`` into
+    """Turn the input ``float32[N, C, H, W]`` into ``uint8[N, H, W, C]`` and fold ``(p * rescale - mean) / std`` into
     the Conv.
 
     With ``s = rescale / std`` and ``t = -mean / std`` per channel, the Conv's weight becomes ``w * s`` and its bias

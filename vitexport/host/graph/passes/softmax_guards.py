@@ -41,7 +41,9 @@ def _guarded(node: ir.Node) -> ir.Node | None:
     softmax = node.inputs[2].producer() if node.inputs[2] is not None else None
     if condition is None or softmax is None or condition.op_type != "IsNaN" or softmax.op_type != "Softmax":
         return None
-    if condition.inputs[0] is not softmax.outputs[0]:
+    axis = softmax.attributes["axis"].as_int() if "axis" in softmax.attributes else -1
+    rank = None if softmax.outputs[0].shape is None else len(softmax.outputs[0].shape)
+    if condition.inputs[0] is not softmax.outputs[0] or axis not in (-1, None if rank is None else rank - 1):
         return None
     scores = softmax.inputs[0].producer() if softmax.inputs[0] is not None else None
     if scores is None or scores.op_type == "MatMul":
@@ -53,4 +55,5 @@ def _guarded(node: ir.Node) -> ir.Node | None:
     mask = next((array_of(v) for v in scores.inputs if is_constant(v)), None)
     if mask is None or mask.dtype.kind != "f":
         return None
-    return softmax if bool(np.isfinite(mask).any(axis=-1).all()) and not np.isnan(mask).any() else None
+    rows = np.atleast_1d(mask)
+    return softmax if bool(np.isfinite(rows).any(axis=-1).all()) and not np.isnan(rows).any() else None

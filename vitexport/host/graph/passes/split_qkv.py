@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vitexport.host.graph.constants import add_initializer, add_lazy_initializer, sizes_of
+from vitexport.host.graph.constants import add_initializer, add_lazy_initializer, is_constant, shape_of, sizes_of
 from vitexport.host.graph.index_maps import IndexMap, apply_view, static_shape
 from vitexport.host.graph.layers import LinearLayer, find_linears
 from vitexport.host.graph.scopes import inherit_module
@@ -62,7 +62,8 @@ def _rewritable(layer: LinearLayer) -> tuple[_Part, ...] | None:
     """Return the parts of a joint projection that something else than one Split cuts, or None."""
     if layer.role != "qkv" or layer.matmul.op_type != "MatMul" or _is_canonical(layer):
         return None
-    return _parts(layer)
+    readable = is_constant(layer.weight) and (layer.bias is None or is_constant(layer.bias))
+    return _parts(layer) if readable else None
 
 
 def _is_canonical(layer: LinearLayer) -> bool:
@@ -76,8 +77,8 @@ def _is_used(node: ir.Node) -> bool:
 
 def _parts(layer: LinearLayer) -> tuple[_Part, ...] | None:
     """Return the views of a projection's output in the order q, k, v, or None if it is not joint or not understood."""
-    shape = static_shape(layer.output)
-    if shape is None or len(shape) != 3:
+    shape, axes = static_shape(layer.output), shape_of(layer.output)
+    if shape is None or axes is None or len(shape) != 3 or any(not isinstance(axis, int) for axis in axes[1:]):
         return None
     tokens, width = shape[1:]
     parts: list[_Part] = []
@@ -115,7 +116,8 @@ def _walk(value: ir.Value, source: IndexMap, tokens: int, width: int, parts: lis
 
 
 def _swaps_last_axes(node: ir.Node) -> bool:
-    return node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == (0, 1, 3, 2)
+    order = node.attributes.get("perm")
+    return node.op_type == "Transpose" and order is not None and tuple(order.as_ints()) == (0, 1, 3, 2)
 
 
 def _as_part(value: ir.Value, source: IndexMap, tokens: int, width: int) -> _Part | None:

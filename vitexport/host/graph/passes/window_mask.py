@@ -69,9 +69,18 @@ def _masked(node: ir.Node) -> _Masked | None:
         if mask is None or shape[2:] != mask.shape[3:]:
             continue
         if bias is not None:
-            mask = np.add(mask, bias[None] if bias.ndim == 4 else bias)
+            bias = bias[None] if bias.ndim == 4 else bias
+            if not _fits(bias, (1, mask.shape[1], shape[1], *mask.shape[3:])):
+                continue
+            mask = np.add(mask, bias)
         return _Masked(scores, mask, shape[1])
     return None
+
+
+def _fits(bias: NDArray[np.generic], shape: tuple[int, ...]) -> bool:
+    """Return whether a bias is broadcast to the shape of one image's windows, and gives it no further axes."""
+    own = bias.shape[::-1]
+    return len(own) <= len(shape) and all(a in (1, b) for a, b in zip(own, reversed(shape), strict=False))
 
 
 def _repeated(node: ir.Node) -> NDArray[np.generic] | None:

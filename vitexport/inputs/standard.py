@@ -1,0 +1,86 @@
+"""The one conversion between images as they come and images as they are resized: upright, 8 bits per channel."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from vitexport.errors import ImageError
+
+__all__ = ["CHANNEL_MODES", "in_channels", "is_eight_bit", "standardize"]
+
+CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's mode for the number of channels a model takes: greyscale, colour, colour with alpha."""
+
+_EIGHT_BIT = frozenset(
+    {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"}
+)  # "1" as well: Pillow makes 0 and 255 of it
+
+# Formats whose mode I holds 16 bits: PNG in older versions of Pillow, and PGM, scaled to 65535 from any maximum.
+_SIXTEEN_BIT_FORMATS = frozenset({"PNG", "PPM"})
+
+_WIDE = {"F": "floats", "I": "32-bit integers"}
+
+# Modes that Pillow converts to one other mode only.
+_STEPS = {"La": "LA", "LAB": "RGB"}
+
+_WHITE_IS_ZERO = 0  # TIFF 6.0, PhotometricInterpretation; Pillow inverts 8 bits by itself
+
+
+def is_eight_bit(image: Image.Image) -> bool:
+    """Return whether each channel of an image holds at most 8 bits, so that nothing of it is lost or scaled."""
+    return image.mode in _EIGHT_BIT
+
+
+def standardize(image: Image.Image, *, name: str = "image") -> Image.Image:
+    """Return an image upright and with 8 bits per channel, so that it means the same however it was stored.
+
+    The EXIF orientation is applied as ``transformers.image_utils.load_image`` applies it (``ImageOps.exif_transpose``).
+    Of 16 bits the upper 8 are kept, as Pillow and libpng read 16-bit colour; the 12 of a TIFF count from their own
+    maximum. An image that is upright and of 8 bits already is returned as it is.
+
+    Args:
+        image: Any Pillow image.
+        name: How an error message calls it.
+
+    Raises:
+        ImageError: Which values of the image are black and white is not known (floats, 32-bit integers).
+    """
+    image.load()
+    if is_eight_bit(image):
+        return _upright(image)
+    tags = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16"):
+        bits = int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+    elif image.mode == "I" and image.format in _SIXTEEN_BIT_FORMATS:
+        bits = 16
+    else:
+        raise ImageError(
+            f"Expected 8 or 16 bits per channel in '{name}', found {_WIDE.get(image.mode, 'values')} (Pillow's mode "
+            f"{image.mode}), and which of them are black and white is not known.",
+            "Scale the values to 0 to 255 as the training images were, and save them as an 8-bit PNG.",
+        )
+    upper = (np.asarray(_upright(image)) >> (bits - 8)).astype(np.uint8)
+    inverted = tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO
+    return Image.fromarray(~upper if inverted else upper)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # EXIF is whatever a camera or an editor wrote, and its parser may raise anything
+        return image
+
+
+def in_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Return a standard image as greyscale (1), RGB (3) or RGBA (4), by Pillow's ``convert``.
+
+    Transparency is dropped from grey and RGB, not blended with a background: so do ``transformers.pipeline`` and timm's
+    loader. An image without transparency is opaque in RGBA.
+    """
+    mode = CHANNEL_MODES[channels]
+    if image.mode == mode:
+        return image
+    between = _STEPS.get(image.mode)
+    return (image.convert(between) if between else image).convert(mode)
