@@ -68,7 +68,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(dir=arguments.work, prefix="models-") as folder:
             measured = _measure(row, Path(folder), arguments.images, shallow=arguments.shallow)
         print(f"{row.name}: {measured}", flush=True)
-        if "failure" in measured or max(measured["errors"]) > TOLERANCE:
+        if "failure" in measured or not max(measured["errors"]) <= TOLERANCE:
             failed.append(row.name)
         results[row.name] = measured
         arguments.results.parent.mkdir(parents=True, exist_ok=True)
@@ -185,10 +185,10 @@ def _structure(path: Path) -> dict[str, Any]:
 
 
 def _relative(reference: Any, found: Any) -> float:
-    """Return max |difference| / max |reference|; infinite where a value is not finite."""
+    """Return max |difference| / max |reference|; infinite where a value is not finite, or the reference is zero."""
     import numpy as np
 
-    if reference.shape != found.shape or not np.isfinite(found).all():
+    if reference.shape != found.shape or not np.isfinite(found).all() or not np.abs(reference).max() > 0:
         return float("inf")
     return float(np.abs(reference.astype(np.float64) - found).max() / np.abs(reference).max())
 

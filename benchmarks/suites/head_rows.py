@@ -21,6 +21,8 @@ _SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
 _TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 70}
 _DEPTH_ANYTHING = {
     "backbone_config": {**_BACKBONE, **_SMALL, "out_indices": [3, 6, 9, 12]},
+    "depth_estimation_type": "metric",
+    "max_depth": 20,
     "reassemble_hidden_size": 384,
     "neck_hidden_sizes": [48, 96, 192, 384],
     "fusion_hidden_size": 64,

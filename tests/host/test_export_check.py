@@ -58,6 +58,11 @@ class ByPlace(Plain):
         return values + torch.arange(values.shape[0], dtype=torch.float32)[:, None]
 
 
+class NotANumber(Plain):
+    def noise(self, values: torch.Tensor) -> torch.Tensor:
+        return values * float("nan")
+
+
 class Mixed(Plain):
     def noise(self, values: torch.Tensor) -> torch.Tensor:
         return values - values.mean(dim=0)
@@ -70,9 +75,10 @@ class Mixed(Plain):
         (Dropping(), r"draws random numbers: \w+"),
         (NumPyNoise(), "PyTorch gives another 'logits' when it is asked twice"),
         (ByPlace(), "PyTorch gives another 'logits' at another place of the batch"),
+        (NotANumber(), "does not answer as PyTorch does: the largest difference is inf"),
         (Mixed(), "answers otherwise for an image when others are in its batch"),
     ],
-    ids=["uniform", "dropout", "numpy", "place", "mixed"],
+    ids=["uniform", "dropout", "numpy", "place", "nan", "mixed"],
 )
 def test_what_changes_from_run_to_run_is_refused(model: torch.nn.Module, message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message) as caught:
