@@ -10,6 +10,7 @@ from vitexport.bundle.layout import read_recipe
 from vitexport.bundle.target import resolve_target
 from vitexport.files import as_path
 from vitexport.inputs.images import list_images
+from vitexport.inputs.labels.rows import Columns
 from vitexport.verification.evaluate import Evaluation, evaluate_models
 from vitexport.verification.replay import replay, replay_engine
 from vitexport.verification.result import VerificationResult
@@ -54,6 +55,9 @@ def evaluate(
     images: str | PathLike[str],
     *,
     labels: str | PathLike[str] | None = None,
+    class_names: str | PathLike[str] | None = None,
+    file_column: str | None = None,
+    label_column: str | None = None,
     limit: int | None = None,
     batch: int = 16,
     runtime: str | None = None,
@@ -70,13 +74,18 @@ def evaluate(
     Args:
         target: Model file or bundle directory.
         images: Folder of images.
-        labels: JSON file with the class of each image; None looks for ``manifest.json``, then for class folders.
+        labels: File with the class of each image (CSV, TSV, JSON, JSON Lines); None looks for ``manifest.json`` and
+            ``metadata.csv`` in and beside the folder, then for class folders.
+        class_names: File with the names of the model's classes; None takes those it carries.
+        file_column: Column of the file names in a table of labels; None takes a usual name.
+        label_column: Column of the labels.
         limit: Use at most so many images, spread over the folder.
         batch: Images per run.
         runtime: Runtime name; None takes each file's own.
 
     Raises:
-        ImageError: The images have no labels, or the model gives no class scores.
+        ImageError: The images have no labels, or such as do not fit the model, or the model gives no class scores.
+        ModelSourceError: The class names are not those of the model.
         NoKernelError: No runtime here can execute any of the models.
     """
     require_positive(batch=batch)
@@ -86,6 +95,8 @@ def evaluate(
         folder,
         list_images(folder, limit=limit),
         labels=None if labels is None else as_path(labels, "a labels file"),
+        columns=Columns(file_column, label_column),
+        class_names=None if class_names is None else as_path(class_names, "class names"),
         batch=batch,
         runtime=runtime,
     )

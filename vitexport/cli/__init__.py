@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("vitexport.cli.stages:export", "Export a PyTorch Vision Transformer to ONNX."),
     "simplify": ("vitexport.cli.stages:simplify", "Simplify an exported ONNX model to the canonical ViT graph."),
     "quantize": ("vitexport.cli.stages:quantize", "Quantize an ONNX model with calibration images."),
+    "labels": ("vitexport.cli.labels:labels", "Show how the labels of images match a model's classes."),
     "verify": ("vitexport.cli.verify:verify", "Check on this machine that a bundle answers as PyTorch did."),
     "evaluate": ("vitexport.cli.evaluate:evaluate", "Measure top-1 and top-5 on labelled images."),
     "bench": ("vitexport.cli.bench:bench", "Measure latency and throughput."),

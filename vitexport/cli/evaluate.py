@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from vitexport.api import checks as api
+from vitexport.cli.label_options import label_options
 from vitexport.cli.screen import OUT, print_json, rich_table
 from vitexport.runtimes import available_runtimes
 
@@ -17,7 +18,7 @@ __all__ = ["evaluate"]
 @click.command()
 @click.argument("target", metavar="MODEL|BUNDLE", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of images.")
-@click.option("--labels", type=click.Path(path_type=Path), help="JSON file with the class of each image.")
+@label_options
 @click.option("--limit", type=click.IntRange(1), help="Use at most so many images, spread over the folder.")
 @click.option("--batch", type=click.IntRange(1), default=16, help="Images per run.")
 @click.option("--runtime", type=click.Choice(available_runtimes()), help="Runtime; each file's own otherwise.")

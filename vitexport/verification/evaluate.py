@@ -7,11 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.target import Target
 from vitexport.errors import ImageError, NoKernelError
 from vitexport.inputs.images import batches
-from vitexport.inputs.labels import find_targets
-from vitexport.runtimes import open_runtime
+from vitexport.inputs.labels.class_names import read_class_names
+from vitexport.inputs.labels.classes import Classes
+from vitexport.inputs.labels.find import find_labels
+from vitexport.inputs.labels.rows import Columns
+from vitexport.inputs.labels.targets import Labels, class_targets
+from vitexport.inputs.preprocess import PreprocessSpec
+from vitexport.runtimes import Runtime, open_runtime
 from vitexport.runtimes.record import record
 from vitexport.tables import Table, Tabular
 from vitexport.tensors import Array
@@ -46,11 +52,13 @@ class Evaluation(Tabular):
         folder: Where the images are.
         images: How many there are.
         models: In the order they were made.
+        labels: How the labels were matched to the model's classes.
     """
 
     folder: Path
     images: int
     models: tuple[EvaluatedModel, ...]
+    labels: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -61,7 +69,7 @@ class Evaluation(Tabular):
             if model.difference is not None:
                 row["difference"] = asdict(model.difference)
             rows.append(row)
-        return {"results": rows}
+        return {"labels": self.labels, "results": rows}
 
     def tables(self) -> tuple[Table, ...]:
         """Return one row per model, then those that were not run."""
@@ -70,7 +78,7 @@ class Evaluation(Tabular):
             for model in self.models
             if model.accuracy is not None
         )
-        title = f"{self.images} images in {self.folder}"
+        title = f"{self.images} images in {self.folder} (labels: {self.labels})"
         measured = Table(title, ("model", "top-1 %", "top-5 %", "change", "95 % interval", "McNemar p"), rows)
         others = tuple((model.name, model.not_run) for model in self.models if model.accuracy is None)
         reasons = Table("", ("model", "not run here"), others, text=("not run here",))
@@ -91,6 +99,8 @@ def evaluate_models(
     paths: Sequence[Path],
     *,
     labels: Path | None = None,
+    columns: Columns = Columns(),  # noqa: B008  # frozen
+    class_names: Path | None = None,
     batch: int = 16,
     runtime: str | None = None,
 ) -> Evaluation:
@@ -100,26 +110,31 @@ def evaluate_models(
         target: A model file, or a bundle.
         folder: Where the images are.
         paths: The images.
-        labels: JSON file with their classes; None looks for ``manifest.json``, then for class folders.
+        labels: File with their classes; None looks beside the images, then for class folders.
+        columns: Which columns of a table of labels to read.
+        class_names: File with the names of the model's classes; None takes those it carries.
         batch: Images per run.
         runtime: Runtime name; None takes each file's own.
 
     Raises:
-        ImageError: The images have no labels, or a model gives no class scores.
+        ImageError: The images have no labels, or such as do not fit the model, or a model gives no class scores.
+        ModelSourceError: The class names are not those of the model.
         NoKernelError: No runtime here can execute any of the models.
     """
-    targets = find_targets(folder, paths, labels)
-    if targets is None:
-        raise ImageError(
-            f"Expected labels for the images in '{folder}', found none.",
-            "Give --labels FILE, put a manifest.json beside the images, or use one folder per class.",
-        )
     found: list[EvaluatedModel] = []
     first: Array | None = None
+    matched: Labels | None = None
+    targets: tuple[int, ...] = ()
     refusal: NoKernelError | None = None
     for model in target.models:
         try:
-            scores = _scores(target, model.path, paths, batch, runtime)
+            with open_runtime(model.path, runtime) as opened:
+                metadata = target.metadata(opened.metadata)
+                if matched is None:
+                    classes = _named(_classes(metadata, model.path), class_names)
+                    matched = _labels(folder, paths, classes, labels, columns)
+                    targets = _one_class_each(matched)
+                scores = _scores(opened, metadata.preprocess, paths, batch, model.path)
         except NoKernelError as error:
             refusal = error
             found.append(EvaluatedModel(model.name, None, None, error.message))
@@ -127,16 +142,48 @@ def evaluate_models(
         difference = None if first is None else compare_top1(first, scores, targets)
         found.append(EvaluatedModel(model.name, accuracy(scores, targets), difference))
         first = scores if first is None else first
-    if first is None and refusal is not None:
+    if refusal is not None and first is None:
         raise refusal
-    return Evaluation(folder, len(paths), tuple(found))
+    return Evaluation(folder, len(paths), tuple(found), str(matched))
 
 
-def _scores(target: Target, model: Path, paths: Sequence[Path], batch: int, runtime: str | None) -> Array:
-    with open_runtime(model, runtime) as opened:
-        spec = target.metadata(opened.metadata).preprocess
-        names = [str(path) for path in paths]
-        recording = record(opened, names, batches(paths, spec, opened.inputs[0], batch))
+def _classes(metadata: ModelMetadata, model: Path) -> Classes:
+    if metadata.classes is None:
+        raise ImageError(
+            f"Expected class scores from '{model}', found a model for '{metadata.model.task}'.",
+            "Only classifiers can be evaluated on labels; export with --task classify.",
+        )
+    return metadata.classes
+
+
+def _named(classes: Classes, class_names: Path | None) -> Classes:
+    if class_names is None:
+        return classes
+    return classes.with_names(read_class_names(class_names), where=str(class_names))
+
+
+def _labels(folder: Path, paths: Sequence[Path], classes: Classes, file: Path | None, columns: Columns) -> Labels:
+    found = find_labels(folder, paths, classes, file, columns)
+    if found is None:
+        raise ImageError(
+            f"Expected labels for the images in '{folder}', found none.",
+            "Give --labels FILE, put a manifest.json beside the images, or use one folder per class.",
+        )
+    return found
+
+
+def _one_class_each(labels: Labels) -> tuple[int, ...]:
+    targets = class_targets(labels.targets)
+    if targets is None:
+        raise ImageError(
+            "Expected a model that chooses one class of several, found one that gives labels or values.",
+            "Top-1 means nothing there; `vitexport run` compares its answers with PyTorch's.",
+        )
+    return targets
+
+
+def _scores(runtime: Runtime, spec: PreprocessSpec, paths: Sequence[Path], batch: int, model: Path) -> Array:
+    recording = record(runtime, [str(path) for path in paths], batches(paths, spec, runtime.inputs[0], batch))
     scores = class_scores(recording.outputs)
     if scores is None:
         raise ImageError(

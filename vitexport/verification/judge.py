@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from vitexport.benchmark.latency import Latency
 from vitexport.bundle.bundle import Artifact, Bundle
-from vitexport.bundle.layout import BENCHMARK, REFERENCE, read_analysis, read_recording, recording_name
+from vitexport.bundle.layout import BENCHMARK, REFERENCE, read_analysis, read_labels, read_recording, recording_name
 from vitexport.bundle.recording import Recording
 from vitexport.errors import BundleError
+from vitexport.inputs.labels.targets import class_targets
 from vitexport.recipe.settings import Recipe, VerifySettings
 from vitexport.verification.checks import library_check, targets_check
 from vitexport.verification.result import Check, VerificationResult
@@ -24,8 +25,7 @@ def judge(bundle: Bundle, recipe: Recipe) -> VerificationResult:
     Raises:
         BundleError: The bundle holds no reference recording.
     """
-    reference = bundle.artifact(recording_name(REFERENCE))
-    targets = reference.details.get("targets")
+    targets, matched = read_labels(bundle)
     measured = _measured(bundle)
     variants = []
     for artifact in bundle.models:
@@ -43,10 +43,11 @@ def judge(bundle: Bundle, recipe: Recipe) -> VerificationResult:
             latency=measured.get(REFERENCE, ((), None))[0],
         ),
         variants,
-        targets=targets,
+        targets=class_targets(targets),
         gates=recipe.gates,
     )
-    return with_checks(verification, targets_check(outputs, targets), library_check(bundle))
+    labels = targets_check(outputs, targets, class_names=bundle.class_names, matched=matched)
+    return with_checks(verification, labels, library_check(bundle))
 
 
 def with_checks(verification: VerificationResult, *checks: Check | None) -> VerificationResult:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitexport.bundle.bundle import Artifact, Bundle
-from vitexport.bundle.layout import ENGINE, REFERENCE, read_recording, read_replay_inputs, recording_name
+from vitexport.bundle.layout import ENGINE, REFERENCE, read_labels, read_recording, read_replay_inputs, recording_name
 from vitexport.bundle.recording import Recording, ReplayInputs
 from vitexport.errors import BundleError, NoKernelError
+from vitexport.inputs.labels.targets import class_targets
 from vitexport.recipe.settings import Recipe, Tolerance
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import record
@@ -116,12 +117,12 @@ def _judge(
     verification = evaluate_variants(
         VariantInput(REFERENCE, "float32", reference, recipe.verify.float_tolerance),
         variants,
-        targets=inputs.targets,
+        targets=class_targets(inputs.targets),
         gates=of_outputs(recipe.gates),
     )
     return with_checks(
         verification,
-        targets_check(reference, inputs.targets),
+        targets_check(reference, inputs.targets, class_names=bundle.class_names, matched=read_labels(bundle)[1]),
         metadata_check(bundle, metadata),
         library_check(bundle),
         originals_check(bundle, inputs),

@@ -12,7 +12,10 @@ from vitexport.tables import Table, Tabular, cell
 from vitexport.verification.accuracy import Accuracy, PairedDifference
 from vitexport.verification.parity import ParityReport
 
-__all__ = ["Check", "GateResult", "VariantResult", "VerificationResult"]
+__all__ = ["LABELS_CHECK", "Check", "GateResult", "VariantResult", "VerificationResult"]
+
+LABELS_CHECK = "labels fit the model"
+"""Name of the check that holds labels against PyTorch's answers."""
 
 
 @dataclass(frozen=True)

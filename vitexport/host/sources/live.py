@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from vitexport.bundle.metadata import ModelMetadata, ModelSpec
 from vitexport.errors import ModelSourceError
 from vitexport.host.sources.families import family_of
+from vitexport.host.sources.imagenet import synsets_of
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.wrapping import ImageModel, Named, describe_outputs, pixel_values_spec
 from vitexport.inputs.preprocess import PreprocessSpec
@@ -81,7 +82,8 @@ def wrap_module(
         raise ModelSourceError(
             f"Expected {classes} class names for '{name}', found {len(names)}.", "Give one name per output, in order."
         )
-    return LoadedModel(wrapped, ModelMetadata(model, spec, names, scoring or _scoring(inner, outputs[0].shape[-1])))
+    scoring = scoring or _scoring(inner, outputs[0].shape[-1])
+    return LoadedModel(wrapped, ModelMetadata(model, spec, names, scoring, synsets=synsets_of(names)))
 
 
 def _preprocess(module: torch.nn.Module, given: object, image_size: tuple[int, int] | None) -> PreprocessSpec:
