@@ -77,6 +77,9 @@ def resolve_recipe(
     images: str | PathLike[str] | None = None,
     labels: str | PathLike[str] | None = None,
     calibration: str | PathLike[str] | None = None,
+    class_names: str | PathLike[str] | None = None,
+    file_column: str | None = None,
+    label_column: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Return a validated recipe, with absolute paths; arguments as for :func:`run`.
@@ -84,7 +87,8 @@ def resolve_recipe(
     Raises:
         RecipeError: It cannot be read, names unknown settings, or both a recipe and a source are given.
     """
-    named = {"images": images, "labels": labels, "calibration": calibration}
+    named = {"images": images, "labels": labels, "calibration": calibration, "class_names": class_names}
+    columns = {"file_column": file_column, "label_column": label_column}
     if settings is not None and not (isinstance(settings, Mapping) and all(isinstance(key, str) for key in settings)):
         raise RecipeError(
             f"Expected settings by dotted name, found {settings!r}.", 'Write settings={"quantize.preset": "fast"}.'
@@ -96,17 +100,25 @@ def resolve_recipe(
         )
     if source is not None:
         paths = {key: None if value is None else as_path(value, key) for key, value in named.items()}
-        found = default_recipe(str(source), paths["images"], paths["labels"], paths["calibration"])
+        found = default_recipe(
+            str(source),
+            paths["images"],
+            paths["labels"],
+            paths["calibration"],
+            class_names=paths["class_names"],
+            file_column=file_column,
+            label_column=label_column,
+        )
     elif isinstance(recipe, Recipe):
         found = recipe
     else:
         assert recipe is not None
         found = load_recipe(as_path(recipe, "a recipe"))
-    given = [key for key, value in named.items() if value is not None and source is None]
+    given = [key for key, value in (named | columns).items() if value is not None and source is None]
     if given:
         raise RecipeError(
             f"Expected {', '.join(given)} in the recipe itself, found it beside one.",
-            "Write data.verification and data.calibration into the recipe, or pass settings={'data....': ...}.",
+            "Write them into the recipe (model and data), or pass settings={'data....': ...}.",
         )
     return override_settings(found, settings or {})
 
@@ -119,6 +131,9 @@ def run(
     images: str | PathLike[str] | None = None,
     labels: str | PathLike[str] | None = None,
     calibration: str | PathLike[str] | None = None,
+    class_names: str | PathLike[str] | None = None,
+    file_column: str | None = None,
+    label_column: str | None = None,
     settings: Mapping[str, Any] | None = None,
     until: str | None = None,
     force: bool = False,
@@ -136,8 +151,12 @@ def run(
         out: Bundle directory, created when absent; always needed.
         source: Model source for the default recipe: hub id, directory, ``timm:NAME``.
         images: Folder of verification images, for a ``source``.
-        labels: JSON file with their classes, for a ``source``.
+        labels: File with their labels (CSV, TSV, JSON, JSON Lines), for a ``source``; None looks beside the images,
+            then for class folders; ``"none"`` for images without labels.
         calibration: Folder of calibration images, for a ``source``; None makes a float bundle.
+        class_names: File with the class names in the order of the outputs, for a ``source`` that has none of its own.
+        file_column: Column of the file names in a table of labels, for a ``source``; None takes a usual name.
+        label_column: Column of the labels.
         settings: Overrides by dotted name, e.g. ``{"quantize.preset": "fast"}``.
         until: Stop after this stage.
         force: Redo every stage.
@@ -153,7 +172,15 @@ def run(
     if out is None:
         raise RecipeError("Expected a directory for the bundle, found none.", "Pass out=...")
     resolved = resolve_recipe(
-        recipe, source=source, images=images, labels=labels, calibration=calibration, settings=settings
+        recipe,
+        source=source,
+        images=images,
+        labels=labels,
+        calibration=calibration,
+        class_names=class_names,
+        file_column=file_column,
+        label_column=label_column,
+        settings=settings,
     )
     with shown(progress, plan(resolved, until)) as show:
         done = run_recipe(resolved, as_path(out, "a bundle directory"), until=until, force=force, on_event=show)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitexport.api.arguments import onnx_output
@@ -12,6 +13,7 @@ from vitexport.api.progress import Progress, shown
 from vitexport.errors import RecipeError
 from vitexport.files import StageResult, StepEvent, as_path
 from vitexport.inputs.images import list_images
+from vitexport.inputs.labels.class_names import read_class_names
 from vitexport.recipe.load import validated
 from vitexport.recipe.settings import (
     Attention,
@@ -48,7 +50,7 @@ def export(
     revision: str | None = None,
     allow_pickle: bool = False,
     preprocess: PreprocessSpec | Mapping[str, Any] | object | None = None,
-    class_names: Sequence[str] = (),
+    class_names: Sequence[str] | str | PathLike[str] = (),
     progress: Progress = False,
 ) -> StageResult:
     """Export a Vision Transformer to ONNX, and compare the file with the model's own PyTorch outputs.
@@ -73,7 +75,8 @@ def export(
         revision: Hub branch, tag or commit.
         allow_pickle: Accept a pickle checkpoint (still loaded with ``weights_only=True``).
         preprocess: For a live module: a PreprocessSpec, the same as a mapping, or a transformers image processor.
-        class_names: For a live module: names by output index.
+        class_names: File with the names by output index (``.txt``, ``.json``, ``.csv``), or the directory of the
+            training images; for a live module also the names themselves.
         progress: True shows a bar; a function gets every event.
 
     Returns:
@@ -93,22 +96,29 @@ def export(
     asked = {"batch": batch, "opset": opset, "image_size": image_size, "input": input}
     settings = validated(ExportSettings, asked, where="export")
     from_checkpoint = isinstance(model, str | PathLike)
-    if from_checkpoint and (preprocess is not None or len(class_names)):
+    names_file: Path | None = None
+    names: Sequence[str] = ()
+    if isinstance(class_names, str | PathLike):
+        names_file = as_path(class_names, "class names")
+    else:
+        names = class_names
+    if from_checkpoint and (preprocess is not None or len(names)):
         raise RecipeError(
-            "Expected preprocess and class_names for a live module only, found them beside a checkpoint.",
-            "Leave them out: a checkpoint brings its own.",
+            "Expected preprocess and a sequence of class_names for a live module only, found them beside a checkpoint.",
+            "Leave them out: a checkpoint brings its own; class names may come from a file.",
         )
     with shown(progress, ("load", "export", "compare")) as show:
         show(StepEvent("load", "running", model if isinstance(model, str) else type(model).__name__))
         if isinstance(model, str | PathLike):
             named: dict[str, Any] = {"source": str(model), "task": task, "scoring": scoring, "revision": revision}
-            named |= {"allow_pickle": allow_pickle, "features": tuple(features)}
+            named |= {"allow_pickle": allow_pickle, "features": tuple(features), "class_names": names_file}
             loaded = load_model(validated(ModelSettings, named, where="model"), image_size=image_size)
         else:
             from vitexport.host.sources.live import wrap_module
 
+            names = names if names_file is None else read_class_names(names_file)
             loaded = wrap_module(
-                model, preprocess, class_names, task=task, features=features, scoring=scoring, image_size=image_size
+                model, preprocess, names, task=task, features=features, scoring=scoring, image_size=image_size
             )
         show(StepEvent("load", "done"))
         show(StepEvent("export", "running", str(out)))

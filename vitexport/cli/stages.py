@@ -9,6 +9,7 @@ from typing import Any, get_args
 import click
 
 from vitexport.api import stages as api
+from vitexport.cli.label_options import CLASS_NAMES
 from vitexport.cli.screen import OUT, print_json
 from vitexport.files import StageResult
 from vitexport.recipe.settings import Attention, Precision, Scoring, Target, Task
@@ -52,6 +53,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was wri
     "--input", "input_form", type=click.Choice(["float32", "uint8"]), default="float32", help="Form of input."
 )
 @click.option("--opset", type=click.IntRange(17, 23), default=20, help="ONNX opset.")
+@CLASS_NAMES
 @click.option("--revision", help="Hub branch, tag or commit.")
 @click.option("--allow-pickle", is_flag=True, help="Accept a pickle checkpoint (loaded with weights_only).")
 @_JSON
@@ -65,6 +67,7 @@ def export(
     batch: str,
     input_form: Any,
     opset: int,
+    class_names: Path | None,
     revision: str | None,
     allow_pickle: bool,
     as_json: bool,
@@ -85,6 +88,7 @@ def export(
         batch="dynamic" if batch == "dynamic" else int(batch),
         input=input_form,
         opset=opset,
+        class_names=class_names or (),
         revision=revision,
         allow_pickle=allow_pickle,
     )

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from vitexport.errors import RecipeError
+from vitexport.inputs.labels.find import NO_LABELS
 from vitexport.recipe.settings import ImageSet, Recipe
 from vitexport.source import ModelSource
 
@@ -106,7 +107,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     def image_set(images: ImageSet | None) -> ImageSet | None:
         if images is None:
             return None
-        labels = None if images.labels is None else base / images.labels
+        labels = base / images.labels if isinstance(images.labels, Path) else images.labels
         return images.model_copy(update={"images": base / images.images, "labels": labels})
 
     data = recipe.data.model_copy(
@@ -116,12 +117,35 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     engine = recipe.engine
     if engine is not None and engine.timing_cache is not None:
         engine = engine.model_copy(update={"timing_cache": base / engine.timing_cache})
-    model = recipe.model.model_copy(update={"source": source})
+    class_names = None if recipe.model.class_names is None else base / recipe.model.class_names
+    model = recipe.model.model_copy(update={"source": source, "class_names": class_names})
     return recipe.model_copy(update={"data": data, "model": model, "engine": engine})
 
 
-def default_recipe(source: str, images: Path | None, labels: Path | None, calibration: Path | None) -> Recipe:
-    """Return the default recipe for a model source."""
+def default_recipe(
+    source: str,
+    images: Path | None,
+    labels: Path | None,
+    calibration: Path | None,
+    *,
+    class_names: Path | None = None,
+    file_column: str | None = None,
+    label_column: str | None = None,
+) -> Recipe:
+    """Return the default recipe for a model source.
+
+    Args:
+        source: See :mod:`vitexport.source`.
+        images: Verification images.
+        labels: Their labels, or ``none`` for images without.
+        calibration: Calibration images; None makes a float bundle.
+        class_names: File with the class names.
+        file_column: Column of the file names in a table of labels.
+        label_column: Column of the labels.
+
+    Raises:
+        RecipeError: There are no images.
+    """
     if images is None:
         raise RecipeError(
             f"Expected a recipe (.yaml) or a model source with images, found '{source}' alone.",
@@ -130,9 +154,14 @@ def default_recipe(source: str, images: Path | None, labels: Path | None, calibr
     parsed = ModelSource.parse(source).absolute()
     content: dict[str, Any] = {
         "name": parsed.title,
-        "model": {"source": str(parsed)},
+        "model": {"source": str(parsed), "class_names": str(class_names.resolve()) if class_names else None},
         "data": {
-            "verification": {"images": str(images.resolve()), "labels": str(labels.resolve()) if labels else None},
+            "verification": {
+                "images": str(images.resolve()),
+                "labels": str(labels if str(labels) == NO_LABELS else labels.resolve()) if labels else None,
+                "file_column": file_column,
+                "label_column": label_column,
+            },
             "calibration": {"images": str(calibration.resolve())} if calibration else None,
         },
     }
