@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vitexport.api.arguments import onnx_output
 from vitexport.api.progress import Progress, shown
 from vitexport.errors import RecipeError
+from vitexport.extras import names_missing_extras
 from vitexport.files import StageResult, StepEvent, as_path
 from vitexport.inputs.images import list_images
 from vitexport.recipe.load import validated
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["export", "quantize", "simplify"]
 
 
+@names_missing_extras("Exporting a model")
 def export(
     model: str | PathLike[str] | torch.nn.Module,
     out: str | PathLike[str],
@@ -116,6 +118,7 @@ def export(
     return replace(result, details={**result.details, "max_rel_difference": difference})
 
 
+@names_missing_extras("Simplifying a model")
 def simplify(model: str | PathLike[str], out: str | PathLike[str], *, onnxsim: bool = True) -> StageResult:
     """Simplify an exported ONNX file to the canonical ViT graph, outputs unchanged.
 
@@ -136,6 +139,7 @@ def simplify(model: str | PathLike[str], out: str | PathLike[str], *, onnxsim: b
     return simplify_onnx(as_path(model, "an ONNX file"), SimplifySettings(onnxsim=onnxsim), onnx_output(out))
 
 
+@names_missing_extras("Quantizing a model")
 def quantize(
     model: str | PathLike[str],
     images: str | PathLike[str],
