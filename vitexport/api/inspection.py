@@ -174,6 +174,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         "inputs": [spec.describe() for spec in found.inputs],
         "outputs": [spec.describe() for spec in found.outputs],
         "parameters": found.parameters,
+        "weights": [f"{count:,} {dtype}" for dtype, count in found.weights.items()],
         "nodes": sum(found.operators.values()),
         "operators": dict(found.operators),
     }

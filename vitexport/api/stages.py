@@ -119,24 +119,36 @@ def export(
 
 
 @names_missing_extras("Simplifying a model")
-def simplify(model: str | PathLike[str], out: str | PathLike[str], *, onnxsim: bool = True) -> StageResult:
+def simplify(
+    model: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    onnxsim: bool = True,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> StageResult:
     """Simplify an exported ONNX file to the canonical ViT graph, outputs unchanged.
 
     Example::
 
         vx.simplify("vit.onnx", "vit-simplified.onnx")
+        vx.simplify("theirs.onnx", "fixed.onnx", shapes={"input": (-1, 3, 224, 224)})     # a dynamic batch stays
 
     Args:
         model: ONNX file.
         out: The ONNX file to write.
         onnxsim: Run onnxsim before the canonical passes.
+        shapes: Input name to the sizes that its dynamic axes get in the written file, one per axis; -1 leaves an axis
+            as it is. Needed where another axis than the first is dynamic.
 
     Raises:
         SimplifyError: A pass failed, or the outputs changed.
+        RecipeError: A shape does not fit the model, or one is missing.
+        MissingDependencyError: onnx or onnxsim is not installed.
     """
     from vitexport.host.simplify import simplify_onnx
 
-    return simplify_onnx(as_path(model, "an ONNX file"), SimplifySettings(onnxsim=onnxsim), onnx_output(out))
+    settings = SimplifySettings(onnxsim=onnxsim)
+    return simplify_onnx(as_path(model, "an ONNX file"), settings, onnx_output(out), shapes=shapes or {})
 
 
 @names_missing_extras("Quantizing a model")
