@@ -68,5 +68,5 @@ def _example(spec: TensorSpec) -> list[int]:
     """Return sizes as a person would write them: those of the file, and those of a usual image for the others."""
     usual: tuple[int, ...] = (DYNAMIC, 224, 224, 3) if spec.dtype == "uint8" else (DYNAMIC, 3, 224, 224)
     if len(spec.shape) != len(usual):
-        usual: tuple[int, ...] = (DYNAMIC,) * min(1, len(spec.shape)) + (224,) * (len(spec.shape) - 1)
+        usual = (DYNAMIC,) * min(1, len(spec.shape)) + (224,) * (len(spec.shape) - 1)
     return [axis if isinstance(axis, int) else size for axis, size in zip(spec.shape, usual, strict=True)]
