@@ -136,15 +136,24 @@ def _transformers(row: ZooRow) -> Any:
 
     cls = getattr(transformers, row.model)
     config = cls.config_class()
-    for part in (config, *(getattr(config, name, None) for name in ("vision_config", "backbone_config"))):
-        for name in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
-            if isinstance(getattr(part, name, None), int):
-                setattr(part, name, min(_LAYERS, getattr(part, name)))
-        if isinstance(getattr(part, "depths", None), list | tuple):
-            part.depths = [min(_LAYERS, depth) for depth in part.depths]
+    config = cls.config_class(**_shallow(config))  # not set afterwards: names of stages are made from the depth
+    vision = getattr(config, "vision_config", None)
+    for name, value in _shallow(vision).items():
+        setattr(vision, name, value)
     if "ForImageClassification" in row.model or "Segmentation" in row.model:
         config.num_labels = _CLASSES
     return cls(config)
+
+
+def _shallow(config: Any) -> dict[str, Any]:
+    """Return the settings of a configuration that are depths, each cut to at most :data:`_LAYERS`."""
+    found: dict[str, Any] = {}
+    for name in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
+        if isinstance(getattr(config, name, None), int):
+            found[name] = min(_LAYERS, getattr(config, name))
+    if isinstance(getattr(config, "depths", None), list | tuple):
+        found["depths"] = [min(_LAYERS, depth) for depth in config.depths]
+    return found
 
 
 def image_size(model: Any) -> tuple[int, int]:
