@@ -11,6 +11,7 @@ from typing import Any
 from vitexport.api.progress import Progress, shown
 from vitexport.bundle.bundle import Bundle
 from vitexport.errors import RecipeError
+from vitexport.extras import names_missing_extras
 from vitexport.files import as_path
 from vitexport.pipeline.run import plan
 from vitexport.pipeline.run import run as run_recipe
@@ -123,6 +124,7 @@ def resolve_recipe(
     return override_settings(found, settings or {})
 
 
+@names_missing_extras("Running a recipe")
 def run(
     recipe: str | Path | Recipe | None = None,
     out: str | PathLike[str] | None = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vitexport.api.arguments import onnx_output
 from vitexport.api.progress import Progress, shown
 from vitexport.errors import RecipeError
+from vitexport.extras import names_missing_extras
 from vitexport.files import StageResult, StepEvent, as_path
 from vitexport.inputs.images import list_images
 from vitexport.inputs.labels.class_names import read_class_names
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["export", "quantize", "simplify"]
 
 
+@names_missing_extras("Exporting a model")
 def export(
     model: str | PathLike[str] | torch.nn.Module,
     out: str | PathLike[str],
@@ -130,26 +132,40 @@ def export(
     return replace(result, details={**result.details, "max_rel_difference": difference})
 
 
-def simplify(model: str | PathLike[str], out: str | PathLike[str], *, onnxsim: bool = True) -> StageResult:
+@names_missing_extras("Simplifying a model")
+def simplify(
+    model: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    onnxsim: bool = True,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> StageResult:
     """Simplify an exported ONNX file to the canonical ViT graph, outputs unchanged.
 
     Example::
 
         vx.simplify("vit.onnx", "vit-simplified.onnx")
+        vx.simplify("theirs.onnx", "fixed.onnx", shapes={"input": (-1, 3, 224, 224)})     # a dynamic batch stays
 
     Args:
         model: ONNX file.
         out: The ONNX file to write.
         onnxsim: Run onnxsim before the canonical passes.
+        shapes: Input name to the sizes that its dynamic axes get in the written file, one per axis; -1 leaves an axis
+            as it is. Needed where another axis than the first is dynamic.
 
     Raises:
         SimplifyError: A pass failed, or the outputs changed.
+        RecipeError: A shape does not fit the model, or one is missing.
+        MissingDependencyError: onnx or onnxsim is not installed.
     """
     from vitexport.host.simplify import simplify_onnx
 
-    return simplify_onnx(as_path(model, "an ONNX file"), SimplifySettings(onnxsim=onnxsim), onnx_output(out))
+    settings = SimplifySettings(onnxsim=onnxsim)
+    return simplify_onnx(as_path(model, "an ONNX file"), settings, onnx_output(out), shapes=shapes or {})
 
 
+@names_missing_extras("Quantizing a model")
 def quantize(
     model: str | PathLike[str],
     images: str | PathLike[str],

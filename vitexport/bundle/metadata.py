@@ -102,6 +102,11 @@ class ModelMetadata:
             **({f"{_PREFIX}synsets": json.dumps(self.synsets)} if self.synsets else {}),
         }
 
+    @staticmethod
+    def is_in(metadata: Mapping[str, str]) -> bool:
+        """Return whether the key-value pairs of a file hold any of this."""
+        return f"{_PREFIX}model" in metadata
+
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], *, where: str) -> ModelMetadata:
         """Read the metadata back from ONNX metadata.
@@ -125,7 +130,8 @@ class ModelMetadata:
         except KeyError as error:
             raise BundleError(
                 f"Expected '{where}' to carry its preprocessing and class names, found no '{error.args[0]}'.",
-                "Only files made by `vitexport export` carry it; export the model again from its checkpoint.",
+                "Files made by `vitexport export` carry it; for another tool's, `vitexport predict` takes "
+                "--preprocess, --class-names and --scoring.",
             ) from error
         except (ValueError, TypeError, AssertionError, ValidationError) as error:
             raise BundleError(

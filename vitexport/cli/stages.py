@@ -11,6 +11,7 @@ import click
 from vitexport.api import stages as api
 from vitexport.cli.label_options import CLASS_NAMES
 from vitexport.cli.screen import OUT, print_json
+from vitexport.cli.shape_option import shape_option
 from vitexport.files import StageResult
 from vitexport.recipe.settings import Attention, Precision, Scoring, Target, Task
 
@@ -99,13 +100,14 @@ def export(
 @click.argument("model", type=click.Path(path_type=Path))
 @_OUT
 @click.option("--onnxsim/--no-onnxsim", default=True, help="Run onnxsim before the canonical ViT passes.")
+@shape_option
 @_JSON
-def simplify(model: Path, output: Path, onnxsim: bool, as_json: bool) -> None:
+def simplify(model: Path, output: Path, onnxsim: bool, shapes: Mapping[str, tuple[int, ...]], as_json: bool) -> None:
     """Simplify an exported ONNX file to the canonical ViT graph, outputs unchanged.
 
     Example: vitexport simplify vit.onnx -o vit-simplified.onnx
     """
-    _show(api.simplify(model, output, onnxsim=onnxsim), as_json)
+    _show(api.simplify(model, output, onnxsim=onnxsim, shapes=shapes), as_json)
 
 
 @click.command()
