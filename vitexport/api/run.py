@@ -14,10 +14,8 @@ from vitexport.errors import RecipeError
 from vitexport.files import as_path
 from vitexport.pipeline.run import plan
 from vitexport.pipeline.run import run as run_recipe
-from vitexport.recipe.load import default_recipe, load_recipe, override_settings
-from vitexport.recipe.settings import (
-    Recipe,
-)
+from vitexport.recipe.load import default_recipe, load_recipe, override_data, override_settings
+from vitexport.recipe.settings import Recipe
 from vitexport.tables import Table
 from vitexport.verification.quantized import told
 from vitexport.verification.result import VerificationResult
@@ -94,21 +92,20 @@ def resolve_recipe(
             "Expected a recipe or a model source, found " + ("neither." if recipe is None else "both."),
             "Pass a recipe (a path or a Recipe), or source=... with images=...",
         )
+    folders = tuple(None if value is None else as_path(value, key) for key, value in named.items())
     if source is not None:
-        paths = {key: None if value is None else as_path(value, key) for key, value in named.items()}
-        found = default_recipe(str(source), paths["images"], paths["labels"], paths["calibration"])
-    elif isinstance(recipe, Recipe):
-        found = recipe
+        found = default_recipe(str(source), *folders)
     else:
         assert recipe is not None
-        found = load_recipe(as_path(recipe, "a recipe"))
-    given = [key for key, value in named.items() if value is not None and source is None]
-    if given:
+        read = recipe if isinstance(recipe, Recipe) else load_recipe(as_path(recipe, "a recipe"))
+        found = override_data(read, *folders)
+    found = override_settings(found, settings or {})
+    if calibration is not None and found.quantize is None:
         raise RecipeError(
-            f"Expected {', '.join(given)} in the recipe itself, found it beside one.",
-            "Write data.verification and data.calibration into the recipe, or pass settings={'data....': ...}.",
+            "Expected a recipe that quantizes, as calibration images are given; found `quantize: null`.",
+            "Leave the calibration images out, or ask for a quantization, e.g. --set quantize.precision=int8.",
         )
-    return override_settings(found, settings or {})
+    return found
 
 
 def run(
@@ -135,9 +132,10 @@ def run(
         recipe: Path of a YAML file, or a Recipe; or leave it out and name a ``source``.
         out: Bundle directory, created when absent; always needed.
         source: Model source for the default recipe: hub id, directory, ``timm:NAME``.
-        images: Folder of verification images, for a ``source``.
-        labels: JSON file with their classes, for a ``source``.
-        calibration: Folder of calibration images, for a ``source``; None makes a float bundle.
+        images: Folder of verification images: those of a ``source``, or in the place of a recipe's.
+        labels: File with their classes, likewise.
+        calibration: Folder of calibration images, likewise. A ``source`` needs some, or
+            ``settings={"quantize": None}`` for a float32 bundle.
         settings: Overrides by dotted name, e.g. ``{"quantize.preset": "fast"}``.
         until: Stop after this stage.
         force: Redo every stage.

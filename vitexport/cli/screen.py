@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitexport import tables
+from vitexport.files import finite
 from vitexport.verification.result import VerificationResult
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ _ERR = Console(stderr=True)
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON document to standard output."""
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    """Print one JSON document to standard output; numbers that JSON has no name for become null."""
+    click.echo(json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 # Two lines each, so that the table fits 80 columns.

@@ -14,7 +14,7 @@ from vitexport.errors import RecipeError
 from vitexport.recipe.settings import ImageSet, Recipe
 from vitexport.source import ModelSource
 
-__all__ = ["default_recipe", "load_recipe", "override_settings", "parse_recipe", "validated"]
+__all__ = ["default_recipe", "load_recipe", "override_data", "override_settings", "parse_recipe", "validated"]
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -121,7 +121,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
 
 
 def default_recipe(source: str, images: Path | None, labels: Path | None, calibration: Path | None) -> Recipe:
-    """Return the default recipe for a model source."""
+    """Return the default recipe for a model source; without calibration images it asks for some when it is run."""
     if images is None:
         raise RecipeError(
             f"Expected a recipe (.yaml) or a model source with images, found '{source}' alone.",
@@ -136,9 +136,30 @@ def default_recipe(source: str, images: Path | None, labels: Path | None, calibr
             "calibration": {"images": str(calibration.resolve())} if calibration else None,
         },
     }
-    if calibration is None:
-        content["quantize"] = None
     return parse_recipe(content, where="command line")
+
+
+def override_data(recipe: Recipe, images: Path | None, labels: Path | None, calibration: Path | None) -> Recipe:
+    """Return the recipe with other images; labels belong to their folder, so other images drop those of the recipe.
+
+    Args:
+        recipe: With absolute paths.
+        images: Verification images.
+        labels: Their classes.
+        calibration: Calibration images.
+    """
+    data = recipe.data
+    if images is not None:
+        changed = data.verification.model_copy(update={"images": images.resolve(), "labels": None})
+        data = data.model_copy(update={"verification": changed})
+    if labels is not None:
+        changed = data.verification.model_copy(update={"labels": labels.resolve()})
+        data = data.model_copy(update={"verification": changed})
+    if calibration is not None:
+        kept = data.calibration or ImageSet(images=calibration)
+        changed = kept.model_copy(update={"images": calibration.resolve(), "labels": None})
+        data = data.model_copy(update={"calibration": changed})
+    return recipe.model_copy(update={"data": data})
 
 
 def override_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
