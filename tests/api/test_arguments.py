@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import vitexport as vx
-from tests.support.paths import QUICKSTART
+from tests.support.paths import HOLDOUT, QUICKSTART
 from vitexport.bundle.bundle import BUNDLE_FILE
 from vitexport.errors import ExportError
 
@@ -24,7 +24,14 @@ WRONG: dict[str, tuple[Call, str]] = {
     "no out": (lambda f: vx.run(QUICKSTART), "Expected a directory for the bundle"),
     "settings": (lambda f: vx.run(QUICKSTART, f, settings=["a=b"]), "Expected settings by dotted name"),  # type: ignore[arg-type]
     "both": (lambda f: vx.run(QUICKSTART, f, source="x"), "found both"),
-    "ignored": (lambda f: vx.run(QUICKSTART, f, images=f), "Expected images in the recipe itself"),
+    "images": (lambda f: vx.run(QUICKSTART, f / "b", images=f / "none"), "at .*none.*, found nothing"),
+    "labels": (lambda f: vx.run(QUICKSTART, f / "b", labels=f / "none.json"), "none.json"),
+    "calibration": (lambda f: vx.run(QUICKSTART, f / "b", calibration=f / "none"), "at .*none.*, found nothing"),
+    "no calibration": (lambda f: vx.run(source=MODEL, images=HOLDOUT, out=f / "b"), "Expected calibration images"),
+    "nothing to calibrate": (
+        lambda f: vx.run(QUICKSTART, f / "b", calibration=f, settings={"quantize": None}),
+        "Expected a recipe that quantizes",
+    ),
     "progress": (lambda f: vx.export(MODEL, f / "m.onnx", progress=5), "Expected progress to be"),  # type: ignore[arg-type]
     "opset": (lambda f: vx.export(MODEL, f / "m.onnx", opset=3), "opset: .*17, found 3"),
     "batch": (lambda f: vx.export(MODEL, f / "m.onnx", batch=0), "batch"),

@@ -59,14 +59,16 @@ def test_serve_refuses_a_thread_and_a_number_below_one(bundle_dir: Path) -> None
 
 
 def test_an_address_of_ipv6_stands_in_brackets() -> None:
-    assert Serving("m", "v", "onnxruntime", "::1", 80).url == "http://[::1]:80"
+    assert Serving("m", "v", "onnxruntime", "::1", 80, "0" * 64).url == "http://[::1]:80"
 
 
 def test_triton_says_where_the_model_lies(bundle_dir: Path, tmp_path: Path) -> None:
     done = triton(Bundle.open(bundle_dir), tmp_path, name="digits", kind="cpu", instances=2)
     assert (done.repository, done.model, done.name) == (tmp_path, tmp_path / "digits", "digits")
     assert "count: 2 kind: KIND_CPU" in (done.model / "config.pbtxt").read_text()
-    assert done.to_dict() == {"repository": str(tmp_path), "model": str(tmp_path / "digits"), "name": "digits"}
+    identity = {"variant": "simplified", "sha256": done.choice.sha256, "notes": list(done.choice.notes)}
+    places = {"repository": str(tmp_path), "model": str(tmp_path / "digits"), "name": "digits"}
+    assert done.to_dict() == {**places, **identity}
     assert f"--model-repository={tmp_path}" in repr(done)
 
 
@@ -93,7 +95,7 @@ def test_deepstream_measures_what_its_resize_changes(tmp_path: Path) -> None:
 def test_deepstream_without_images_has_measured_nothing(tmp_path: Path) -> None:
     done = deepstream(Bundle.open(write_bundle(tmp_path / "bundle", conv=True)), tmp_path / "out", batch=4)
     assert "batch-size=4" in done.config.read_text()
-    assert done.passed and done.to_dict() == {"config": str(done.config), "parity": None}
+    assert done.passed and done.to_dict() == {"config": str(done.config), "parity": None, **done.choice.to_dict()}
     assert "not measured" in repr(done)
 
 

@@ -70,7 +70,8 @@ def test_a_job_writes_the_file_and_says_what_it_did(bundle_dir: Path, photos: Pa
     assert [row["label"] for row in rows] == [
         row.predictions[0].label if row.predictions else None for row in predict_files(bundle_dir, photos)
     ]
-    assert list(done.to_dict()) == ["output", "images", "failed", "resumed", "reasons", "seconds"]
+    counts = ["images", "failed", "resumed", "reasons", "seconds"]
+    assert list(done.to_dict()) == ["output", "model", "variant", "sha256", "notes", *counts]
     assert "2.png" in done.reasons[0] and done.reasons[0] in repr(done)
     with pytest.raises(VitexportError, match="exists already"):
         predict_files(bundle_dir, photos, done.output)

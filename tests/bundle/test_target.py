@@ -28,7 +28,7 @@ def test_a_file_is_its_own_only_model(model_file: Path, form: type) -> None:
     target = resolve_target(form(model_file))
     assert target.bundle is None
     assert target.models == (ModelFile(str(model_file), model_file),)
-    assert target.float_model() == target.onnx_model() == target.models[0]
+    assert target.float_model() == target.onnx_file() == target.models[0]
     assert target.metadata(model_metadata().to_metadata()).class_names == CLASSES
     with pytest.raises(BundleError, match="to carry its preprocessing"):
         target.metadata({})
@@ -45,13 +45,9 @@ def test_a_bundle_gives_its_variants_and_its_own_metadata(tmp_path: Path, form: 
     assert target.model("engine").path == root / "models" / "vit.engine"
 
 
-def test_graphs_are_told_from_engines_and_float_from_quantized(tmp_path: Path) -> None:
+def test_float_graphs_are_told_from_quantized_ones(tmp_path: Path) -> None:
     target = resolve_target(with_kinds(tmp_path / "bundle"))
-    assert target.onnx_model().name == "int8"
-    assert target.onnx_model("simplified").name == "simplified"
     assert target.float_model().name == "simplified"
-    with pytest.raises(BundleError, match="an ONNX model named 'engine'.*found simplified, int8"):
-        target.onnx_model("engine")
     with pytest.raises(BundleError, match="a model named 'fp8'.*found simplified, int8, engine"):
         target.model("fp8")
 
@@ -62,16 +58,12 @@ def test_a_bundle_without_such_a_model_says_what_to_run(tmp_path: Path) -> None:
     bundle.without(["simplified"]).save()
     with pytest.raises(BundleError, match="Expected a float model"):
         resolve_target(root).float_model()
-    bundle.without(["simplified", "int8"]).save()
-    with pytest.raises(BundleError, match="Expected an ONNX model in"):
-        resolve_target(root).onnx_model()
 
 
 def test_a_file_has_no_variants_and_may_be_no_graph(tmp_path: Path) -> None:
     target = resolve_target(write_model(tmp_path / "a.onnx"))
-    for choose in (target.model, target.onnx_model):
-        with pytest.raises(BundleError, match="Expected a bundle to choose the variant 'int8' from"):
-            choose("int8")
+    with pytest.raises(BundleError, match="Expected a bundle to choose the variant 'int8' from"):
+        target.model("int8")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(BundleError, match="Expected an ONNX model or a bundle, found"):
         resolve_target(tmp_path / "notes.txt").float_model()

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from tests.support.paths import CALIBRATION, ROOT
+from tests.support.paths import CALIBRATION, HOLDOUT, ROOT
 from vitexport.bundle.bundle import Artifact, Bundle, FileRecord
 from vitexport.cli import COMMANDS, main
 from vitexport.pipeline.run import run
@@ -219,6 +219,51 @@ def test_doctor_reports_this_machine_as_json() -> None:
     assert {r["name"]: r["usable"] for r in found["runtimes"]}["onnxruntime"] is True
     missing = [package for package in found["packages"] if package["version"] is None]
     assert all(package["install"].startswith("pip install 'vitexport[") for package in missing)
+
+
+def test_a_dry_run_and_a_stopped_run_print_one_json_document(tmp_path: Path) -> None:
+    recipe = ROOT / "recipes" / "quickstart.yaml"
+    options = ("run", recipe, "-o", tmp_path / "out", "--until", "export", "--json")
+    planned = call(*options, "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    assert json.loads(planned.stdout) == {"would_run": ["load", "export"], "current": []}
+    done = call(*options)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["executed"], found["skipped"]) == (["load", "recipe", "export"], [])
+    assert [artifact["name"] for artifact in found["bundle"]["artifacts"] if artifact["kind"] == "onnx"] == ["onnx"]
+    assert json.loads(call(*options, "--dry-run").stdout) == {"would_run": [], "current": ["load", "export"]}
+
+
+def test_images_beside_a_recipe_take_the_place_of_its_own(tmp_path: Path) -> None:
+    images = tmp_path / "mine"
+    for path in sorted(HOLDOUT.glob("*.png"))[:5]:
+        images.mkdir(exist_ok=True)
+        shutil.copy(path, images)
+    (tmp_path / "mine.json").write_text(json.dumps({path.name: 3 for path in images.iterdir()}))
+    recipe = ROOT / "recipes" / "quickstart.yaml"
+    options = ("--images", images, "--labels", tmp_path / "mine.json", "--set", "quantize=null", "--json")
+    result = call("run", recipe, "-o", tmp_path / "out", *options, "--set", "benchmark.seconds=0.05")
+    found = json.loads(result.stdout)
+    assert found["variants"][1]["parity"]["images"] == 5
+    truth = Bundle.open(tmp_path / "out").artifact("recording/pytorch").details["targets"]
+    assert truth == [3] * 5
+
+
+def test_a_source_without_calibration_images_is_never_quietly_left_in_float(tmp_path: Path) -> None:
+    source = ROOT / "recipes" / "quickstart" / "model"
+    result = call("run", source, "-o", tmp_path / "out", "--images", HOLDOUT)
+    assert result.exit_code == 2
+    assert "--calibration DIR" in result.stderr and "--set quantize=null" in result.stderr
+    assert not (tmp_path / "out").exists()
+    stopped = call("run", source, "-o", tmp_path / "out", "--images", HOLDOUT, "--until", "load", "--dry-run")
+    assert stopped.exit_code == 0, stopped.output
+
+
+def test_numbers_without_a_name_in_json_are_null(bundle: Path) -> None:
+    document = call("verify", bundle, "--json").stdout
+    assert "Infinity" not in document and "NaN" not in document
+    assert json.loads(document)["passed"] is True
 
 
 def test_a_model_source_without_images_says_what_to_add(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from vitexport.inputs.preprocess import pixels
 from vitexport.predict.predictor import Predictor
 from vitexport.runtimes import open_runtime
 from vitexport.scoring import softmax
+from vitexport.verification.select import choose_variant
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def conv_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_file_read_back_reproduces_the_models_preprocessing(conv_bundle: Path, tmp_path: Path) -> None:
-    config = write_deepstream(Bundle.open(conv_bundle), tmp_path)
+    bundle = Bundle.open(conv_bundle)
+    config = write_deepstream(bundle, choose_variant(bundle), tmp_path)
     nvinfer = NvinferConfig.read(config)
     with open_runtime(tmp_path / "model.onnx") as runtime, Predictor.open(conv_bundle) as predictor:
         assert [spec.describe() for spec in runtime.inputs] == ["pixel_values: float32[batch, 3, 16, 16]"]
@@ -40,7 +42,8 @@ def test_file_read_back_reproduces_the_models_preprocessing(conv_bundle: Path, t
 
 
 def test_configuration_says_what_nvinfer_needs(conv_bundle: Path, tmp_path: Path) -> None:
-    text = write_deepstream(Bundle.open(conv_bundle), tmp_path, batch=4).read_text()
+    bundle = Bundle.open(conv_bundle)
+    text = write_deepstream(bundle, choose_variant(bundle), tmp_path, batch=4).read_text()
     lines = set(text.splitlines())
     assert {
         "[property]",
@@ -82,10 +85,10 @@ def test_command_reports_what_the_resize_changes(conv_bundle: Path, tmp_path: Pa
 
 def test_altered_configuration_is_noticed(conv_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(conv_bundle)
-    config = write_deepstream(bundle, str(tmp_path))
+    config = write_deepstream(bundle, choose_variant(bundle), str(tmp_path))
     config.write_text(config.read_text().replace("net-scale-factor=1.0", "net-scale-factor=0.5"))
     images = [Image.fromarray(random_pixels(0, SIZE, SIZE))]
-    assert measure_parity(bundle, str(config), images).same_pixels > 1e-3
+    assert measure_parity(bundle, choose_variant(bundle), str(config), images).same_pixels > 1e-3
     config.write_text("[property]\n")
     with pytest.raises(VitexportError, match="no nvinfer configuration"):
         NvinferConfig.read(config)
@@ -109,9 +112,9 @@ def test_quantized_model_answers_bit_for_bit_the_same(tmp_path: Path) -> None:
     artifact = bundle.models[0]
     bundle = bundle.with_artifact(artifact.model_copy(update={"file": FileRecord.of(path, root)}))
     bundle.save()
-    config = write_deepstream(bundle, tmp_path / "out")
+    config = write_deepstream(bundle, choose_variant(bundle), tmp_path / "out")
     images = [Image.fromarray(random_pixels(seed)) for seed in range(8)]
-    assert measure_parity(bundle, str(config), images).same_pixels < 1e-6
+    assert measure_parity(bundle, choose_variant(bundle), str(config), images).same_pixels < 1e-6
 
 
 def test_features_model_is_refused(tmp_path: Path) -> None:
@@ -120,5 +123,5 @@ def test_features_model_is_refused(tmp_path: Path) -> None:
     metadata = replace(bundle.metadata, model=replace(bundle.model, task="features"))
     features = Bundle(root, name="f", metadata=metadata, artifacts=bundle.artifacts)
     with pytest.raises(VitexportError, match="Expected a classifier"):
-        write_deepstream(features, tmp_path / "out")
+        write_deepstream(features, choose_variant(features), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -16,6 +16,7 @@ from vitexport.cli.kit import kit
 from vitexport.deploy.device_kit import build_wheel, write_kit
 from vitexport.device.profiles import device_profile
 from vitexport.errors import BundleError, EngineBuildError, RecipeError
+from vitexport.verification.select import choose_variant
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_kit_is_a_complete_bundle_with_readme_and_wheel(bundle: Bundle, tmp_path
 
 
 def test_kit_for_a_jetson_builds_the_engine_there(bundle: Bundle, tmp_path: Path) -> None:
-    write_kit(bundle, device_profile("orin-nano"), str(tmp_path / "kit.tar.gz"), jetpack="6.2")
+    write_kit(bundle, choose_variant(bundle), device_profile("orin-nano"), str(tmp_path / "kit.tar.gz"), jetpack="6.2")
     readme = (unpack(tmp_path / "kit.tar.gz", tmp_path / "device") / "README.md").read_text()
     assert "JetPack 6.2: TensorRT 10.3.0, CUDA 12.6, Python 3.10" in readme
     assert "vitexport build-engine bundle/models/simplified.onnx -o vit.engine --device orin-nano" in readme
@@ -65,17 +66,18 @@ def test_what_cannot_work_on_the_device_is_refused_before_anything_is_written(bu
     model = bundle.models[0]
     fp8 = bundle.with_artifact(model.model_copy(update={"precision": "fp8"}))
     with pytest.raises(EngineBuildError, match="Orin Nano.*has no FP8"):
-        write_kit(fp8, device_profile("orin-nano"), archive)
+        write_kit(fp8, choose_variant(fp8), device_profile("orin-nano"), archive)
     with pytest.raises(EngineBuildError, match="ARM processor does not compute fp8"):
-        write_kit(fp8, device_profile("arm-cpu"), archive)
+        write_kit(fp8, choose_variant(fp8), device_profile("arm-cpu"), archive)
     with pytest.raises(EngineBuildError, match="TensorRT 8.5.2 and Python 3.8"):
-        write_kit(bundle, device_profile("xavier-nx"), archive)
+        write_kit(bundle, choose_variant(bundle), device_profile("xavier-nx"), archive)
     with pytest.raises(EngineBuildError, match=r"JetPack 7.0 does not run"):
-        write_kit(bundle, device_profile("orin-nano"), archive, jetpack="7.0")
+        write_kit(bundle, choose_variant(bundle), device_profile("orin-nano"), archive, jetpack="7.0")
     with pytest.raises(RecipeError, match="did you mean 'orin-nano'"):
         device_profile("orin_nano")
+    without = bundle.without({"recording/pytorch"})
     with pytest.raises(BundleError, match="no recorded reference"):
-        write_kit(bundle.without({"recording/pytorch"}), device_profile("arm-cpu"), archive)
+        write_kit(without, choose_variant(without), device_profile("arm-cpu"), archive)
     assert not archive.exists()
 
 
@@ -98,7 +100,7 @@ main()
 
 
 def test_unpacked_kit_verifies_and_predicts_with_a_devices_packages(bundle: Bundle, tmp_path: Path) -> None:
-    write_kit(bundle, device_profile("arm-cpu"), tmp_path / "kit.tar.gz")
+    write_kit(bundle, choose_variant(bundle), device_profile("arm-cpu"), tmp_path / "kit.tar.gz")
     root = unpack(tmp_path / "kit.tar.gz", tmp_path / "device")
     with zipfile.ZipFile(next(root.glob("*.whl"))) as wheel:
         wheel.extractall(tmp_path / "installed")
@@ -123,7 +125,7 @@ def test_unpacked_kit_verifies_and_predicts_with_a_devices_packages(bundle: Bund
 @pytest.mark.slow
 def test_unpacked_kit_works_in_a_fresh_environment(bundle: Bundle, tmp_path: Path) -> None:
     """Installs the wheel from the archive and onnxruntime, and nothing else, as the README says."""
-    write_kit(bundle, device_profile("arm-cpu"), tmp_path / "kit.tar.gz")
+    write_kit(bundle, choose_variant(bundle), device_profile("arm-cpu"), tmp_path / "kit.tar.gz")
     root = unpack(tmp_path / "kit.tar.gz", tmp_path / "device")
     venv.create(tmp_path / "venv", with_pip=True)
     binaries = tmp_path / "venv" / "bin"

@@ -12,6 +12,7 @@ from vitexport.cli.triton import triton
 from vitexport.deploy.triton import TritonSettings, write_repository
 from vitexport.errors import VitexportError
 from vitexport.files import sha256_file
+from vitexport.verification.select import choose_variant
 
 config_module = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="tritonclient[grpc] is not installed")
 
@@ -46,7 +47,9 @@ def test_repository_has_what_triton_expects(tmp_path: Path, bundle_dir: Path) ->
 
 def test_fixed_batch_is_part_of_the_shape_and_is_not_batched(tmp_path: Path) -> None:
     bundle = Bundle.open(write_bundle(tmp_path / "bundle", batch=4))
-    config = parse(write_repository(bundle, tmp_path / "repository", TritonSettings(kind="cpu")))
+    config = parse(
+        write_repository(bundle, choose_variant(bundle), tmp_path / "repository", TritonSettings(kind="cpu"))
+    )
     assert config.max_batch_size == 0
     assert list(config.input[0].dims) == [4, 3, 16, 16]
     assert not config.HasField("dynamic_batching")
@@ -54,7 +57,8 @@ def test_fixed_batch_is_part_of_the_shape_and_is_not_batched(tmp_path: Path) -> 
 
 def test_tensorrt_provider_and_instances(tmp_path: Path, bundle_dir: Path) -> None:
     settings = TritonSettings(name="vit-b.16", instances=3, tensorrt=True)
-    config = parse(write_repository(Bundle.open(bundle_dir), str(tmp_path), settings))
+    bundle = Bundle.open(bundle_dir)
+    config = parse(write_repository(bundle, choose_variant(bundle), str(tmp_path), settings))
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     assert [accelerator.name for accelerator in accelerators] == ["tensorrt"]
     assert config.instance_group[0].count == 3
@@ -63,6 +67,7 @@ def test_tensorrt_provider_and_instances(tmp_path: Path, bundle_dir: Path) -> No
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", 'x" platform: "y'])
 def test_name_that_is_no_directory_name_is_refused(tmp_path: Path, bundle_dir: Path, name: str) -> None:
+    bundle = Bundle.open(bundle_dir)
     with pytest.raises(VitexportError, match="model name"):
-        write_repository(Bundle.open(bundle_dir), tmp_path / "repository", TritonSettings(name=name))
+        write_repository(bundle, choose_variant(bundle), tmp_path / "repository", TritonSettings(name=name))
     assert not (tmp_path / "repository").exists()

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import vitexport.inputs.images
 from tests.support.paths import ROOT
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_recipe
 from vitexport.cli import main
-from vitexport.errors import CalibrationError, ImageError, ModelSourceError
+from vitexport.errors import CalibrationError, ImageError, ModelSourceError, RecipeError
 from vitexport.pipeline.run import RunResult, run
 from vitexport.recipe.load import load_recipe, parse_recipe
 from vitexport.recipe.settings import Recipe
@@ -189,8 +190,9 @@ def test_wrong_inputs_fail_before_the_first_expensive_stage(recipe: Recipe, tmp_
         run(with_settings(recipe, data={"verification": {"images": str(empty)}}), out)
     with pytest.raises(ImageError, match="found nothing"):
         run(with_settings(recipe, data={"calibration": {"images": str(tmp_path / "absent")}}), out)
-    with pytest.raises(CalibrationError, match="Expected calibration images"):
+    with pytest.raises(RecipeError, match="Expected calibration images") as without:
         run(with_settings(recipe, data={"calibration": None}), out)
+    assert "--calibration DIR" in without.value.hint and "--set quantize=null" in without.value.hint
     assert not out.exists()
     with pytest.raises(ModelSourceError):
         run(with_settings(recipe, model={"source": str(tmp_path / "no-such-checkpoint")}), out)
@@ -202,8 +204,22 @@ def test_verification_images_must_not_be_calibration_images(recipe: Recipe, tmp_
     shutil.copytree(ROOT / "calib" / "calibration", calibration)
     held_out = sorted((ROOT / "calib" / "holdout").glob("*.png"))[3]
     shutil.copy(held_out, calibration / "renamed.png")
-    with pytest.raises(CalibrationError, match="renamed.png"):
+    with pytest.raises(CalibrationError, match=r"found 1: renamed\.png"):
         run(with_settings(recipe, data={"calibration": {"images": str(calibration)}}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # nothing was loaded, recorded or exported before
+
+
+def test_images_that_a_quantized_model_was_made_from_are_not_decoded_again(
+    recipe: Recipe, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(paths: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(vitexport.inputs.images, "content_hashes", refuse)
+    assert run(recipe, bundle).executed == ()
+    changed = with_settings(recipe, data={"calibration": {**recipe.data.calibration.model_dump(), "limit": 100}})
+    with pytest.raises(AssertionError, match="decoded"):
+        run(changed, bundle)
 
 
 def test_inspect_shows_the_ranges_of_every_quantized_layer_worst_first(finished: RunResult) -> None:

@@ -125,7 +125,7 @@ def test_features_are_written_as_vectors(photos: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "features.onnx", task="features")
     predict_to_file(JobSettings(model), expand_sources([str(photos)])[:30], tmp_path / "vectors.jsonl")
     rows = read(tmp_path / "vectors.jsonl")
-    assert set(rows[0]) == {"image", "features", "error"}
+    assert list(rows[0]) == ["image", "features", "error", "variant", "model_version"]
     assert {len(row["features"]) for row in rows if not row["error"]} == {len(CLASSES)}  # type: ignore[arg-type]
     assert all(row["features"] is None for row in rows if row["error"])
 

@@ -28,6 +28,7 @@ from vitexport.errors import BundleError
 from vitexport.inputs.images import list_images, load_image
 from vitexport.predict.predictor import Predictor
 from vitexport.scoring import softmax
+from vitexport.verification.select import choose_variant
 
 MEAN, STD = (0.4, 0.5, 0.45, 0.6), (0.2, 0.25, 0.3, 0.35)
 MODES = {1: "L", 4: "RGBA"}
@@ -171,11 +172,12 @@ def test_a_file_alone_is_measured_on_images_of_its_channels(saved: Saved, tmp_pa
 def test_deepstream_takes_grey_frames_and_no_alpha(saved: Saved, bundle: Bundle, tmp_path: Path) -> None:
     if saved.channels == 4:
         with pytest.raises(BundleError, match="found one of 4 .RGBA."):
-            write_deepstream(bundle, tmp_path)
+            write_deepstream(bundle, choose_variant(bundle), tmp_path)
         return
-    config = write_deepstream(bundle, tmp_path, variant="simplified")
+    choice = choose_variant(bundle, "simplified")
+    config = write_deepstream(bundle, choice, tmp_path)
     nvinfer = NvinferConfig.read(config)
     assert (nvinfer.colour, nvinfer.offsets, nvinfer.size) == ("gray", (0.0,), (32, 32))
     assert "infer-dims=1;32;32" in config.read_text()
     images = [load_image(path) for path in saved.paths[:4]]
-    assert measure_parity(bundle, config, images, variant="simplified").same_pixels < 1e-4
+    assert measure_parity(bundle, choice, config, images).same_pixels < 1e-4

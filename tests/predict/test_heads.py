@@ -29,6 +29,7 @@ from vitexport.predict.predictor import Predictor
 from vitexport.recipe.settings import ModelSettings
 from vitexport.runtimes import open_runtime
 from vitexport.scoring import Scoring, sigmoid
+from vitexport.verification.select import choose_variant
 
 NAMES = {0: "cat", 1: "dog", 2: "car"}
 HEADS: dict[str, tuple[dict[str, Any], Scoring]] = {
@@ -133,7 +134,7 @@ def test_configurations_of_other_servers_say_what_the_outputs_are(
 ) -> None:
     bundle = Bundle.open(write_bundle(tmp_path / "bundle", conv=True, scoring=scoring))
     config = configparser.ConfigParser(delimiters=("=",))
-    config.read(write_deepstream(bundle, tmp_path / "deepstream"))
+    config.read(write_deepstream(bundle, choose_variant(bundle), tmp_path / "deepstream"))
     assert expected.items() <= dict(config["property"]).items()
     measured = vx.deepstream(
         bundle, tmp_path / "again", images=[save_image(tmp_path / "a.png", 1, height=50, width=70)]
@@ -141,7 +142,8 @@ def test_configurations_of_other_servers_say_what_the_outputs_are(
     assert measured.passed
     labels = (tmp_path / "deepstream" / "labels.txt").read_text()
     assert labels.count("\n") == (1 if scoring == "softmax" else len(bundle.class_names))
-    text = (write_repository(bundle, tmp_path / "triton", TritonSettings()) / "config.pbtxt").read_text()
+    folder = write_repository(bundle, choose_variant(bundle), tmp_path / "triton", TritonSettings())
+    text = (folder / "config.pbtxt").read_text()
     assert f'parameters {{ key: "scoring" value {{ string_value: "{scoring}" }} }}' in text
 
 

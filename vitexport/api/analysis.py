@@ -19,6 +19,7 @@ from vitexport.inputs.images import batches, list_images
 from vitexport.runtimes import open_runtime
 from vitexport.tables import Table, Tabular
 from vitexport.tensors import Array
+from vitexport.verification.select import Choice, choose_model
 
 if TYPE_CHECKING:
     from vitexport.host.diagnose import Advice, Anatomy, BisectReport
@@ -35,11 +36,13 @@ class LintResult(Tabular):
         model: The file.
         target: What it was held against, in words.
         findings: Errors first, otherwise in graph order.
+        choice: Which variant of a bundle the file is, and why not a later one.
     """
 
     model: Path
     target: str
     findings: tuple[Finding, ...]
+    choice: Choice
 
     @property
     def passed(self) -> bool:
@@ -48,7 +51,9 @@ class LintResult(Tabular):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return {"passed": self.passed, "target": self.target, "findings": [asdict(item) for item in self.findings]}
+        model = {"path": str(self.model), **self.choice.to_dict()}
+        findings = [asdict(item) for item in self.findings]
+        return {"passed": self.passed, "model": model, "target": self.target, "findings": findings}
 
     def tables(self) -> tuple[Table, ...]:
         """Return the findings; equal ones on many nodes share a row."""
@@ -61,7 +66,7 @@ class LintResult(Tabular):
             more = f" and {len(group) - 1} more" if len(group) > 1 else ""
             rows.append((severity, rule, f"{where}{more}", group[0].why, fix))
         columns = ("severity", "rule", "where", "why", "fix")
-        return (Table(f"{self.model.name} for {self.target}", columns, tuple(rows), text=columns),)
+        return (Table(f"{self.choice.title} for {self.target}", columns, tuple(rows), text=columns),)
 
 
 @names_missing_extras("Checking a graph")
@@ -80,25 +85,25 @@ def lint(
         print(vx.lint("vit-int8.onnx", product="tensorrt:10.3", device="orin-nano").passed)
 
     Args:
-        model: ONNX file or bundle directory.
+        model: ONNX file, or a bundle directory, which stands for the last ONNX file that its checks accept.
         product: ``tensorrt`` (the oldest, 10.3), ``tensorrt:10.3``, ``tensorrt:11``, ``tensorrt-rtx`` or
             ``onnxruntime``.
         device: Device profile, e.g. ``orin-nano``: also checks its precisions.
         shapes: Names of inputs whose dynamic axes will be given a range.
-        variant: Which model of a bundle; None takes the last ONNX file.
+        variant: Which model of a bundle, whatever its checks found.
 
     Raises:
         RecipeError: No such product or device.
-        BundleError: The file is no ONNX model.
+        BundleError: The file is no ONNX model, or the bundle has none that its checks accept.
         MissingDependencyError: onnx is not installed.
     """
     from vitexport.device.profiles import device_profile
     from vitexport.host.lint import lint_model, parse_target
 
     profile = None if device is None else device_profile(device)
-    path = resolve_target(model).onnx_model(variant).path
+    choice = choose_model(resolve_target(model), variant, onnx=True)
     wanted = parse_target(product, device=profile, shapes_given=tuple(shapes))
-    return LintResult(path, wanted.title, lint_model(path, wanted))
+    return LintResult(choice.path, wanted.title, lint_model(choice.path, wanted), choice)
 
 
 @dataclass(frozen=True, repr=False)

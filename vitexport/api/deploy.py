@@ -15,6 +15,7 @@ from vitexport.files import as_path, finite
 from vitexport.inputs.images import load_image
 from vitexport.predict.sources import expand_sources
 from vitexport.tables import Table, Tabular, cell
+from vitexport.verification.select import Choice, choose_variant
 
 if TYPE_CHECKING:
     from vitexport.deploy.deepstream import PreprocessParity
@@ -32,10 +33,12 @@ class TritonRepository(Tabular):
     Attributes:
         repository: What ``--model-repository`` of Triton takes.
         model: Folder of the model inside it.
+        choice: Which variant of the bundle it is, and why not a later one.
     """
 
     repository: Path
     model: Path
+    choice: Choice
 
     @property
     def name(self) -> str:
@@ -44,12 +47,14 @@ class TritonRepository(Tabular):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return {"repository": str(self.repository), "model": str(self.model), "name": self.name}
+        places = {"repository": str(self.repository), "model": str(self.model), "name": self.name}
+        return {**places, **self.choice.to_dict()}
 
     def tables(self) -> tuple[Table, ...]:
         """Return where the model lies, and how Triton is started."""
         start = f"tritonserver --model-repository={self.repository}"
-        return (Table.of_facts({"model": self.name, "folder": str(self.model), "start": start}),)
+        facts = {"model": self.name, **_chosen(self.choice), "folder": str(self.model), "start": start}
+        return (Table.of_facts(facts),)
 
 
 def triton(
@@ -91,9 +96,10 @@ def triton(
     require_positive(max_batch=max_batch, instances=instances)
     if kind not in ("gpu", "cpu"):
         raise RecipeError(f"Expected kind to be 'gpu' or 'cpu', found '{kind}'.", "Choose one of them.")
-    settings = TritonSettings(name, variant, max_batch, max_delay_us, instances, kind, tensorrt)
-    folder = as_path(out, "a model repository")
-    return TritonRepository(folder, write_repository(open_bundle(bundle), folder, settings))
+    settings = TritonSettings(name, max_batch, max_delay_us, instances, kind, tensorrt)
+    folder, opened = as_path(out, "a model repository"), open_bundle(bundle)
+    choice = choose_variant(opened, variant)
+    return TritonRepository(folder, write_repository(opened, choice, folder, settings), choice)
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,10 +109,12 @@ class DeepstreamConfig(Tabular):
     Attributes:
         config: The configuration; ``model.onnx`` and ``labels.txt`` lie beside it.
         parity: How far DeepStream is from the bundle; None where no images were given.
+        choice: Which variant of the bundle it is, and why not a later one.
     """
 
     config: Path
     parity: PreprocessParity | None
+    choice: Choice
 
     @property
     def passed(self) -> bool:
@@ -115,11 +123,12 @@ class DeepstreamConfig(Tabular):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return {"config": str(self.config), "parity": None if self.parity is None else finite(asdict(self.parity))}
+        parity = None if self.parity is None else finite(asdict(self.parity))
+        return {"config": str(self.config), "parity": parity, **self.choice.to_dict()}
 
     def tables(self) -> tuple[Table, ...]:
         """Return the file, and the differences in probability."""
-        facts = {"config": str(self.config)}
+        facts = {"config": str(self.config), **_chosen(self.choice)}
         if self.parity is None:
             return (Table.of_facts({**facts, "preprocessing": "not measured"}),)
         found = self.parity
@@ -130,7 +139,7 @@ class DeepstreamConfig(Tabular):
             "mean with nvinfer's own resize": cell(found.own_resize_mean, ".3f"),
             "equal decisions %": cell(found.agreement, ".1f", 100),
         }
-        return (Table.of_facts({**facts, **{f"note {i}": note for i, note in enumerate(found.notes, 1)}}),)
+        return (Table.of_facts({**facts, **{f"preprocessing {i}": note for i, note in enumerate(found.notes, 1)}}),)
 
 
 @names_missing_extras("Writing a DeepStream configuration")
@@ -168,12 +177,13 @@ def deepstream(
 
     require_positive(batch=batch)
     opened = open_bundle(bundle)
-    config = write_deepstream(opened, as_path(out, "a folder"), variant=variant, batch=batch)
+    choice = choose_variant(opened, variant, onnx=True)
+    config = write_deepstream(opened, choice, as_path(out, "a folder"), batch=batch)
     if images is None:
-        return DeepstreamConfig(config, None)
+        return DeepstreamConfig(config, None, choice)
     sources = [images] if isinstance(images, str | PathLike) else images
     pictures = [load_image(path) for path in expand_sources(sources)[:_PARITY_IMAGES]]
-    return DeepstreamConfig(config, measure_parity(opened, config, pictures, variant=variant))
+    return DeepstreamConfig(config, measure_parity(opened, choice, config, pictures), choice)
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,15 +192,20 @@ class DeviceKit(Tabular):
 
     Attributes:
         path: The ``.tar.gz`` file.
-        variant: The model that was packed.
         device: Name of the device profile.
         title: Name people know the device by.
+        choice: The model that was packed, and why not a later one.
     """
 
     path: Path
-    variant: str
     device: str
     title: str
+    choice: Choice
+
+    @property
+    def variant(self) -> str:
+        """Name of the model that was packed."""
+        return self.choice.variant
 
     @property
     def bytes(self) -> int:
@@ -199,12 +214,14 @@ class DeviceKit(Tabular):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return {**asdict(self), "path": str(self.path), "bytes": self.bytes}
+        facts = {"path": str(self.path), "bytes": self.bytes, "device": self.device, "title": self.title}
+        return {**facts, **self.choice.to_dict()}
 
     def tables(self) -> tuple[Table, ...]:
         """Return what was packed for which device."""
         size = f"{self.bytes / 2**20:.1f}"
-        return (Table.of_facts({"file": str(self.path), "MiB": size, "model": self.variant, "device": self.title}),)
+        facts = {"file": str(self.path), "MiB": size, **_chosen(self.choice), "device": self.title}
+        return (Table.of_facts(facts),)
 
 
 def kit(
@@ -239,5 +256,12 @@ def kit(
     profile = device_profile(device)
     opened = open_bundle(bundle)
     path = Path(f"{opened.name}-{profile.name}.tar.gz") if out is None else Path(out)
-    artifact = write_kit(opened, profile, path, variant=variant, jetpack=jetpack)
-    return DeviceKit(path, artifact.name, profile.name, profile.title)
+    choice = choose_variant(opened, variant)
+    write_kit(opened, choice, profile, path, jetpack=jetpack)
+    return DeviceKit(path, profile.name, profile.title, choice)
+
+
+def _chosen(choice: Choice) -> dict[str, str]:
+    """Return the facts of a choice for a table."""
+    notes = {f"note {i}": note for i, note in enumerate(choice.notes, 1)}
+    return {"variant": choice.variant, "sha256": choice.sha256, **notes}

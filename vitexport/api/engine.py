@@ -17,6 +17,7 @@ from vitexport.files import StageResult, StepEvent, as_path
 from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.recipe.load import validated
 from vitexport.tables import Table, Tabular
+from vitexport.verification.select import Choice, choose_model
 
 if TYPE_CHECKING:
     from vitexport.runtimes.tensorrt.audit import AuditReport
@@ -34,12 +35,14 @@ class EngineResult(Tabular):
         lint: What the linter found; None where onnx is not installed, and TensorRT's own parser was the check.
         audit: What the engine does, kernel by kernel; None where it could not be loaded.
         why_no_audit: Why not.
+        choice: The ONNX file: which variant of a bundle, and why not a later one.
     """
 
     built: StageResult | None
     lint: LintResult | None
     audit: AuditReport | None
     why_no_audit: str
+    choice: Choice
 
     @property
     def passed(self) -> bool:
@@ -51,6 +54,7 @@ class EngineResult(Tabular):
         built = {"path": None} if self.built is None else self.built.to_dict()
         return {
             "passed": self.passed,
+            "model": self.choice.to_dict(),
             **built,
             "lint": None if self.lint is None else self.lint.to_dict(),
             "audit": None if self.audit is None else self.audit.to_dict(),
@@ -61,7 +65,8 @@ class EngineResult(Tabular):
         """Return what was built, or why not, and what the audit found."""
         if self.built is None:
             return () if self.lint is None else self.lint.tables()
-        facts = {row[0]: row[1] for row in self.built.tables()[0].rows}
+        facts = {"model": self.choice.title, **{row[0]: row[1] for row in self.built.tables()[0].rows}}
+        facts |= {f"note {i}": note for i, note in enumerate(self.choice.notes, 1)}
         if self.audit is None:
             facts["audit"] = f"not run, {self.why_no_audit}"
         else:
@@ -79,6 +84,7 @@ def build_engine(
     audit: bool = True,
     min_fraction: float = 0.99,
     progress: Progress = False,
+    on_choice: Callable[[Choice], None] | None = None,
     on_lint: Callable[[LintResult], None] | None = None,
     **settings: Any,
 ) -> EngineResult:
@@ -89,36 +95,41 @@ def build_engine(
         vx.build_engine("vit.onnx", "vit.engine", product="tensorrt-rtx", batch=(1,))
 
     Args:
-        model: ONNX file, or a bundle directory, which stands for its last ONNX file.
+        model: ONNX file, or a bundle directory, which stands for the last ONNX file that its checks accept.
         out: The engine to write; its sidecar stands beside it.
-        variant: Which model of a bundle.
+        variant: Which model of a bundle, whatever its checks found.
         check: Lint first, and do not build what will fail.
         audit: Audit the engine where it can be loaded.
         min_fraction: Fraction of the requested work, 0 to 1, that must run in the precision requested.
         progress: True shows a bar; a function gets every event.
+        on_choice: Called with the chosen model before anything else.
         on_lint: Called with the linter's result before the build begins.
         **settings: Fields of :class:`~vitexport.recipe.engine_settings.EngineSettings`, over those of the bundle's
             recipe: ``product``, ``device``, ``batch``, ``shapes``, ``workspace_mib``, ...
 
     Raises:
         RecipeError: A setting does not exist or does not fit.
+        BundleError: The bundle has no such model, or none that its checks accept.
         EngineBuildError: The device cannot run the model, or TensorRT refuses it.
         MissingDependencyError: The product is not installed.
     """
     from vitexport.engine.build import build_engine as build
 
-    path, wanted = _model_and_settings(model, variant, settings)
-    found = _lint(path, wanted) if check else None
+    choice, wanted = _model_and_settings(model, variant, settings)
+    if on_choice is not None:
+        on_choice(choice)
+    found = _lint(choice.path, wanted) if check else None
     if found is not None:
         if on_lint is not None:
             on_lint(found)
         if not found.passed:
-            return EngineResult(None, found, None, "nothing was built")
+            return EngineResult(None, found, None, "nothing was built", choice)
     with shown(progress, ("build",)) as show:
-        built = build(path, wanted, as_path(out, "an engine"), progress=None if progress is False else _Phases(show))
+        phases = None if progress is False else _Phases(show)
+        built = build(choice.path, wanted, as_path(out, "an engine"), variant=choice.variant, progress=phases)
         show(StepEvent("build", "done", str(out)))
     report, why = _audit(as_path(out, "an engine"), min_fraction) if audit else (None, "not asked for")
-    return EngineResult(built, found, report, why)
+    return EngineResult(built, found, report, why, choice)
 
 
 def refit(engine: str | PathLike[str], model: str | PathLike[str], out: str | PathLike[str]) -> EngineSidecar:
@@ -143,7 +154,12 @@ def refit(engine: str | PathLike[str], model: str | PathLike[str], out: str | Pa
 
 
 def trtexec(
-    model: str | PathLike[str], out: str | PathLike[str] | None = None, *, variant: str | None = None, **settings: Any
+    model: str | PathLike[str],
+    out: str | PathLike[str] | None = None,
+    *,
+    variant: str | None = None,
+    on_choice: Callable[[Choice], None] | None = None,
+    **settings: Any,
 ) -> str:
     """Return the trtexec command line that builds the same engine, to check ours with the vendor's tool.
 
@@ -152,20 +168,25 @@ def trtexec(
         print(vx.trtexec("vit.onnx", "check.engine", batch=(1, 8)))
 
     Args:
-        model: ONNX file or bundle directory.
+        model: ONNX file, or a bundle directory, which stands for the last ONNX file that its checks accept.
         out: Engine that trtexec should write.
-        variant: Which model of a bundle.
+        variant: Which model of a bundle, whatever its checks found.
+        on_choice: Called with the chosen model.
         **settings: As for :func:`build_engine`.
 
     Raises:
         RecipeError: A setting does not exist or does not fit.
+        BundleError: The bundle has no such model, or none that its checks accept.
     """
     from vitexport.bundle.metadata import ModelMetadata
     from vitexport.device.profiles import device_profile
     from vitexport.engine.onnx_file import read_metadata
     from vitexport.engine.trtexec import trtexec_command
 
-    path, wanted = _model_and_settings(model, variant, settings)
+    choice, wanted = _model_and_settings(model, variant, settings)
+    path = choice.path
+    if on_choice is not None:
+        on_choice(choice)
     metadata = ModelMetadata.from_metadata(read_metadata(path), where=str(path))
     device = None if wanted.device is None else device_profile(wanted.device)
     engine = None if out is None else as_path(out, "an engine")
@@ -174,15 +195,15 @@ def trtexec(
 
 def _model_and_settings(
     model: str | PathLike[str], variant: str | None, settings: dict[str, Any]
-) -> tuple[Path, EngineSettings]:
-    """Return the ONNX file, and the settings of the bundle's recipe with the given ones put over them."""
+) -> tuple[Choice, EngineSettings]:
+    """Return the ONNX file to build, and the settings of the bundle's recipe with the given ones put over them."""
     target = resolve_target(model)
-    path = target.onnx_model(variant).path
+    choice = choose_model(target, variant, onnx=True)
     recipe = None
     if target.bundle is not None and target.bundle.find("recipe") is not None:
         recipe = read_recipe(target.bundle).engine
     start = {} if recipe is None else recipe.model_dump()
-    return path, validated(EngineSettings, {**start, **settings}, where="engine settings")
+    return choice, validated(EngineSettings, {**start, **settings}, where="engine settings")
 
 
 def _lint(model: Path, settings: EngineSettings) -> LintResult | None:

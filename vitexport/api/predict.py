@@ -36,11 +36,15 @@ class Predictions(Tabular):
         model: Name of the model.
         variant: Which model of the bundle, or the file's name.
         rows: What became of each image; one that could not be used has an ``error`` and nothing else.
+        sha256: Of the model.
+        notes: What a person should know of the choice, e.g. why a later variant was passed over.
     """
 
     model: str
     variant: str
     rows: tuple[Row, ...]
+    sha256: str
+    notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[Row, ...]:
@@ -59,7 +63,8 @@ class Predictions(Tabular):
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         rows = [finite(row_to_json(row)) for row in self.rows]
-        return {"model": self.model, "variant": self.variant, "results": rows}
+        identity = {"model": self.model, "variant": self.variant, "sha256": self.sha256, "notes": list(self.notes)}
+        return {**identity, "results": rows}
 
     def tables(self) -> tuple[Table, ...]:
         """Return the classes of every image, then the length of feature vectors and the unusable images, if any."""
@@ -229,7 +234,7 @@ def _rows(settings: JobSettings, paths: Sequence[Path], tell: OnProgress, on_ope
         for result in predict_chunks(predict, chunks(paths, settings.batch), settings.workers or usable_cores()):
             rows += result.rows
             tell(len(rows), len(paths))
-        return Predictions(predictor.name, predictor.variant, tuple(rows))
+        return Predictions(predictor.name, predictor.variant, tuple(rows), predictor.sha256, predictor.notes)
 
 
 class _Counter:

@@ -15,10 +15,8 @@ from vitexport.extras import names_missing_extras
 from vitexport.files import as_path
 from vitexport.pipeline.run import plan
 from vitexport.pipeline.run import run as run_recipe
-from vitexport.recipe.load import default_recipe, load_recipe, override_settings
-from vitexport.recipe.settings import (
-    Recipe,
-)
+from vitexport.recipe.load import GivenData, default_recipe, load_recipe, override_data, override_settings
+from vitexport.recipe.settings import Recipe
 from vitexport.tables import Table
 from vitexport.verification.quantized import told
 from vitexport.verification.result import VerificationResult
@@ -89,7 +87,6 @@ def resolve_recipe(
         RecipeError: It cannot be read, names unknown settings, or both a recipe and a source are given.
     """
     named = {"images": images, "labels": labels, "calibration": calibration, "class_names": class_names}
-    columns = {"file_column": file_column, "label_column": label_column}
     if settings is not None and not (isinstance(settings, Mapping) and all(isinstance(key, str) for key in settings)):
         raise RecipeError(
             f"Expected settings by dotted name, found {settings!r}.", 'Write settings={"quantize.preset": "fast"}.'
@@ -99,29 +96,21 @@ def resolve_recipe(
             "Expected a recipe or a model source, found " + ("neither." if recipe is None else "both."),
             "Pass a recipe (a path or a Recipe), or source=... with images=...",
         )
+    paths = {key: None if value is None else as_path(value, key) for key, value in named.items()}
+    given = GivenData(**paths, file_column=file_column, label_column=label_column)
     if source is not None:
-        paths = {key: None if value is None else as_path(value, key) for key, value in named.items()}
-        found = default_recipe(
-            str(source),
-            paths["images"],
-            paths["labels"],
-            paths["calibration"],
-            class_names=paths["class_names"],
-            file_column=file_column,
-            label_column=label_column,
-        )
-    elif isinstance(recipe, Recipe):
-        found = recipe
+        found = default_recipe(str(source), given)
     else:
         assert recipe is not None
-        found = load_recipe(as_path(recipe, "a recipe"))
-    given = [key for key, value in (named | columns).items() if value is not None and source is None]
-    if given:
+        read = recipe if isinstance(recipe, Recipe) else load_recipe(as_path(recipe, "a recipe"))
+        found = override_data(read, given)
+    found = override_settings(found, settings or {})
+    if calibration is not None and found.quantize is None:
         raise RecipeError(
-            f"Expected {', '.join(given)} in the recipe itself, found it beside one.",
-            "Write them into the recipe (model and data), or pass settings={'data....': ...}.",
+            "Expected a recipe that quantizes, as calibration images are given; found `quantize: null`.",
+            "Leave the calibration images out, or ask for a quantization, e.g. --set quantize.precision=int8.",
         )
-    return override_settings(found, settings or {})
+    return found
 
 
 @names_missing_extras("Running a recipe")
@@ -152,12 +141,13 @@ def run(
         recipe: Path of a YAML file, or a Recipe; or leave it out and name a ``source``.
         out: Bundle directory, created when absent; always needed.
         source: Model source for the default recipe: hub id, directory, ``timm:NAME``.
-        images: Folder of verification images, for a ``source``.
-        labels: File with their labels (CSV, TSV, JSON, JSON Lines), for a ``source``; None looks beside the images,
-            then for class folders; ``"none"`` for images without labels.
-        calibration: Folder of calibration images, for a ``source``; None makes a float bundle.
-        class_names: File with the class names in the order of the outputs, for a ``source`` that has none of its own.
-        file_column: Column of the file names in a table of labels, for a ``source``; None takes a usual name.
+        images: Folder of verification images: those of a ``source``, or in the place of a recipe's.
+        labels: File with their labels (CSV, TSV, JSON, JSON Lines), likewise; None looks beside the images, then for
+            class folders; ``"none"`` for images without labels.
+        calibration: Folder of calibration images, likewise. A ``source`` needs some, or
+            ``settings={"quantize": None}`` for a float32 bundle.
+        class_names: File with the class names in the order of the outputs, for a model that has none of its own.
+        file_column: Column of the file names in a table of labels; None takes a usual name.
         label_column: Column of the labels.
         settings: Overrides by dotted name, e.g. ``{"quantize.preset": "fast"}``.
         until: Stop after this stage.

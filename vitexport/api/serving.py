@@ -27,6 +27,7 @@ class Serving(Tabular):
         runtime: Runtime that runs it.
         host: Address that is listened on, as it was given.
         port: Port that is listened on; never 0.
+        sha256: Of the model.
         notes: What a person should know, e.g. that a later variant was rejected by its checks.
     """
 
@@ -35,6 +36,7 @@ class Serving(Tabular):
     runtime: str
     host: str
     port: int
+    sha256: str
     notes: tuple[str, ...] = ()
 
     @property
@@ -48,7 +50,13 @@ class Serving(Tabular):
 
     def tables(self) -> tuple[Table, ...]:
         """Return the model and its address."""
-        facts = {"model": self.name, "variant": self.variant, "runtime": self.runtime, "address": self.url}
+        facts = {
+            "model": self.name,
+            "variant": self.variant,
+            "sha256": self.sha256,
+            "runtime": self.runtime,
+            "address": self.url,
+        }
         return (Table.of_facts({**facts, **{f"note {i}": note for i, note in enumerate(self.notes, 1)}}),)
 
 
@@ -156,6 +164,7 @@ def serve(
             runtime=predictor.runtime.name,
             host=host,
             port=listener.getsockname()[1],
+            sha256=predictor.sha256,
             notes=predictor.notes,
         )
         if on_ready is not None:

@@ -6,6 +6,7 @@ A bundle is the contract between the machine that exports and the machine that r
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -101,6 +102,15 @@ class Artifact(_Record):
     def total_bytes(self) -> int:
         """Size of the file and its companions in bytes."""
         return self.file.bytes + sum(companion.bytes for companion in self.companions)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the model: the file's SHA-256; where weights lie beside it, that of all their digests, one a line."""
+        weights = () if self.kind == "engine" else self.companions  # what lies beside an engine only describes it
+        if not weights:
+            return self.file.sha256
+        digests = "".join(f"{record.sha256}\n" for record in (self.file, *weights))
+        return hashlib.sha256(digests.encode()).hexdigest()
 
 
 class _BundleData(_Record):

@@ -22,6 +22,7 @@ from vitexport.recipe.settings import Recipe
 __all__ = [
     "ATTEMPTS",
     "BENCHMARK",
+    "CHOSEN",
     "DISAGREEMENTS",
     "ENGINE",
     "ERRORS",
@@ -83,6 +84,9 @@ ATTEMPTS = "attempts"
 
 SAMPLES = "samples"
 """Folder, beside :data:`PREPROCESSING`, of original image files."""
+
+CHOSEN = "chosen"
+"""Detail of a model that was chosen from a larger bundle and packed alone: the notes of that choice."""
 
 _AGAIN = "Copy the bundle again as a whole, or run its recipe again."
 

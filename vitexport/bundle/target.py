@@ -59,25 +59,29 @@ class Target:
         Raises:
             BundleError: The bundle has no such variant, or the target is a file, which has none to choose from.
         """
-        return self._named(name, self.models, "a model")
+        if self.bundle is None:
+            raise BundleError(
+                f"Expected a bundle to choose the variant '{name}' from, found the file '{self.path}'.",
+                "Leave the variant (--variant) out.",
+            )
+        named = next((model for model in self.models if model.name == name), None)
+        if named is None:
+            names = ", ".join(model.name for model in self.models) or "none"
+            raise BundleError(
+                f"Expected a model named '{name}' in '{self.path}', found {names}.", "Choose one with --variant."
+            )
+        return named
 
-    def onnx_model(self, name: str | None = None) -> ModelFile:
-        """Return an ONNX file.
-
-        Args:
-            name: Name of the variant; None takes the last ONNX file of a bundle, or the file itself.
+    def onnx_file(self) -> ModelFile:
+        """Return the one file that this is.
 
         Raises:
-            BundleError: There is no ONNX file of that name, or none at all.
+            BundleError: It is no ONNX file.
         """
-        graphs = tuple(model for model in self.models if model.is_onnx)
-        if name is not None:
-            return self._named(name, graphs, "an ONNX model")
-        if not graphs:
-            if self.bundle is None:
-                raise BundleError(f"Expected an ONNX model or a bundle, found '{self.path}'.", "Give an .onnx file.")
-            raise BundleError(f"Expected an ONNX model in '{self.path}', found none.", "Run its recipe to `export`.")
-        return graphs[-1]
+        (model,) = self.models
+        if not model.is_onnx:
+            raise BundleError(f"Expected an ONNX model or a bundle, found '{self.path}'.", "Give an .onnx file.")
+        return model
 
     def float_model(self) -> ModelFile:
         """Return the last float32 ONNX file of a bundle, or the file itself, whatever its precision.
@@ -86,7 +90,7 @@ class Target:
             BundleError: There is none.
         """
         if self.bundle is None:
-            return self.onnx_model()
+            return self.onnx_file()
         floats = [m for m in self.models if m.is_onnx and m.artifact is not None and m.artifact.precision == "float32"]
         if not floats:
             raise BundleError(f"Expected a float model in '{self.path}', found none.", "Run its recipe to `simplify`.")
@@ -104,20 +108,6 @@ class Target:
         if self.bundle is not None:
             return self.bundle.metadata
         return ModelMetadata.from_metadata(carried, where=str(self.path))
-
-    def _named(self, name: str, models: tuple[ModelFile, ...], what: str) -> ModelFile:
-        if self.bundle is None:
-            raise BundleError(
-                f"Expected a bundle to choose the variant '{name}' from, found the file '{self.path}'.",
-                "Leave the variant (--variant) out.",
-            )
-        named = next((model for model in models if model.name == name), None)
-        if named is None:
-            names = ", ".join(model.name for model in models) or "none"
-            raise BundleError(
-                f"Expected {what} named '{name}' in '{self.path}', found {names}.", "Choose one with --variant."
-            )
-        return named
 
 
 def resolve_target(path: str | PathLike[str], *, check_files: bool = True) -> Target:

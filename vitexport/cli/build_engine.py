@@ -13,7 +13,7 @@ from vitexport.api import engine as api
 from vitexport.api.analysis import LintResult
 from vitexport.cli.engine_options import engine_options, given_settings
 from vitexport.cli.lint import findings_table
-from vitexport.cli.screen import OUT, print_json
+from vitexport.cli.screen import OUT, print_json, say_choice
 from vitexport.files import StageResult
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def build_engine(
         audit=with_audit,
         min_fraction=min_fraction,
         progress=_ERR.is_terminal,
+        on_choice=say_choice,
         on_lint=_show_lint,
         **given_settings(options),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vitexport.api import deploy as api
-from vitexport.cli.screen import print_json
+from vitexport.cli.screen import print_json, say_choice
 
 __all__ = ["deepstream"]
 
@@ -31,6 +31,7 @@ def deepstream(
 ) -> None:
     """Write a DeepStream nvinfer configuration, and measure what its preprocessing changes."""
     done = api.deepstream(bundle, output, variant=variant, batch=batch, images=images)
+    say_choice(done.choice)
     if as_json:
         print_json(done.to_dict())
     else:

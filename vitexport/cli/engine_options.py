@@ -37,7 +37,11 @@ _OPTIONS = (
     click.option(
         "--compute-capability", "compute_capabilities", multiple=True, metavar="8.6", help="Target of TensorRT-RTX."
     ),
-    click.option("--variant", metavar="NAME", help="Which model of a bundle; the last ONNX file otherwise."),
+    click.option(
+        "--variant",
+        metavar="NAME",
+        help="Model of a bundle; else the last ONNX file its checks accept.",
+    ),
 )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vitexport.api import deploy as api
+from vitexport.cli.screen import say_choice
 
 __all__ = ["kit"]
 
@@ -22,5 +23,6 @@ __all__ = ["kit"]
 def kit(bundle: Path, device: str, output: Path | None, variant: str | None, jetpack: str | None) -> None:
     """Pack model, recordings, this package and a README for one device; refuse what cannot work there."""
     done = api.kit(bundle, device, output, variant=variant, jetpack=jetpack)
+    say_choice(done.choice)
     size = done.bytes / 2**20
     click.echo(f"{done.path}: {done.variant} for {done.title}, {size:.1f} MiB; unpack it there and follow README.md")

@@ -11,7 +11,7 @@ from rich.table import Table
 from vitexport.api import analysis as api
 from vitexport.api.analysis import LintResult
 from vitexport.cli.engine_options import parse_shapes
-from vitexport.cli.screen import OUT, print_json, rich_table
+from vitexport.cli.screen import OUT, print_json, rich_table, say_choice
 
 __all__ = ["findings_table", "lint"]
 
@@ -27,7 +27,7 @@ __all__ = ["findings_table", "lint"]
 )
 @click.option("--device", metavar="NAME", help="Device profile, e.g. orin-nano: also checks its precisions.")
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=MIN:OPT:MAX", help="Range of a dynamic input.")
-@click.option("--variant", metavar="NAME", help="Which model of a bundle; the last ONNX file otherwise.")
+@click.option("--variant", metavar="NAME", help="Model of a bundle; else the last ONNX file its checks accept.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
 def lint(
@@ -44,6 +44,7 @@ def lint(
     Example: vitexport lint vit-int8.onnx --for tensorrt:10.3 --device orin-nano
     """
     found = api.lint(source, target, device=device, shapes=tuple(parse_shapes(shapes)), variant=variant)
+    say_choice(found.choice)
     if as_json:
         print_json(found.to_dict())
     elif found.findings:

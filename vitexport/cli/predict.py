@@ -87,15 +87,20 @@ def predict(
         found = api.predict_files(model, sources, on_open=lambda p: _check(p, classes=not as_json), **options)
         _print(found, as_json)
     else:
-        job = api.predict_files(model, sources, output, overwrite=overwrite, progress=True, **options)
+        job = api.predict_files(model, sources, output, overwrite=overwrite, progress=True, on_open=_say, **options)
         _print_job(job, as_json)
 
 
 def _check(predictor: Predictor, *, classes: bool) -> None:
     if classes:
         predictor.require_classes()
+    _say(predictor)
+
+
+def _say(predictor: Predictor) -> None:
+    click.echo(f"{predictor.name}: {predictor.variant} (sha256 {predictor.version})", err=True)
     for note in predictor.notes:
-        click.echo(note, err=True)
+        click.echo(f"note: {note}", err=True)
 
 
 def _print(found: api.Predictions, as_json: bool) -> None:

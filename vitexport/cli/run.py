@@ -11,7 +11,7 @@ import yaml
 from vitexport.api.run import plan_run, resolve_recipe
 from vitexport.api.run import run as run_recipe
 from vitexport.cli.label_options import label_options
-from vitexport.cli.screen import finish, suggest_bisect
+from vitexport.cli.screen import finish, print_json, suggest_bisect
 from vitexport.errors import RecipeError
 from vitexport.pipeline.recipe_run import STAGES
 
@@ -24,10 +24,10 @@ __all__ = ["run"]
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Bundle directory."
 )
 @click.option(
-    "--images", type=click.Path(path_type=Path), help="Verification images, for a SOURCE instead of a recipe."
+    "--images", type=click.Path(path_type=Path), help="Verification images: of a SOURCE, or instead of a recipe's."
 )
 @label_options
-@click.option("--calibration", type=click.Path(path_type=Path), help="Calibration images, for a SOURCE.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Calibration images, likewise.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting: quantize.preset=fast."
 )
@@ -62,6 +62,8 @@ def run(
     resolved = resolve_recipe(**named, settings=_settings(overrides))
     if dry_run:
         executed, skipped = plan_run(resolved, output, until=until, force=force)
+        if as_json:
+            print_json({"would_run": list(executed), "current": list(skipped)})
         click.echo(f"would run: {_join(executed)}; current: {_join(skipped)}", err=True)
         return
     done = run_recipe(resolved, output, until=until, force=force, progress=True)
@@ -77,6 +79,8 @@ def run(
         if report.is_file():
             click.echo(f"report: {report}", err=True)
         ctx.exit(code)
+    if as_json:
+        print_json(done.to_dict())
     for line in done.remarks:
         click.echo(f"note: {line}", err=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console, JustifyMethod
@@ -13,9 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from vitexport import tables
+from vitexport.files import finite
 from vitexport.verification.result import VerificationResult
 
-__all__ = ["OUT", "finish", "print_json", "result_table", "rich_table", "suggest_bisect"]
+if TYPE_CHECKING:
+    from vitexport.verification.select import Choice
+
+__all__ = ["OUT", "finish", "print_json", "result_table", "rich_table", "say_choice", "suggest_bisect"]
 
 OUT = Console()
 if not OUT.is_terminal:
@@ -24,8 +28,8 @@ _ERR = Console(stderr=True)
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON document to standard output."""
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    """Print one JSON document to standard output; numbers that JSON has no name for become null."""
+    click.echo(json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 # Two lines each, so that the table fits 80 columns.
@@ -101,6 +105,13 @@ def finish(verification: VerificationResult, title: str, *, as_json: bool, notes
     for line in verification.failures():
         OUT.print(f"{'' if line in unknown else '[red]FAILED[/] '}{escape(line)}", soft_wrap=True)
     return 0 if verification.passed else 3
+
+
+def say_choice(choice: Choice) -> None:
+    """Say on standard error which model is used, and why not a later one of its bundle."""
+    click.echo(f"model: {choice.title}", err=True)
+    for note in choice.notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def suggest_bisect(verification: VerificationResult, bundle: Path) -> None:

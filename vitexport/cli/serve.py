@@ -78,7 +78,6 @@ def serve(
 
 def _announce(serving: api.Serving) -> None:
     for note in serving.notes:
-        click.echo(note, err=True)
-    click.echo(
-        f"Serving {serving.name} ({serving.variant}, {serving.runtime}) on {serving.url}; stop with Ctrl-C.", err=True
-    )
+        click.echo(f"note: {note}", err=True)
+    what = f"{serving.name} ({serving.variant}, sha256 {serving.sha256[:12]}, {serving.runtime})"
+    click.echo(f"Serving {what} on {serving.url}; stop with Ctrl-C.", err=True)

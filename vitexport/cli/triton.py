@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from vitexport.api import deploy as api
+from vitexport.cli.screen import say_choice
 
 __all__ = ["triton"]
 
@@ -45,4 +46,5 @@ def triton(
         kind=kind,
         tensorrt=tensorrt,
     )
+    say_choice(done.choice)
     click.echo(f"{done.model}: start Triton with --model-repository={done.repository}")

@@ -9,6 +9,7 @@ import click
 
 from vitexport.api import engine as api
 from vitexport.cli.engine_options import engine_options, given_settings
+from vitexport.cli.screen import say_choice
 
 __all__ = ["trtexec"]
 
@@ -22,4 +23,4 @@ def trtexec(source: Path, output: Path | None, variant: str | None, **options: A
 
     Example: vitexport trtexec out/vit --batch 1,8 -o check.engine
     """
-    click.echo(api.trtexec(source, output, variant=variant, **given_settings(options)))
+    click.echo(api.trtexec(source, output, variant=variant, on_choice=say_choice, **given_settings(options)))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitexport.bundle.bundle import Artifact, Bundle
+from vitexport.bundle.bundle import Bundle
 from vitexport.errors import BundleError, VitexportError
 from vitexport.files import write_atomic
 from vitexport.inputs.preprocess import PreprocessSpec, pixels
@@ -29,7 +29,7 @@ from vitexport.predict.predictor import Predictor
 from vitexport.runtimes import open_runtime
 from vitexport.scoring import Head, score_outputs
 from vitexport.tensors import Array
-from vitexport.verification.select import choose_variant
+from vitexport.verification.select import Choice
 
 __all__ = ["CONFIG_FILE", "NvinferConfig", "PreprocessParity", "measure_parity", "write_deepstream"]
 
@@ -127,20 +127,20 @@ class PreprocessParity:
     notes: tuple[str, ...]
 
 
-def write_deepstream(bundle: Bundle, out: str | Path, *, variant: str | None = None, batch: int = 8) -> Path:
+def write_deepstream(bundle: Bundle, choice: Choice, out: str | Path, *, batch: int = 8) -> Path:
     """Write ``config_infer.txt``, ``model.onnx`` and ``labels.txt``.
 
     Args:
         bundle: A classifier.
+        choice: Which ONNX file of it.
         out: Directory.
-        variant: Which model; None takes the last accepted ONNX file.
         batch: ``batch-size`` of nvinfer.
 
     Returns:
         The configuration file.
 
     Raises:
-        BundleError: The bundle has no such model, or is no classifier.
+        BundleError: The bundle is no classifier.
         ExportError: The model cannot take raw pixels.
     """
     from vitexport.host.graph.passes.deepstream import write_pixel_planes
@@ -155,24 +155,21 @@ def write_deepstream(bundle: Bundle, out: str | Path, *, variant: str | None = N
             "Expected a model of 3 channels (colour) or 1 (grey), found one of 4 (RGBA).",
             "nvinfer gives a network no alpha; serve the model with `vitexport triton` or `vitexport serve`.",
         )
-    artifact = choose_variant(bundle, variant).artifact
-    if not artifact.file.path.endswith(".onnx"):
-        raise BundleError(f"Expected an ONNX file, found '{artifact.file.path}'.", "Choose one with --variant.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_pixel_planes(bundle.path(artifact), bundle.metadata, out / "model.onnx")
+    write_pixel_planes(choice.path, bundle.metadata, out / "model.onnx")
     labels = (label.replace(";", ",").replace("\n", " ") for label in bundle.class_names)
     # The classes of one attribute stand in one line; each label of several is an attribute of its own.
     between = ";" if bundle.metadata.scoring == "softmax" else "\n"
     write_atomic(out / "labels.txt", between.join(labels) + "\n")
     config = out / CONFIG_FILE
-    write_atomic(config, _config_text(bundle, artifact, batch))
+    write_atomic(config, _config_text(bundle, choice, batch))
     return config
 
 
-def _config_text(bundle: Bundle, artifact: Artifact, batch: int) -> str:
+def _config_text(bundle: Bundle, choice: Choice, batch: int) -> str:
     channels, (height, width) = bundle.preprocess.channels, bundle.preprocess.image_size
-    mode = _MODES.get(artifact.precision, 0)
+    mode = _MODES.get(bundle.artifact(choice.variant).precision, 0)
     properties = {
         "gpu-id": 0,
         "gie-unique-id": 1,
@@ -192,9 +189,12 @@ def _config_text(bundle: Bundle, artifact: Artifact, batch: int) -> str:
         **_outputs(bundle),
     }
     lines = "\n".join(f"{key}={value}" for key, value in properties.items())
-    head = (
-        f"# {bundle.name}: {artifact.name}. The normalization is inside model.onnx, so nvinfer hands over raw pixels."
+    about = (
+        f"{bundle.name}: {choice.variant}. The normalization is inside model.onnx, so nvinfer hands over raw pixels.",
+        f"sha256 of the model it was made from: {choice.sha256}",
+        *choice.notes,
     )
+    head = "\n".join(f"# {line}" for line in about)
     return f"{head}\n[property]\n{lines}\n"
 
 
@@ -216,21 +216,21 @@ def _outputs(bundle: Bundle) -> dict[str, object]:
 
 
 def measure_parity(
-    bundle: Bundle, config: str | Path, images: Sequence[Image.Image], *, variant: str | None = None
+    bundle: Bundle, choice: Choice, config: str | Path, images: Sequence[Image.Image]
 ) -> PreprocessParity:
     """Run the bundle's model and the DeepStream model on images and compare their probabilities.
 
     Args:
         bundle: The bundle the configuration was written from.
+        choice: The model it was written from.
         config: The file, read back.
         images: At least one.
-        variant: Which model of the bundle.
     """
     config = Path(config)
     nvinfer = NvinferConfig.read(config)
     same, own, agree = [], [], []
     with (
-        Predictor.open(bundle.root, variant=variant) as predictor,
+        Predictor.open(bundle.root, variant=choice.variant) as predictor,
         open_runtime(config.parent / "model.onnx") as runtime,
     ):
         (tensor,), scoring = runtime.inputs, predictor.metadata.scoring

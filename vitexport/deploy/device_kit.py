@@ -17,13 +17,13 @@ import zipfile
 from pathlib import Path
 
 from vitexport.bundle.bundle import Artifact, Bundle
-from vitexport.bundle.layout import RECIPE, REFERENCE, recording_name
+from vitexport.bundle.layout import CHOSEN, RECIPE, REFERENCE, recording_name
 from vitexport.device.preflight import check_engine, preflight
 from vitexport.device.profiles import JETPACKS, DeviceProfile
 from vitexport.errors import BundleError, EngineBuildError
 from vitexport.files import atomic_path
 from vitexport.runtimes.tensorrt.sidecar import read_sidecar
-from vitexport.verification.select import choose_variant
+from vitexport.verification.select import Choice
 
 __all__ = ["build_wheel", "write_kit"]
 
@@ -32,25 +32,22 @@ _NOT_ON_CPU = frozenset({"fp8", "fp4", "int4", "bfloat16"})
 
 
 def write_kit(
-    bundle: Bundle, profile: DeviceProfile, out: str | Path, *, variant: str | None = None, jetpack: str | None = None
-) -> Artifact:
+    bundle: Bundle, choice: Choice, profile: DeviceProfile, out: str | Path, *, jetpack: str | None = None
+) -> None:
     """Write the archive.
 
     Args:
         bundle: The bundle.
+        choice: Which model of it.
         profile: The device.
         out: A ``.tar.gz`` file, written in one step.
-        variant: Which model; None takes the last accepted one.
         jetpack: JetPack release on the device; None takes the newest that runs on it.
-
-    Returns:
-        The model that was packed.
 
     Raises:
         EngineBuildError: The model cannot work on the device.
-        BundleError: The bundle has no such model, no recording to verify against, or an altered file.
+        BundleError: The bundle has no recording to verify against, or an altered file.
     """
-    artifact = choose_variant(bundle, variant).artifact
+    artifact = bundle.artifact(choice.variant)
     _check(bundle, artifact, profile, jetpack)
     reference = bundle.find(recording_name(REFERENCE))
     if reference is None:
@@ -58,17 +55,18 @@ def write_kit(
             f"The bundle '{bundle.root}' has no recorded reference, so the device could not verify anything.",
             "Run its recipe to the end.",
         )
-    kept = [item for item in (artifact, reference, bundle.find(RECIPE)) if item is not None]
+    # The model's own answers too: those are what the device is asked to give again.
+    others = (reference, bundle.find(recording_name(choice.variant)), bundle.find(RECIPE))
+    kept = [artifact, *(item for item in others if item is not None)]
     for item in kept:
         bundle.check_artifact(item)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / f"{bundle.name}-{profile.name}"
-        _copy_bundle(bundle, kept, root / "bundle")
+        _copy_bundle(_packed(bundle, kept, choice), root / "bundle")
         wheel = build_wheel(root)
-        (root / "README.md").write_text(_readme(bundle, artifact, profile, jetpack, wheel.name), encoding="utf-8")
+        (root / "README.md").write_text(_readme(bundle, choice, profile, jetpack, wheel.name), encoding="utf-8")
         with atomic_path(Path(out)) as temporary:
             _pack(root, temporary)
-    return artifact
 
 
 def _check(bundle: Bundle, artifact: Artifact, profile: DeviceProfile, jetpack: str | None) -> None:
@@ -90,18 +88,21 @@ def _check(bundle: Bundle, artifact: Artifact, profile: DeviceProfile, jetpack: 
         )
 
 
-def _copy_bundle(bundle: Bundle, kept: list[Artifact], root: Path) -> None:
-    for artifact in kept:
+def _packed(bundle: Bundle, kept: list[Artifact], choice: Choice) -> Bundle:
+    """Return the bundle with what is kept only; its one model says that it was chosen here, and why."""
+    reduced = bundle.without([artifact.name for artifact in bundle.artifacts if artifact not in kept])
+    model = reduced.artifact(choice.variant)
+    details = {**model.details, CHOSEN: list(choice.notes)}
+    return reduced.with_artifact(model.model_copy(update={"details": details}))
+
+
+def _copy_bundle(bundle: Bundle, root: Path) -> None:
+    for artifact in bundle.artifacts:
         for record in (artifact.file, *artifact.companions):
             target = root / record.path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.root / record.path, target)
-    Bundle(
-        root,
-        name=bundle.name,
-        metadata=bundle.metadata,
-        artifacts=tuple(artifact for artifact in bundle.artifacts if artifact in kept),
-    ).save()
+    Bundle(root, name=bundle.name, metadata=bundle.metadata, artifacts=bundle.artifacts).save()
 
 
 def build_wheel(folder: str | Path) -> Path:
@@ -149,11 +150,14 @@ def _pack(root: Path, archive: Path) -> None:
                     tar.addfile(entry, stream if entry.size else io.BytesIO())
 
 
-def _readme(bundle: Bundle, artifact: Artifact, profile: DeviceProfile, jetpack: str | None, wheel: str) -> str:
+def _readme(bundle: Bundle, choice: Choice, profile: DeviceProfile, jetpack: str | None, wheel: str) -> str:
+    artifact = bundle.artifact(choice.variant)
     gpu = bool(profile.compute_capability)
     release = jetpack or (profile.jetpacks[-1] if profile.jetpacks else None)
     facts = [
         f"- model: `{bundle.model.id}`, {artifact.name} ({artifact.precision}), {artifact.total_bytes / 2**20:.1f} MiB",
+        f"- sha256: `{choice.sha256}`",
+        *(f"- note: {note}" for note in choice.notes),
         f"- device: {profile.title}, {profile.architecture}, at least {profile.memory_gib:g} GiB",
         f"- image size: {bundle.preprocess.image_size[0]} x {bundle.preprocess.image_size[1]}",
     ]

@@ -18,7 +18,7 @@ from vitexport.errors import BundleError, VitexportError
 from vitexport.files import atomic_path, write_atomic
 from vitexport.runtimes.tensorrt.sidecar import read_sidecar
 from vitexport.tensors import TensorSpec, batch_limit
-from vitexport.verification.select import choose_variant
+from vitexport.verification.select import Choice
 
 __all__ = ["TritonSettings", "write_repository"]
 
@@ -41,7 +41,6 @@ class TritonSettings:
 
     Attributes:
         name: Model name; None takes the bundle's.
-        variant: Which model of the bundle; None takes the last accepted one.
         max_batch: Largest batch; a model of a fixed batch size has its own.
         max_delay_us: Microseconds a request waits for others.
         instances: Copies of the model that run at the same time.
@@ -50,7 +49,6 @@ class TritonSettings:
     """
 
     name: str | None = None
-    variant: str | None = None
     max_batch: int = 8
     max_delay_us: int = 2000
     instances: int = 1
@@ -58,11 +56,12 @@ class TritonSettings:
     tensorrt: bool = False
 
 
-def write_repository(bundle: Bundle, out: str | Path, settings: TritonSettings) -> Path:
+def write_repository(bundle: Bundle, choice: Choice, out: str | Path, settings: TritonSettings) -> Path:
     """Write ``OUT/NAME/config.pbtxt``, ``OUT/NAME/1/model.onnx`` (or ``model.plan``) and labels.
 
     Args:
         bundle: The bundle.
+        choice: Which model of it.
         out: Model repository, which may hold other models.
         settings: See :class:`TritonSettings`.
 
@@ -70,10 +69,10 @@ def write_repository(bundle: Bundle, out: str | Path, settings: TritonSettings) 
         ``OUT/NAME``.
 
     Raises:
-        BundleError: The bundle has no such model.
+        BundleError: Triton has no type for an input or output, or an engine has lost its sidecar.
         VitexportError: The name is no directory name, or an engine is asked to run on a CPU.
     """
-    artifact = choose_variant(bundle, settings.variant).artifact
+    artifact = bundle.artifact(choice.variant)
     name = settings.name or re.sub(r"[^A-Za-z0-9_.-]", "_", bundle.name)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise VitexportError(
@@ -98,9 +97,15 @@ def write_repository(bundle: Bundle, out: str | Path, settings: TritonSettings) 
         write_atomic(folder / "labels.txt", "\n".join(lines) + "\n")
     write_atomic(folder / "preprocess.json", bundle.preprocess.model_dump_json(indent=2) + "\n")
     config = _config(name, inputs, outputs, settings, engine=engine, labels=labels)
+    facts = {"variant": choice.variant, "sha256": choice.sha256}
     if bundle.model.task == "classify":  # the outputs are logits; a client must know what makes scores of them
-        config += f'parameters {{ key: "scoring" value {{ string_value: "{bundle.metadata.scoring}" }} }}\n'
-    write_atomic(folder / "config.pbtxt", config)
+        facts["scoring"] = bundle.metadata.scoring
+    config += "".join(
+        f"parameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}\n"
+        for key, value in facts.items()
+    )
+    head = "".join(f"# {line}\n" for line in (f"{bundle.name}: {choice.title}", *choice.notes))
+    write_atomic(folder / "config.pbtxt", head + config)
     return folder
 
 

@@ -38,6 +38,7 @@ def build_engine(
     settings: EngineSettings,
     out: Path,
     *,
+    variant: str = "",
     progress: BuildProgress | None = None,
     api: TensorRTApi | None = None,
 ) -> StageResult:
@@ -48,6 +49,7 @@ def build_engine(
         settings: How to build.
         out: Where the plan goes, e.g. ``model.engine``; the sidecar is ``model.engine.json``. The plan is raw, so that
             trtexec, Triton and DeepStream load it as it is.
+        variant: Which variant of a bundle the file is, for the sidecar.
         progress: Receives the builder's progress.
         api: A loaded product; None loads the one the settings name.
 
@@ -99,6 +101,7 @@ def build_engine(
             needs_refit=settings.strip_weights,
             refittable=settings.refit or settings.strip_weights,
             weight_streaming=settings.weight_streaming,
+            variant=variant,
             onnx_sha256=sha256_file(model),
             engine_sha256=hashlib.sha256(plan).hexdigest(),
             engine_bytes=len(plan),
@@ -117,6 +120,7 @@ def build_engine(
     write_atomic(out, plan)
     read_sidecar(out)
     details = {
+        "variant": sidecar.variant,
         "product": sidecar.product,
         "version": sidecar.version,
         "compute_capabilities": list(sidecar.compute_capabilities),

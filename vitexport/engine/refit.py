@@ -60,6 +60,7 @@ def refit_engine(engine: Path, model: Path, out: Path) -> EngineSidecar:
         update={
             "needs_refit": False,
             "onnx_sha256": digest,
+            "variant": sidecar.variant if digest == sidecar.onnx_sha256 else model.stem,
             "engine_sha256": hashlib.sha256(plan).hexdigest(),
             "engine_bytes": len(plan),
         }

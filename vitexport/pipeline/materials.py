@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitexport.closing import Closing
-from vitexport.errors import CalibrationError
+from vitexport.errors import RecipeError
 from vitexport.inputs.images import list_images
 from vitexport.inputs.labels.find import find_labels, labels_fingerprint
 from vitexport.inputs.labels.rows import Columns
@@ -55,9 +55,10 @@ class Materials(Closing):
     def calibration(self) -> tuple[Path, ...]:
         images = self.recipe.data.calibration
         if images is None:
-            raise CalibrationError(
-                "Expected calibration images for quantization, found no `data.calibration` in the recipe.",
-                "Name a folder of real images (128 are good), or set `quantize: null` for a float bundle.",
+            raise RecipeError(
+                "Expected calibration images to quantize with, found none.",
+                "Name a folder of real images, 128 are good: --calibration DIR, or `data.calibration` in the recipe. "
+                "For a float32 bundle say so: --set quantize=null, or `quantize: null` in the recipe.",
             )
         return list_images(images.images, limit=images.limit)
 

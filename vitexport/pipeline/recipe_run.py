@@ -64,6 +64,24 @@ class RecipeRun:
         self.given = given
         self.work = work
 
+    def check_images(self) -> None:
+        """Refuse calibration images that cannot be used, or that will judge the result as well.
+
+        That costs as much as decoding them all, so what a quantized model was made from is not checked again.
+
+        Raises:
+            CalibrationError: There are too few, or they are verification images too.
+            ImageError: One cannot be read.
+        """
+        from vitexport.host.quantize.calibration.checks import check_images
+        from vitexport.inputs.images import content_hashes
+
+        images = self.given.calibration
+        keys = {self.given.calibration_key, self.given.images_key}
+        made = () if self.work.bundle is None else self.work.bundle.artifacts
+        if not any(keys <= set(artifact.provenance.parents) for artifact in made):
+            check_images(images, content_hashes(images), self.given.verification.paths)
+
     # Stages, in the order of STAGES
 
     def load(self) -> None:
@@ -213,7 +231,6 @@ class RecipeRun:
                 self.given.calibration,
                 settings,
                 model_path(bundle.root, name),
-                verification=self.given.verification.paths,
                 progress=self.work.advance("quantize"),
             )
 

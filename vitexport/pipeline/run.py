@@ -74,9 +74,9 @@ def run(
     with Materials(recipe) as given:
         # Everything the user named is checked before the first expensive stage.
         _ = given.images_key
-        if "quantize" in stages:
-            _ = given.calibration
         running = RecipeRun(given, work)
+        if "quantize" in stages:
+            running.check_images()
         if not dry_run:
             running.prune()
         try:

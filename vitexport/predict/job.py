@@ -33,6 +33,10 @@ class JobResult(Tabular):
         resumed: Images taken over from a killed run.
         reasons: The first few reasons of failures, as ``path: reason``.
         seconds: Wall time of this run.
+        model: Name of the model.
+        variant: Which model of the bundle, or the file's name.
+        sha256: Of that model.
+        notes: What a person should know of the choice, e.g. why a later variant was passed over.
     """
 
     output: Path
@@ -41,6 +45,10 @@ class JobResult(Tabular):
     resumed: int
     reasons: tuple[str, ...]
     seconds: float
+    model: str
+    variant: str
+    sha256: str
+    notes: tuple[str, ...] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -51,6 +59,10 @@ class JobResult(Tabular):
         """Return everything as plain values."""
         return {
             "output": str(self.output),
+            "model": self.model,
+            "variant": self.variant,
+            "sha256": self.sha256,
+            "notes": list(self.notes),
             "images": self.images,
             "failed": self.failed,
             "resumed": self.resumed,
@@ -60,7 +72,8 @@ class JobResult(Tabular):
 
     def tables(self) -> tuple[Table, ...]:
         """Return the counts, and the first reasons of failures."""
-        facts = {"results": str(self.output), "images": str(self.images), "unusable": str(self.failed)}
+        facts = {"results": str(self.output), "model": f"{self.model}, {self.variant} ({self.sha256[:12]})"}
+        facts |= {"images": str(self.images), "unusable": str(self.failed)}
         facts |= {"from the run before": str(self.resumed), "images/s": f"{self.images_per_second:.1f}"}
         counts = Table("", ("fact", "value"), tuple(facts.items()), text=("value",))
         reasons = Table("", ("the first unusable images",), tuple((reason,) for reason in self.reasons))
@@ -117,10 +130,27 @@ def predict_to_file(
                 journal.add(result)
                 done += len(result.rows)
                 on_progress(done, len(paths))
-            write_results(out, journal.rows(), features=not predictor.classifies)
+            write_results(
+                out,
+                journal.rows(),
+                features=not predictor.classifies,
+                variant=predictor.variant,
+                model_version=predictor.version,
+            )
             bad = [f"{row.image}: {row.error}" for row in journal.rows() if row.error]
             journal.remove()
-    return JobResult(out, len(paths), len(bad), resumed, tuple(bad[:5]), time.perf_counter() - start)
+    return JobResult(
+        output=out,
+        images=len(paths),
+        failed=len(bad),
+        resumed=resumed,
+        reasons=tuple(bad[:5]),
+        seconds=time.perf_counter() - start,
+        model=predictor.name,
+        variant=predictor.variant,
+        sha256=predictor.sha256,
+        notes=predictor.notes,
+    )
 
 
 def what_is_done(settings: JobSettings, predictor: Predictor) -> dict[str, object]:

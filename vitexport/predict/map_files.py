@@ -31,7 +31,7 @@ from vitexport.tensors import Array
 __all__ = ["INDEX", "LEGEND", "predict_to_folder"]
 
 INDEX = "maps.jsonl"
-"""One line for each image: its file, its map, and the scale or the share of each class."""
+"""One line for each image: its file, its map, the scale or the share of each class, and the model."""
 
 LEGEND = "classes.json"
 """Name and colour of each class index."""
@@ -92,9 +92,21 @@ def predict_to_folder(
                 on_progress(len(rows), len(paths))
         if predictor.metadata.model.task == "segment":
             write_atomic(folder / LEGEND, json.dumps(_legend(predictor), ensure_ascii=False, indent=1) + "\n")
+    rows = [{**row, "variant": predictor.variant, "model_version": predictor.version} for row in rows]
     write_atomic(folder / INDEX, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     bad = tuple(f"{row['image']}: {row['error']}" for row in rows if row["error"])
-    return JobResult(folder, len(rows), len(bad), 0, bad[:5], time.perf_counter() - started)
+    return JobResult(
+        output=folder,
+        images=len(rows),
+        failed=len(bad),
+        resumed=0,
+        reasons=bad[:5],
+        seconds=time.perf_counter() - started,
+        model=predictor.name,
+        variant=predictor.variant,
+        sha256=predictor.sha256,
+        notes=predictor.notes,
+    )
 
 
 def _require_maps(predictor: Predictor) -> None:

@@ -26,7 +26,7 @@ from vitexport.runtimes.record import run_rows
 from vitexport.scoring import Scoring, score_outputs
 from vitexport.tables import Table, Tabular
 from vitexport.tensors import Array, TensorSpec, batch_limit
-from vitexport.verification.select import choose_variant
+from vitexport.verification.select import choose_model
 
 __all__ = ["ImageResult", "Prediction", "Predictor"]
 
@@ -104,8 +104,8 @@ class Predictor(Closing):
 
     Attributes:
         name: Name of the model, for people.
-        version: First 12 hex digits of the model file's SHA-256, or ``1`` for a single file.
         variant: Name of the variant inside a bundle, or the file's name.
+        sha256: Of the model; see :attr:`vitexport.bundle.bundle.Artifact.sha256`.
         metadata: Identity, preprocessing and class names.
         runtime: The opened runtime.
         notes: What a person should know, e.g. that a later variant was rejected by its checks.
@@ -118,7 +118,7 @@ class Predictor(Closing):
         *,
         name: str,
         variant: str,
-        version: str = "1",
+        sha256: str,
         notes: tuple[str, ...] = (),
     ) -> None:
         if len(runtime.inputs) != 1:
@@ -130,7 +130,7 @@ class Predictor(Closing):
         self.metadata = metadata
         self.name = name
         self.variant = variant
-        self.version = version
+        self.sha256 = sha256
         self.notes = notes
 
     @classmethod
@@ -165,30 +165,23 @@ class Predictor(Closing):
             RuntimeBackendError: The runtime cannot open the model.
             MissingDependencyError: The runtime's package is not installed.
         """
-        # Only the file that is opened needs checking, which choose_variant() does.
+        # Only the file that is opened needs checking, which choose_model() does.
         target = resolve_target(path, check_files=False)
-        if target.bundle is None:
-            file = (target.models[0] if variant is None else target.model(variant)).path
-            opened = open_runtime(file, runtime, options)
-        else:
-            choice = choose_variant(target.bundle, variant)
-            opened = open_runtime(target.bundle.path(choice.artifact), runtime, options)
+        choice = choose_model(target, variant)
+        opened = open_runtime(choice.path, runtime, options)
         try:
             metadata, notes = describe(target, opened, preprocess, class_names, scoring)
-            if target.bundle is None:
-                name = Path(metadata.model.id).name or file.stem
-                return cls(opened, metadata, name=name, variant=file.stem, notes=notes)
-            return cls(
-                opened,
-                metadata,
-                name=target.bundle.name,
-                variant=choice.artifact.name,
-                version=choice.artifact.file.sha256[:12],
-                notes=tuple(f"not used, its checks did not pass: {line}" for line in choice.rejected),
-            )
+            name = Path(metadata.model.id).name or choice.variant if target.bundle is None else target.bundle.name
+            notes = (*choice.notes, *notes)
+            return cls(opened, metadata, name=name, variant=choice.variant, sha256=choice.sha256, notes=notes)
         except VitexportError:
             opened.close()
             raise
+
+    @property
+    def version(self) -> str:
+        """First 12 hex digits of :attr:`sha256`."""
+        return self.sha256[:12]
 
     @property
     def tensor(self) -> TensorSpec:

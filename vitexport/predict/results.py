@@ -17,6 +17,9 @@ from vitexport.predict.predictor import Prediction
 
 __all__ = ["FORMATS", "check_format", "row_from_json", "row_to_json", "write_results"]
 
+_IDENTITY = ("variant", "model_version")
+"""Columns that name the model, the same in every row: rows are what people cut up and put together again."""
+
 FORMATS = (".jsonl", ".csv", ".parquet")
 
 
@@ -55,17 +58,25 @@ def row_from_json(data: Mapping[str, Any]) -> Row:
     )
 
 
-def write_results(path: str | Path, rows: Iterable[Row], *, features: bool) -> None:
-    """Write rows in one step, streaming; columns ``image, label, score, top, error`` or ``image, features, error``.
+def write_results(
+    path: str | Path, rows: Iterable[Row], *, features: bool, variant: str = "", model_version: str = ""
+) -> None:
+    """Write rows in one step, streaming.
+
+    The columns are ``image, label, score, top, error, variant, model_version``, with ``features`` in the place of the
+    middle three for a features model.
 
     Args:
         path: Ends in one of :data:`FORMATS`.
         rows: In order.
         features: Whether the model gives features.
+        variant: Which model of the bundle answered, or the file's name.
+        model_version: First digits of its SHA-256.
     """
     path = Path(path)
     with atomic_path(path) as temporary:
-        records = (_record(row, features) for row in rows)
+        identity = {"variant": variant, "model_version": model_version}
+        records = ({**_record(row, features), **identity} for row in rows)
         {".jsonl": _write_jsonl, ".csv": _write_csv, ".parquet": _write_parquet}[path.suffix](
             temporary, records, features
         )
@@ -93,8 +104,8 @@ def _write_jsonl(path: Path, records: Iterator[dict[str, Any]], features: bool) 
 def _write_csv(path: Path, records: Iterator[dict[str, Any]], features: bool) -> None:
     nested = "features" if features else "top"
     with path.open("w", encoding="utf-8", newline="") as stream:
-        names = ["image", "features", "error"] if features else ["image", "label", "score", "top", "error"]
-        writer = csv.DictWriter(stream, names)
+        values = ["features"] if features else ["label", "score", "top"]
+        writer = csv.DictWriter(stream, ["image", *values, "error", *_IDENTITY])
         writer.writeheader()
         for record in records:
             value = json.dumps(record[nested], ensure_ascii=False) if record[nested] else ""
@@ -112,7 +123,7 @@ def _write_parquet(path: Path, records: Iterator[dict[str, Any]], features: bool
             ("top", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))),
         ]
     )
-    schema = pa.schema([("image", pa.string()), *columns, ("error", pa.string())])
+    schema = pa.schema([("image", pa.string()), *columns, *((name, pa.string()) for name in ("error", *_IDENTITY))])
     with parquet.ParquetWriter(path, schema) as writer:
         while group := list(islice(records, 4096)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))

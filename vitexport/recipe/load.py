@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,15 @@ from vitexport.inputs.labels.find import NO_LABELS
 from vitexport.recipe.settings import ImageSet, Recipe
 from vitexport.source import ModelSource
 
-__all__ = ["default_recipe", "load_recipe", "override_settings", "parse_recipe", "validated"]
+__all__ = [
+    "GivenData",
+    "default_recipe",
+    "load_recipe",
+    "override_data",
+    "override_settings",
+    "parse_recipe",
+    "validated",
+]
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -122,30 +131,34 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     return recipe.model_copy(update={"data": data, "model": model, "engine": engine})
 
 
-def default_recipe(
-    source: str,
-    images: Path | None,
-    labels: Path | None,
-    calibration: Path | None,
-    *,
-    class_names: Path | None = None,
-    file_column: str | None = None,
-    label_column: str | None = None,
-) -> Recipe:
-    """Return the default recipe for a model source.
+@dataclass(frozen=True)
+class GivenData:
+    """Images and names that a person gives beside a recipe or a source; None where nothing is given.
 
-    Args:
-        source: See :mod:`vitexport.source`.
+    Attributes:
         images: Verification images.
         labels: Their labels, or ``none`` for images without.
-        calibration: Calibration images; None makes a float bundle.
+        calibration: Calibration images.
         class_names: File with the class names.
         file_column: Column of the file names in a table of labels.
         label_column: Column of the labels.
+    """
+
+    images: Path | None = None
+    labels: Path | None = None
+    calibration: Path | None = None
+    class_names: Path | None = None
+    file_column: str | None = None
+    label_column: str | None = None
+
+
+def default_recipe(source: str, given: GivenData) -> Recipe:
+    """Return the default recipe for a model source; without calibration images it asks for some when it is run.
 
     Raises:
         RecipeError: There are no images.
     """
+    images = given.images
     if images is None:
         raise RecipeError(
             f"Expected a recipe (.yaml) or a model source with images, found '{source}' alone.",
@@ -154,20 +167,35 @@ def default_recipe(
     parsed = ModelSource.parse(source).absolute()
     content: dict[str, Any] = {
         "name": parsed.title,
-        "model": {"source": str(parsed), "class_names": str(class_names.resolve()) if class_names else None},
-        "data": {
-            "verification": {
-                "images": str(images.resolve()),
-                "labels": str(labels if str(labels) == NO_LABELS else labels.resolve()) if labels else None,
-                "file_column": file_column,
-                "label_column": label_column,
-            },
-            "calibration": {"images": str(calibration.resolve())} if calibration else None,
-        },
+        "model": {"source": str(parsed)},
+        "data": {"verification": {"images": str(images.resolve())}},
     }
-    if calibration is None:
-        content["quantize"] = None
-    return parse_recipe(content, where="command line")
+    return override_data(parse_recipe(content, where="command line"), given)
+
+
+def override_data(recipe: Recipe, given: GivenData) -> Recipe:
+    """Return the recipe with other images; labels belong to their folder, so other images drop those of the recipe.
+
+    Args:
+        recipe: With absolute paths.
+        given: What takes the place of the recipe's own.
+    """
+    data, model = recipe.data, recipe.model
+    labels: dict[str, Any] = {}
+    if given.images is not None:
+        labels |= {"images": given.images.resolve(), "labels": None, "file_column": None, "label_column": None}
+    if given.labels is not None:
+        labels["labels"] = NO_LABELS if str(given.labels) == NO_LABELS else given.labels.resolve()
+    columns = {"file_column": given.file_column, "label_column": given.label_column}
+    labels |= {name: column for name, column in columns.items() if column is not None}
+    data = data.model_copy(update={"verification": data.verification.model_copy(update=labels)})
+    if given.calibration is not None:
+        kept = data.calibration or ImageSet(images=given.calibration)
+        changed = kept.model_copy(update={"images": given.calibration.resolve(), "labels": None})
+        data = data.model_copy(update={"calibration": changed})
+    if given.class_names is not None:
+        model = model.model_copy(update={"class_names": given.class_names.resolve()})
+    return recipe.model_copy(update={"data": data, "model": model})
 
 
 def override_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -149,17 +150,23 @@ class _LastResponse(JSONResponse):
 
 
 class _Headers:
-    """Adds what every response carries; while the server drains, also that the connection closes."""
+    """Adds what every response carries, the model's identity first; while the server drains, that it closes."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app = app
         self._service = service
+        predictor = service.predictor
+        self._headers = [
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-model-variant", quote(predictor.variant, safe=" ").encode()),  # a file may have any name
+            (b"x-model-sha256", predictor.sha256.encode()),
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = message["headers"]
-                headers.append((b"x-content-type-options", b"nosniff"))
+                headers += self._headers
                 if self._service.draining and (b"connection", b"close") not in headers:
                     headers.append((b"connection", b"close"))
             await send(message)

@@ -66,7 +66,9 @@ async def predict(request: Request) -> Response:
         if content_type.lower().startswith("multipart/"):
             files = multipart_files(content_type, body)
         results = await service.predict([data for _, data in files], [name for name, _ in files], top)
-    return JSONResponse({"model": service.predictor.name, "results": results})
+    predictor = service.predictor
+    identity = {"model": predictor.name, "variant": predictor.variant, "sha256": predictor.sha256}
+    return JSONResponse({**identity, "results": results})
 
 
 def _top(request: Request) -> int:

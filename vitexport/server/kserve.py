@@ -77,6 +77,7 @@ async def model_metadata(request: Request) -> Response:
             "name": service.predictor.name,
             "versions": [service.predictor.version],
             "platform": runtime.name,
+            "parameters": _parameters_of(service),
             "inputs": [_describe(spec) for spec in runtime.inputs],
             "outputs": [_describe(spec) for spec in runtime.outputs],
         }
@@ -92,9 +93,15 @@ async def infer(request: Request) -> Response:
         feeds = _feeds(head, binary)
         outputs = await service.infer(feeds)
     identity: dict[str, Any] = {"model_name": service.predictor.name, "model_version": service.predictor.version}
+    identity["parameters"] = _parameters_of(service)
     if "id" in head:
         identity["id"] = str(head["id"])
     return _response(identity, wanted, outputs)
+
+
+def _parameters_of(service: Service) -> dict[str, str]:
+    """Return what the protocol has no name for: which variant of the bundle this is, and the hash of its file."""
+    return {"variant": service.predictor.variant, "sha256": service.predictor.sha256}
 
 
 def _check_model(request: Request) -> Service:

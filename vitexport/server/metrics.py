@@ -24,11 +24,11 @@ class Metrics:
         body_bytes: Bytes of request bodies in memory.
     """
 
-    def __init__(self, model: str, version: str, runtime: str) -> None:
+    def __init__(self, model: str, version: str, runtime: str, variant: str) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         info = Info("vitexport_model", "The model being served.", registry=self._registry)
-        info.info({"name": model, "version": version, "runtime": runtime})
+        info.info({"name": model, "version": version, "runtime": runtime, "variant": variant})
         self.requests = Counter(
             "vitexport_requests", "Answered requests.", ["route", "status"], registry=self._registry
         )

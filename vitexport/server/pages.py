@@ -78,6 +78,7 @@ def _describe(service: Service) -> dict[str, Any]:
         "required": ["label", "score"],
     }
     results = {"type": "array", "items": {"type": "array", "items": prediction}}
+    identity = {field: {"type": "string"} for field in ("model", "variant", "sha256")}
     binary = {"schema": {"type": "string", "format": "binary"}}
     score_body = {
         "type": "object",
@@ -101,7 +102,7 @@ def _describe(service: Service) -> dict[str, Any]:
         "/predict": {
             "post": _operation(
                 "Classify one image sent as it is, or several as multipart/form-data files.",
-                {"type": "object", "properties": {"model": {"type": "string"}, "results": results}},
+                {"type": "object", "properties": {**identity, "results": results}},
                 body={"image/*": binary, "application/octet-stream": binary, "multipart/form-data": {"schema": {}}},
                 parameters=[top],
                 example="curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' localhost:8000/predict",
@@ -122,7 +123,8 @@ def _describe(service: Service) -> dict[str, Any]:
         "/metrics": {"get": _operation("Metrics for Prometheus.", None)},
     }
     description = (
-        f"Model version {service.predictor.version}. {_SCORES[service.predictor.metadata.scoring]} "
+        f"Variant {service.predictor.variant}, model version {service.predictor.version}. "
+        f"{_SCORES[service.predictor.metadata.scoring]} "
         f"At most {limits.images} images and {limits.body_bytes:,} bytes per request, {limits.pixels:,} pixels per "
         "image. 429 means that the queue is full: try again."
     )

@@ -39,7 +39,7 @@ class Service:
     def __init__(self, predictor: Predictor, limits: Limits, batching: BatchSettings) -> None:
         self.predictor = predictor
         self.limits = limits
-        self.metrics = Metrics(predictor.name, predictor.version, predictor.runtime.name)
+        self.metrics = Metrics(predictor.name, predictor.version, predictor.runtime.name, predictor.variant)
         self.draining = False
         self.max_batch = batch_limit(predictor.tensor) or batching.max_batch
         settings = BatchSettings(self.max_batch, batching.max_delay, batching.workers if predictor.concurrent else 1)

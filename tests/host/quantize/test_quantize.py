@@ -182,8 +182,6 @@ def test_bad_calibration_images_are_refused_with_the_reason(model: Path, tmp_pat
     copies = [Path(shutil.copy(IMAGES[0], tmp_path / f"{index}.png")) for index in range(20)]
     with pytest.raises(CalibrationError, match="found 1 among 20 files"):
         quantize_onnx(model, copies, settings, out)
-    with pytest.raises(CalibrationError, match=f"found 1: {IMAGES[5].name}"):
-        quantize_onnx(model, IMAGES, settings, out, verification=[*HELD_OUT, IMAGES[5]])
     copies[3].write_bytes(b"not an image")
     with pytest.raises(ImageError, match=r"3\.png"):
         quantize_onnx(model, [*IMAGES, copies[3]], settings, out)

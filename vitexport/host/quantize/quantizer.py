@@ -20,7 +20,7 @@ from vitexport.host.quantize.calibration.calibrate import (
     collect_statistics,
     split_images,
 )
-from vitexport.host.quantize.calibration.checks import check_images, check_model
+from vitexport.host.quantize.calibration.checks import check_images, check_model, warn_of_few
 from vitexport.host.quantize.calibration.statistics import EXTREMES_ONLY, StatisticsConfig, TensorStatistics
 from vitexport.host.quantize.calibration.statistics_file import load_statistics, save_statistics, statistics_key
 from vitexport.host.quantize.explanation import explain, warn_of_clipping, warn_of_quality
@@ -55,7 +55,6 @@ def quantize_onnx(
     settings: QuantizeSettings,
     out: Path,
     *,
-    verification: Sequence[Path] = (),
     statistics: Path | None = None,
     progress: Progress | None = None,
 ) -> StageResult:
@@ -68,7 +67,6 @@ def quantize_onnx(
         images: Calibration images.
         settings: What to quantize and for which target.
         out: Where the quantized model is written, in one step.
-        verification: Images that will judge the result; none of them may be used for calibration.
         statistics: File of calibration statistics: read when it scales this model and these images, written otherwise.
         progress: Called with a stage name and the fraction of it that is done.
 
@@ -90,7 +88,8 @@ def quantize_onnx(
         feeds = ImageFeeds(
             images, metadata.preprocess, metadata.model.inputs[0], folder / "images", batch_size=settings.batch_size
         )
-        check_images(images, feeds.hashes, verification)
+        check_images(images, feeds.hashes)
+        warn_of_few(feeds.hashes)
         if settings.precision in DTYPE_OF_PRECISION:
             result, details, judge = _convert_only(source, feeds, settings, scheme)
         else:

@@ -99,6 +99,7 @@ class EngineSidecar(_Record):
         needs_refit: Whether its weights were left out.
         refittable: Whether its weights can be replaced.
         weight_streaming: Whether weights may stay in host memory.
+        variant: Which variant of a bundle that file is, or its name without the ending.
         onnx_sha256: ONNX file it was made from.
         engine_sha256: The plan.
         engine_bytes: Size of the plan.
@@ -122,6 +123,7 @@ class EngineSidecar(_Record):
     needs_refit: bool
     refittable: bool
     weight_streaming: bool
+    variant: str = ""
     onnx_sha256: str
     engine_sha256: str
     engine_bytes: int
@@ -271,5 +273,5 @@ def describe(sidecar: EngineSidecar) -> Mapping[str, str]:
         "profiles": shapes or "none (fixed shapes)",
         "size": f"{sidecar.engine_bytes / 2**20:.1f} MiB",
         "weights": "left out; complete it with refit" if sidecar.needs_refit else "inside",
-        "onnx sha256": sidecar.onnx_sha256,
+        "made from": f"{sidecar.variant or 'an ONNX file'}, sha256 {sidecar.onnx_sha256}",
     }

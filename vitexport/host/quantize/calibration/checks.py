@@ -11,7 +11,14 @@ import onnx_ir as ir
 from vitexport.errors import CalibrationError, QuantizeError
 from vitexport.inputs.images import content_hashes
 
-__all__ = ["MINIMUM_IMAGES", "RECOMMENDED_IMAGES", "CalibrationWarning", "check_images", "check_model"]
+__all__ = [
+    "MINIMUM_IMAGES",
+    "RECOMMENDED_IMAGES",
+    "CalibrationWarning",
+    "check_images",
+    "check_model",
+    "warn_of_few",
+]
 
 MINIMUM_IMAGES = 16
 RECOMMENDED_IMAGES = 64
@@ -66,6 +73,15 @@ def check_images(images: Sequence[Path], hashes: Sequence[str], verification: Se
             f"{', ...' if len(names) > 3 else ''}.",
             "Measuring on calibration images flatters the result; use separate folders.",
         )
+
+
+def warn_of_few(hashes: Sequence[str]) -> None:
+    """Warn where calibration can go on, but with fewer different images than it should.
+
+    Args:
+        hashes: :func:`~vitexport.inputs.images.content_hash` of each image.
+    """
+    different = len(set(hashes))
     if different < RECOMMENDED_IMAGES:
         warnings.warn(
             f"Calibrating on {different} images; below {RECOMMENDED_IMAGES} rare large activations are missed and will "
