@@ -7,26 +7,23 @@ class of transformers, with plain ``torch.onnx.export`` beside, and write the ta
 
 A row is ``right`` (with its figure), ``refused`` (in the words of the error), ``WRONG``, or ``not built``, where the
 library itself fails on its defaults. Every step runs in a process of its own with a limit of time and memory, so that a
-crash is a row too.
+crash is a row too; the processes are forks of one that has imported the libraries.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
+import multiprocessing
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.suites.arguments import command_parser
 from benchmarks.suites.paths import MODELS_PAGE, RESULTS
-from benchmarks.suites.processes import environment, last_error, module_command
 from benchmarks.suites.tables import replace_table, save_results
 from benchmarks.suites.zoo_rows import ZooRow, huggingface_rows, timm_rows
-from benchmarks.suites.zoo_steps import STEPS, limit_memory, run_step
+from benchmarks.suites.zoo_steps import PRELOADED, STEPS, carry_out
 from benchmarks.suites.zoo_verdict import table_row
 
 _PACKAGES = ("torch", "timm", "transformers", "onnxruntime")
@@ -43,13 +40,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=15, help="limit of each step")
     parser.add_argument("--gigabytes", type=float, default=10, help="limit of each step's memory")
     parser.add_argument("--work", type=Path, help="directory for checkpoints and models (deleted row by row)")
-    parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
-    parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.step:
-        limit_memory(arguments.gigabytes)
-        print(json.dumps(run_step(arguments.step, ZooRow(**json.loads(arguments.job)), arguments.work)))
-        return 0
     rows = _rows(arguments.row)
     if arguments.list:
         print("\n".join(f"{row.library} {row.group} {row.model}" for row in rows))
@@ -92,26 +83,26 @@ def _rows(wanted: list[str] | None) -> list[ZooRow]:
 
 def _measure(row: ZooRow, folder: Path, minutes: float, gigabytes: float) -> dict[str, dict[str, Any]]:
     """Run the steps, each in its own process; without a checkpoint or an export, what needs it is left out."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(list(PRELOADED))
     measured: dict[str, dict[str, Any]] = {}
     for step in STEPS:
         if "failed" in measured.get("build", {}):
             break
         if step == "int8" and "errors" not in measured["export"]:
             continue
-        job = ("--step", step, "--job", json.dumps(asdict(row)), "--work", folder, "--gigabytes", gigabytes)
-        command = module_command("zoo", *job)
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, env=environment(), timeout=60 * minutes
-            )
-        except subprocess.TimeoutExpired:
+        out = folder / f"{step}.json"
+        child = processes.Process(target=carry_out, args=(step, row, folder, out, gigabytes))
+        child.start()
+        child.join(60 * minutes)
+        if child.is_alive():
+            child.kill()
+            child.join()
             measured[step] = {"failed": f"not done in {minutes:g} minutes"}
-            continue
-        if done.returncode == 0:
-            measured[step] = json.loads(done.stdout.splitlines()[-1])
+        elif out.is_file():
+            measured[step] = json.loads(out.read_text(encoding="utf-8"))
         else:
-            words = last_error(done.stderr).splitlines()[0] if done.returncode > 0 else f"signal {-done.returncode}"
-            measured[step] = {"failed": words}
+            measured[step] = {"failed": f"signal {-(child.exitcode or 0)}"}
     return measured
 
 

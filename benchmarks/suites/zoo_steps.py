@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,14 +13,41 @@ from typing import Any
 from benchmarks.suites.zoo_rows import ZooRow, build, image_size, source_of
 from vitexport.errors import FeedMismatchError, VitexportError
 
-__all__ = ["BATCHES", "STEPS", "limit_memory", "run_step"]
+__all__ = ["BATCHES", "PRELOADED", "STEPS", "carry_out", "run_step"]
+
+PRELOADED = (
+    *("torch", "timm", "transformers", "onnxruntime", "onnxscript"),
+    *("vitexport.host.export", "vitexport.host.simplify", "vitexport.host.quantize"),
+    *("vitexport.host.sources.timm", "vitexport.host.sources.huggingface"),
+)
+"""What every step imports, which takes longer than most steps do."""
 
 BATCHES = (1, 3)
 _IMAGES = 24
 _MODEL = "simplified.onnx"
 
 
-def limit_memory(gigabytes: float) -> None:
+def carry_out(name: str, row: ZooRow, folder: Path, out: Path, gigabytes: float) -> None:
+    """Run a step in a process made for it and write what it found, or what ended it, as JSON.
+
+    Args:
+        name: The step.
+        row: The model.
+        folder: What the steps of a row share.
+        out: The file to write.
+        gigabytes: The memory it may take.
+    """
+    _limit_memory(gigabytes)
+    with Path(os.devnull).open("w") as silent, contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+        try:
+            found = run_step(name, row, folder)
+        except Exception as error:  # a row of the table, whatever it is
+            words = str(error).strip().splitlines() or [""]
+            found = {"failed": f"{type(error).__name__}: {words[0]}"}
+    out.write_text(json.dumps(found), encoding="utf-8")
+
+
+def _limit_memory(gigabytes: float) -> None:
     """Let this process hold at most so many GB of its own data; beyond it allocations fail, which is a row."""
     size = int(gigabytes * 1e9)
     resource.setrlimit(resource.RLIMIT_DATA, (size, size))

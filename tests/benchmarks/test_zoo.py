@@ -25,20 +25,20 @@ def test_transformers_gives_the_classes_that_take_pixels_alone() -> None:
     assert "MllamaVisionModel" not in models, "it needs the ids of aspect ratios"
 
 
-def test_rows_run_end_to_end_and_are_kept(tmp_path: Path) -> None:
-    names = ("levit_128s", "ViTMSNForImageClassification")
-    options = [part for name in names for part in ("--row", name)]
-    command = module_command("zoo", *options, "--resume", "--no-table", "--results", tmp_path, "--work", tmp_path)
+def test_a_row_runs_end_to_end_and_is_kept(tmp_path: Path) -> None:
+    command = module_command(
+        "zoo", "--row", "levit_128s", "--resume", "--no-table", "--results", tmp_path, "--work", tmp_path
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads((tmp_path / "zoo.json").read_text())
     rows = {row["model"]: row for row in content["rows"]}
-    assert rows["levit_128s"]["verdict"] == rows["ViTMSNForImageClassification"]["verdict"] == "right"
+    assert rows["levit_128s"]["verdict"] == "right"
     assert all(float(figure) <= 1e-5 for figure in rows["levit_128s"]["error at batch 1, 3"].split(", "))
     assert rows["levit_128s"]["int8 SQNR dB"].endswith(" layers)")
     assert list(tmp_path.iterdir()) == [tmp_path / "zoo.json"], "checkpoints are not kept"
     again = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
-    assert again.stdout.splitlines() == ["0 of 2 rows are wrong"], "measured rows are not measured again"
+    assert again.stdout.splitlines() == ["0 of 1 rows are wrong"], "measured rows are not measured again"
 
 
 @pytest.mark.parametrize(
