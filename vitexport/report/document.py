@@ -45,7 +45,7 @@ def build_document(bundle: Bundle, verification: VerificationResult, recipe: Rec
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "vitexport": vitexport.__version__,
         "passed": verification.passed,
-        "headline": headline(verification),
+        "headline": headline(verification, recipe),
         "failures": verification.failures(),
         "remarks": [*remarks(verification, recipe), *(read_analysis(bundle, BENCHMARK) or {}).get("warnings", [])],
         "model": asdict(bundle.model),
