@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test lint slow models-sweep quantizer-sweep engines-sweep peers bench clean
+.PHONY: quickstart test lint slow models-sweep zoo quantizer-sweep engines-sweep peers bench clean
 
 quickstart: $(VENV)/.quickstart  ## A trained ViT becomes a verified INT8 bundle in out/quickstart
 	$(BIN)/vitexport run recipes/quickstart.yaml -o out/quickstart
@@ -22,6 +22,9 @@ slow: $(VENV)/.dev  ## The long sweeps
 
 models-sweep: $(VENV)/.dev  ## Export every model row at full size and rewrite the table in docs/models.md
 	$(BIN)/python -m benchmarks.models
+
+zoo: $(VENV)/.dev  ## Small models of every vision family of timm and transformers, and the table in docs/models.md: hours
+	$(BIN)/python -m benchmarks.zoo --resume
 
 quantizer-sweep: $(VENV)/.dev  ## Printed figures against other images, and massive activations at full size: hours
 	$(BIN)/python -m pytest -m slow -s tests/host/quantize

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from vitexport.api.engine import refit as refit
     from vitexport.api.engine import trtexec as trtexec
     from vitexport.api.inspection import inspect as inspect
+    from vitexport.api.labels import labels as labels
     from vitexport.api.machine import doctor as doctor
     from vitexport.api.machine import models as models
     from vitexport.api.predict import predict_files as predict_files
@@ -78,6 +79,7 @@ _EXPORTS = {
     "evaluate": "vitexport.api.checks",
     "export": "vitexport.api.stages",
     "inspect": "vitexport.api.inspection",
+    "labels": "vitexport.api.labels",
     "kit": "vitexport.api.deploy",
     "lint": "vitexport.api.analysis",
     "models": "vitexport.api.machine",

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suites.paths import BENCHMARKS_PAGE, QUANTIZATION_PAGE, RESULTS, ROOT
+from benchmarks.suites.paths import BENCHMARKS_PAGE, MODELS_PAGE, QUANTIZATION_PAGE, RESULTS, ROOT
 from benchmarks.suites.quantizer_rows import MODELS
 from benchmarks.suites.quantizer_tables import best_per_model, figures_of, tools
 from vitexport.machine import describe_machine
@@ -30,11 +30,13 @@ __all__ = [
     "text_table",
 ]
 
-DOCUMENTS = (BENCHMARKS_PAGE, QUANTIZATION_PAGE, ROOT / "README.md")
+DOCUMENTS = (BENCHMARKS_PAGE, MODELS_PAGE, QUANTIZATION_PAGE, ROOT / "README.md")
 """Documents with tables of results."""
 
 
-def save_results(name: str, rows: Sequence[Mapping[str, Any]], packages: Sequence[str]) -> dict[str, Any]:
+def save_results(
+    name: str, rows: Sequence[Mapping[str, Any]], packages: Sequence[str], results: Path = RESULTS
+) -> dict[str, Any]:
     """Write ``results/NAME.json`` with what was measured, on what and with which versions; return its content."""
     content = {
         "benchmark": name,
@@ -43,8 +45,8 @@ def save_results(name: str, rows: Sequence[Mapping[str, Any]], packages: Sequenc
         "versions": tool_versions(("vitexport", *packages)),
         "rows": [dict(row) for row in rows],
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    results.mkdir(exist_ok=True)
+    (results / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return content
 
 

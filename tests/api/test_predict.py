@@ -13,9 +13,10 @@ from vitexport.api.progress import StepEvent
 from vitexport.bundle.bundle import Bundle
 from vitexport.errors import RecipeError, VitexportError
 from vitexport.predict.batch import Chunk, ChunkResult, Row
-from vitexport.predict.job import JobResult
+from vitexport.predict.job import JobResult, what_is_done
 from vitexport.predict.journal import Journal, job_identity, journal_path
 from vitexport.predict.predictor import Predictor
+from vitexport.predict.settings import JobSettings
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_job_writes_the_file_and_says_what_it_did(bundle_dir: Path, photos: Pa
 def test_a_resumed_job_counts_what_was_there(bundle_dir: Path, photos: Path, tmp_path: Path) -> None:
     paths = sorted(photos.iterdir())
     with Predictor.open(bundle_dir) as predictor:
-        named = {"model": predictor.version, "variant": predictor.variant, "top": 5, "batch": 2}
+        named = what_is_done(JobSettings(bundle_dir, top=5, batch=2), predictor)
     work = (Chunk(0, tuple(paths[:2])), Chunk(1, tuple(paths[2:4])), Chunk(2, tuple(paths[4:])))
     out = tmp_path / "r.jsonl"
     with Journal(journal_path(out), job_identity(work, named)) as journal:
@@ -89,6 +90,18 @@ def test_a_resumed_job_counts_what_was_there(bundle_dir: Path, photos: Path, tmp
     done = predict_files(bundle_dir, photos, out, batch=2, progress=events.append)
     assert (done.images, done.resumed, done.failed) == (5, 2, 3)
     assert [event.fraction for event in events] == [0.4, 0.8, 1.0, None]
+
+
+def test_a_job_is_not_resumed_with_another_scoring(bundle_dir: Path, photos: Path, tmp_path: Path) -> None:
+    with Predictor.open(bundle_dir, scoring="sigmoid") as predictor:
+        named = what_is_done(JobSettings(bundle_dir, top=5, batch=2), predictor)
+    paths = sorted(photos.iterdir())
+    work = (Chunk(0, tuple(paths[:2])), Chunk(1, tuple(paths[2:4])), Chunk(2, tuple(paths[4:])))
+    out = tmp_path / "r.jsonl"
+    with Journal(journal_path(out), job_identity(work, named)) as journal:
+        journal.add(ChunkResult(0, tuple(Row(str(path), error="told before") for path in paths[:2])))
+    with pytest.raises(VitexportError, match="journal of another job"):
+        predict_files(bundle_dir, photos, out, batch=2)
 
 
 @pytest.mark.parametrize("out", [None, "results.csv"])

@@ -21,6 +21,7 @@ from vitexport.bundle.layout import (
     REFERENCE,
     read_analysis,
     read_disagreements,
+    read_labels,
     read_recording,
     read_replay_inputs,
     recording_name,
@@ -30,6 +31,7 @@ from vitexport.errors import InferenceError, RuntimeBackendError
 from vitexport.files import StageResult
 from vitexport.host.sources import LoadedModel
 from vitexport.inputs.images import list_images, load_image
+from vitexport.inputs.labels.targets import Labels, Target
 from vitexport.inputs.preprocess import preprocess
 from vitexport.pipeline import stages
 from vitexport.pipeline.stages import (
@@ -49,7 +51,7 @@ from vitexport.tensors import Array
 from vitexport.verification.parity import compare
 
 COUNT = 7
-TARGETS = (0, 1, 2, 3, 4, 5, 6)
+LABELS = Labels("labels.csv", (0, 1, 2, 3, 4, 5, 6))
 VERIFY = VerifySettings(batch_size=4, replay_images=3)
 
 
@@ -58,7 +60,7 @@ def images(tmp_path: Path) -> Iterator[VerificationImages]:
     folder = tmp_path / "images"
     for index in range(COUNT):
         save_image(folder / f"class{index % 2}" / f"{index}.png", index)
-    with closing(VerificationImages(folder, list_images(folder), TARGETS)) as made:
+    with closing(VerificationImages(folder, list_images(folder))) as made:
         yield made
 
 
@@ -78,8 +80,13 @@ def keep(bundle: Bundle, name: str, kind: Kind, result: StageResult) -> Bundle:
     return work.current()
 
 
-def with_reference(bundle: Bundle, images: VerificationImages, settings: VerifySettings = VERIFY) -> Bundle:
-    result = record_reference(loaded(bundle), images, settings, bundle.root)
+def with_reference(
+    bundle: Bundle,
+    images: VerificationImages,
+    settings: VerifySettings = VERIFY,
+    labels: Labels | None = LABELS,
+) -> Bundle:
+    result = record_reference(loaded(bundle), images, settings, bundle.root, labels=labels)
     return keep(bundle, recording_name(REFERENCE), "recording", result)
 
 
@@ -99,14 +106,23 @@ def test_the_reference_holds_every_image_and_carries_some_spread_over_all(
     assert inputs.targets == (0, 2, 4)
     np.testing.assert_array_equal(inputs.feed(bundle.model.inputs[0], PREPROCESS), planes[[0, 2, 4]])
     details = kept.artifact(recording_name(REFERENCE)).details
-    assert (details["images"], tuple(details["targets"])) == (COUNT, TARGETS)
+    assert (details["images"], tuple(details["targets"])) == (COUNT, LABELS.targets)
+    assert details["labels"] == "labels.csv, matched by value"
+
+
+@pytest.mark.parametrize("targets", [((0, 2), (), (1,), (0,), (), (2,), (1, 2)), (0.5, 1.0, 2.0, -1.0, 0.0, 3.5, 2.5)])
+def test_several_labels_and_values_travel_as_they_are(
+    targets: tuple[Target, ...], tmp_path: Path, images: VerificationImages
+) -> None:
+    kept = with_reference(bundle_of(tmp_path), images, labels=Labels("labels.json", targets))
+    assert read_labels(Bundle.open(kept.root)) == (targets, "labels.json, matched by value")
+    assert read_replay_inputs(kept).targets == (targets[0], targets[2], targets[4])
 
 
 def test_no_more_images_travel_than_there_are_and_labels_may_be_missing(
     tmp_path: Path, images: VerificationImages
 ) -> None:
-    with closing(VerificationImages(tmp_path / "images", images.paths, None)) as unlabelled:
-        kept = with_reference(bundle_of(tmp_path), unlabelled, VerifySettings(replay_images=99))
+    kept = with_reference(bundle_of(tmp_path), images, VerifySettings(replay_images=99), labels=None)
     inputs = read_replay_inputs(kept)
     assert (inputs.images, inputs.targets) == (images.names, None)
     assert kept.artifact(recording_name(REFERENCE)).details["targets"] is None

@@ -14,7 +14,8 @@ import pytest
 from tests.support.paths import ROOT
 from vitexport.files import sha256_file
 from vitexport.inputs.images import content_hashes, list_images, load_image
-from vitexport.inputs.labels import find_targets
+from vitexport.inputs.labels.classes import Classes
+from vitexport.inputs.labels.find import find_labels
 
 CALIB = ROOT / "calib"
 SPLITS = ("calibration", "holdout")
@@ -52,7 +53,9 @@ def test_file_names_say_split_source_and_label(manifest: dict[str, Any]) -> None
 def test_labels_are_found_from_the_image_folder_alone(manifest: dict[str, Any], split: str) -> None:
     expected = {CALIB / image["file"]: image["label"] for image in manifest["images"] if image["split"] == split}
     paths = list_images(CALIB / split)
-    assert find_targets(CALIB / split, paths) == tuple(expected[path] for path in paths)
+    found = find_labels(CALIB / split, paths, Classes(10, tuple("0123456789")))
+    assert found is not None
+    assert found.targets == tuple(expected[path] for path in paths)
 
 
 def test_no_source_index_is_in_two_splits(manifest: dict[str, Any]) -> None:

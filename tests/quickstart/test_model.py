@@ -17,7 +17,8 @@ from transformers import AutoImageProcessor
 from tests.support.paths import ROOT
 from vitexport.host.sources import LoadedModel, load_model
 from vitexport.inputs.images import list_images, load_image
-from vitexport.inputs.labels import find_targets
+from vitexport.inputs.labels.find import find_labels
+from vitexport.inputs.labels.targets import class_targets
 from vitexport.inputs.preprocess import preprocess
 from vitexport.recipe.settings import ModelSettings
 from vitexport.verification.accuracy import accuracy
@@ -52,12 +53,14 @@ def test_every_trained_tensor_has_values_that_an_exporter_could_lose(
 
 def test_top1_on_the_holdout_is_at_least_97_percent(loaded: LoadedModel) -> None:
     paths = list_images(HOLDOUT)
-    labels = find_targets(HOLDOUT, paths)
+    labels = find_labels(HOLDOUT, paths, loaded.metadata.classes)
     assert labels is not None
+    targets = class_targets(labels.targets)
+    assert targets is not None
     planes = np.stack([preprocess(load_image(path), loaded.metadata.preprocess) for path in paths])
     with torch.inference_mode():
         (logits,) = loaded.module(torch.from_numpy(planes))
-    result = accuracy(logits.numpy(), labels)
+    result = accuracy(logits.numpy(), targets)
     assert result.images == 360
     assert result.top1 >= 0.97
 

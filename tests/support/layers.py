@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vitexport"
 PAGE = ROOT / "docs" / "architecture.md"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "tables", "closing"),
+    ("errors", "extras", "tables", "closing"),
     ("files", "intervals", "machine", "tensors", "scoring", "source"),
     ("inputs", "recipe"),
     ("bundle",),

@@ -66,6 +66,80 @@ def test_labels_outside_of_the_classes_fail_and_chance_is_not_called_a_pass() ->
     assert targets_check(recording, None) is None
 
 
+NAMES = ("ant", "bee", "cow", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay")
+
+
+def answers(truth: list[int], chosen: list[int], classes: int = 10) -> tuple[Recording, list[int]]:
+    names = tuple(str(index) for index in range(len(truth)))
+    return Recording("pytorch", names, names, {"logits": np.eye(classes, dtype=np.float32)[chosen]}), truth
+
+
+def test_an_exchange_of_classes_is_told_from_a_bad_model_and_its_pairs_are_named() -> None:
+    recording, truth = recorded(accuracy=0.95)
+    order = [3, 8, 1, 0, 9, 2, 7, 5, 4, 6]
+    found = targets_check(recording, [order[label] for label in truth], class_names=NAMES, matched="class folders")
+    assert found is not None
+    assert found.passed is False
+    assert "classes are exchanged" in found.finding and "'ibis' is answered 'bee' on" in found.finding
+    assert found.finding.endswith("in another order than the model's classes (labels: class folders)")
+
+
+@pytest.mark.parametrize("classes", [2, 12])
+def test_two_swapped_classes_are_no_shift_by_one(classes: int) -> None:
+    truth = [row % classes for row in range(20 * classes)]
+    swapped = [{0: 1, 1: 0}.get(label, label) for label in truth]
+    found = targets_check(*answers(swapped, truth, classes))
+    assert found is not None
+    assert found.passed is False
+    assert "100.0% if 2 classes are exchanged: class 0 is answered class 1 on 20 images" in found.finding
+    assert "shifted" not in found.finding
+
+
+def test_a_mistake_that_a_model_makes_in_one_direction_is_no_exchange() -> None:
+    truth = [row % 10 for row in range(200)]
+    found = targets_check(*answers(truth, [1 if label == 0 else label for label in truth]))
+    assert found is not None
+    assert found.passed is True
+
+
+def test_one_answer_for_everything_is_chance_whatever_the_frequencies() -> None:
+    frequent = targets_check(*answers([0] * 90 + [1] * 10, [0] * 100, 2))
+    assert frequent is not None
+    assert frequent.passed is None and "90.0% is expected" in frequent.finding
+
+
+def test_a_few_right_numbers_among_many_wrong_ones_are_no_pass() -> None:
+    """One folder per synset numbered by its place: the first of a thousand classes are right, far above chance."""
+    truth = list(range(384))
+    chosen = [label if label < 8 else (label * 2 + 3) % 1000 for label in truth]
+    found = targets_check(*answers(truth, chosen, 1000))
+    assert found is not None
+    assert found.passed is None and "too little to say that the labels fit" in found.finding
+
+
+@pytest.mark.parametrize(("images", "passed"), [(2, None), (5, True)])
+def test_few_images_pass_only_when_chance_cannot_explain_them(images: int, passed: bool | None) -> None:
+    truth = list(range(images))
+    found = targets_check(*answers(truth, truth, 10))
+    assert found is not None
+    assert found.passed is passed
+
+
+def test_random_labels_are_never_taken_for_an_exchange() -> None:
+    random = np.random.default_rng(5)
+    for _ in range(200):
+        truth, chosen = random.integers(0, 10, (2, 60))
+        found = targets_check(*answers(truth.tolist(), chosen.tolist()))
+        assert found is not None
+        assert found.passed is None
+
+
+@pytest.mark.parametrize("targets", [[(0, 1), ()], [0.5, 2.0], None, [0]])
+def test_labels_of_another_kind_are_not_judged_as_classes(targets: list[object] | None) -> None:
+    recording, _ = answers([0, 1], [0, 1])
+    assert targets_check(recording, targets) is None
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -13,6 +13,7 @@ from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
 from vitexport.bundle.target import resolve_target
 from vitexport.errors import ImageError
+from vitexport.extras import names_missing_extras
 from vitexport.files import as_path, finite
 from vitexport.inputs.images import batches, list_images
 from vitexport.runtimes import open_runtime
@@ -68,6 +69,7 @@ class LintResult(Tabular):
         return (Table(f"{self.choice.title} for {self.target}", columns, tuple(rows), text=columns),)
 
 
+@names_missing_extras("Checking a graph")
 def lint(
     model: str | PathLike[str],
     product: str = "tensorrt",
@@ -131,6 +133,7 @@ class Diagnosis(Tabular):
         return (Table(f"on {self.anatomy.images} images", columns, rows, text=columns),)
 
 
+@names_missing_extras("Diagnosing a model")
 def diagnose(target: str | PathLike[str], images: str | PathLike[str] | None = None, *, limit: int = 16) -> Diagnosis:
     """Say what will be hard to quantize or to run in fp16, and what to write into the recipe; needs no GPU.
 
@@ -175,6 +178,7 @@ def _float_model_and_feeds(target: str | PathLike[str], folder: Path | None, lim
         return model, list(batches(list_images(folder, limit=limit), spec, runtime.inputs[0], 1))
 
 
+@names_missing_extras("Comparing layers")
 def bisect(bundle: str | PathLike[str], variant: str, *, against: str | None = None, images: int = 8) -> BisectReport:
     """Find the block and layer where a variant loses accuracy, by feeding every layer exact inputs.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -13,6 +13,7 @@ from vitexport.benchmark.compare import Measured, find_models, time_models, tune
 from vitexport.benchmark.latency import load_warning, pin
 from vitexport.errors import RecipeError, RuntimeBackendError
 from vitexport.files import as_path
+from vitexport.inputs.shapes import DYNAMIC
 from vitexport.machine import describe_machine
 from vitexport.runtimes import RuntimeOptions
 from vitexport.tables import Table, Tabular, cell
@@ -84,6 +85,7 @@ def bench(
     *,
     runtimes: Sequence[str] = (),
     batch: int | Sequence[int] = (1,),
+    shapes: Mapping[str, Sequence[int]] | None = None,
     seconds: float = 3.0,
     warmup: int = 5,
     threads: int | None = None,
@@ -103,6 +105,8 @@ def bench(
         targets: Model files and bundle directories; the first model is what the others are compared with.
         runtimes: Names; empty takes each file's own, several are compared.
         batch: Images per run, one measurement each.
+        shapes: Input name to sizes of dynamic axes, one per axis, for files that do not say them; the first axis is
+            ``batch``'s, or -1.
         seconds: Measured time per model and batch size, in seconds.
         warmup: Runs before measuring.
         threads: Runtime threads; None lets the runtime choose, or takes one for each of ``cpus``.
@@ -111,6 +115,7 @@ def bench(
 
     Raises:
         RuntimeBackendError: A model does not open here, or none takes a batch of these sizes.
+        RecipeError: A shape does not fit, or is missing where another axis than the first is dynamic.
     """
     if isinstance(targets, Sequence) and not isinstance(targets, str):
         wanted = [as_path(entry, "a model or bundle") for entry in targets]
@@ -130,16 +135,24 @@ def bench(
     warning = load_warning()
     candidates = [(model, runtime) for model in find_models(wanted) for runtime in runtimes or (None,)]
     options = RuntimeOptions(threads=threads)
+    sized = dict(shapes or {})
+    for name, axes in sized.items():
+        if len(axes) and axes[0] != DYNAMIC and {axes[0]} != set(sizes):
+            raise RecipeError(
+                f"Expected the first axis of '{name}' to be -1, found {axes[0]} beside a batch of "
+                f"{' and '.join(map(str, sizes))}.",
+                "The number of images is `batch` (--batch).",
+            )
     skipped: tuple[str, ...] = ()
     if tune_threads:
         rows = [
             row
             for model, runtime in candidates
             for size in sizes
-            for row in tune(model, runtime, options, size, seconds=seconds, warmup=warmup)
+            for row in tune(model, runtime, options, size, seconds=seconds, warmup=warmup, shapes=sized)
         ]
     else:
-        rows, skipped = time_models(candidates, options, sizes, seconds=seconds, warmup=warmup)
+        rows, skipped = time_models(candidates, options, sizes, seconds=seconds, warmup=warmup, shapes=sized)
     if not rows:
         raise RuntimeBackendError(
             f"No model here takes a batch of {' or '.join(map(str, sizes))}.", "Choose the size it was exported for."

@@ -8,8 +8,10 @@ from vitexport.api.arguments import require_positive
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_recipe
 from vitexport.bundle.target import resolve_target
+from vitexport.errors import RecipeError
 from vitexport.files import as_path
 from vitexport.inputs.images import list_images
+from vitexport.inputs.labels.rows import Columns
 from vitexport.verification.evaluate import Evaluation, evaluate_models
 from vitexport.verification.replay import replay, replay_engine
 from vitexport.verification.result import VerificationResult
@@ -54,14 +56,18 @@ def evaluate(
     images: str | PathLike[str],
     *,
     labels: str | PathLike[str] | None = None,
+    class_names: str | PathLike[str] | None = None,
+    file_column: str | None = None,
+    label_column: str | None = None,
     limit: int | None = None,
+    threshold: float = 0.5,
     batch: int = 16,
     runtime: str | None = None,
 ) -> Evaluation:
-    """Measure top-1 and top-5 of a model, or of every variant of a bundle, on labelled images.
+    """Score a model, or every variant of a bundle, on labelled images: by top-1, mAP and F1, or error, as its head is.
 
-    Variants after the first are compared with it image by image (McNemar 1947), so that noise is not taken for a
-    difference.
+    Of one class of several, variants after the first are compared with it image by image (McNemar 1947), so that noise
+    is not taken for a difference.
 
     Example::
 
@@ -70,22 +76,34 @@ def evaluate(
     Args:
         target: Model file or bundle directory.
         images: Folder of images.
-        labels: JSON file with the class of each image; None looks for ``manifest.json``, then for class folders.
+        labels: File with the class of each image (CSV, TSV, JSON, JSON Lines); None looks for ``manifest.json`` and
+            ``metadata.csv`` in and beside the folder, then for class folders.
+        class_names: File with the names of the model's classes; None takes those it carries.
+        file_column: Column of the file names in a table of labels; None takes a usual name.
+        label_column: Column of the labels.
         limit: Use at most so many images, spread over the folder.
+        threshold: Sigmoid score from which a label counts as there, for several labels at once.
         batch: Images per run.
         runtime: Runtime name; None takes each file's own.
 
     Raises:
-        ImageError: The images have no labels, or the model gives no class scores.
+        ImageError: The images have no labels, or such as do not fit the model, or the model gives no class scores.
+        ModelSourceError: The class names are not those of the model.
+        RecipeError: A number does not fit.
         NoKernelError: No runtime here can execute any of the models.
     """
     require_positive(batch=batch)
+    if not 0 < threshold < 1:
+        raise RecipeError(f"Expected a threshold between 0 and 1, found {threshold}.", "0.5 is usual.")
     folder = as_path(images, "a folder of images")
     return evaluate_models(
         resolve_target(target),
         folder,
         list_images(folder, limit=limit),
         labels=None if labels is None else as_path(labels, "a labels file"),
+        columns=Columns(file_column, label_column),
+        class_names=None if class_names is None else as_path(class_names, "class names"),
+        threshold=threshold,
         batch=batch,
         runtime=runtime,
     )

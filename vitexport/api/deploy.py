@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vitexport.api.arguments import open_bundle, require_positive
 from vitexport.errors import RecipeError
+from vitexport.extras import names_missing_extras
 from vitexport.files import as_path, finite
 from vitexport.inputs.images import load_image
 from vitexport.predict.sources import expand_sources
@@ -143,6 +144,7 @@ class DeepstreamConfig(Tabular):
         return (Table.of_facts({**facts, **{f"preprocessing {i}": note for i, note in enumerate(found.notes, 1)}}),)
 
 
+@names_missing_extras("Writing a DeepStream configuration")
 def deepstream(
     bundle: str | PathLike[str],
     out: str | PathLike[str],

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.target import Target, resolve_target
-from vitexport.errors import BundleError, MissingDependencyError
+from vitexport.errors import BundleError
+from vitexport.extras import names_missing_extras
 from vitexport.files import as_path, write_atomic
 from vitexport.tables import Table, Tabular
 from vitexport.verification.quantized import told
@@ -66,6 +67,7 @@ class Inspection(Tabular):
         return Path(out)
 
 
+@names_missing_extras("Inspecting an ONNX file")
 def inspect(target: str | PathLike[str], *, ranges: bool = False) -> Inspection:
     """Say what an ONNX file, a bundle or an engine holds: identity, inputs, outputs, preprocessing, operators.
 
@@ -162,10 +164,7 @@ def _range(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _onnx(path: Path) -> dict[str, Any]:
-    try:
-        from vitexport.host.inspection import inspect_onnx
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("onnx", "host", "Inspecting an ONNX file") from error
+    from vitexport.host.inspection import inspect_onnx
 
     found = inspect_onnx(path)
     content: dict[str, Any] = {
@@ -175,6 +174,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         "inputs": [spec.describe() for spec in found.inputs],
         "outputs": [spec.describe() for spec in found.outputs],
         "parameters": found.parameters,
+        "weights": [f"{count:,} {dtype}" for dtype, count in found.weights.items()],
         "nodes": sum(found.operators.values()),
         "operators": dict(found.operators),
     }

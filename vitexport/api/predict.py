@@ -16,11 +16,13 @@ from vitexport.errors import RecipeError
 from vitexport.files import as_path, finite
 from vitexport.machine import usable_cores
 from vitexport.predict.batch import ChunkPredictor, Row, chunks, predict_chunks
+from vitexport.predict.foreign import ClassNames, Preprocess
 from vitexport.predict.job import JobResult, OnOpen, OnProgress, predict_to_file
 from vitexport.predict.map_files import predict_to_folder
 from vitexport.predict.results import row_to_json
 from vitexport.predict.settings import Engine, JobSettings
 from vitexport.predict.sources import expand_sources
+from vitexport.scoring import Scoring
 from vitexport.tables import Table, Tabular
 
 __all__ = ["Predictions", "predict_files"]
@@ -88,6 +90,9 @@ def predict_files(
     top: int = ...,
     runtime: str | None = ...,
     variant: str | None = ...,
+    preprocess: Preprocess | None = ...,
+    class_names: ClassNames | str | None = ...,
+    scoring: Scoring | None = ...,
     batch: int = ...,
     workers: int | None = ...,
     threads: int | None = ...,
@@ -107,6 +112,9 @@ def predict_files(
     top: int = ...,
     runtime: str | None = ...,
     variant: str | None = ...,
+    preprocess: Preprocess | None = ...,
+    class_names: ClassNames | str | None = ...,
+    scoring: Scoring | None = ...,
     batch: int = ...,
     workers: int | None = ...,
     threads: int | None = ...,
@@ -125,6 +133,9 @@ def predict_files(
     top: int = 5,
     runtime: str | None = None,
     variant: str | None = None,
+    preprocess: Preprocess | None = None,
+    class_names: ClassNames | str | None = None,
+    scoring: Scoring | None = None,
     batch: int = 16,
     workers: int | None = None,
     threads: int | None = None,
@@ -152,6 +163,10 @@ def predict_files(
         top: Classes per image, best first.
         runtime: Runtime name; None lets the file choose.
         variant: Which model of a bundle; None takes the last one its checks accept.
+        preprocess: What turns an image into the input of a file that does not say so itself: a PreprocessSpec, a
+            mapping, or a JSON or YAML file, also a ``preprocessor_config.json`` of transformers.
+        class_names: Names in the order of the outputs, or a file of them; None takes the model's own.
+        scoring: ``softmax``, ``sigmoid`` or ``none``; None takes what the model says of itself.
         batch: Images per run.
         workers: Runs at the same time: threads, or Ray actors; None takes one per core.
         threads: Threads of each run; None takes one on a CPU.
@@ -187,6 +202,9 @@ def predict_files(
         model=as_path(model, "a model or bundle"),
         runtime=runtime,
         variant=variant,
+        preprocess=preprocess,
+        class_names=class_names,
+        scoring=scoring,
         top=top,
         batch=batch,
         workers=workers,

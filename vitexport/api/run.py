@@ -11,10 +11,11 @@ from typing import Any
 from vitexport.api.progress import Progress, shown
 from vitexport.bundle.bundle import Bundle
 from vitexport.errors import RecipeError
+from vitexport.extras import names_missing_extras
 from vitexport.files import as_path
 from vitexport.pipeline.run import plan
 from vitexport.pipeline.run import run as run_recipe
-from vitexport.recipe.load import default_recipe, load_recipe, override_data, override_settings
+from vitexport.recipe.load import GivenData, default_recipe, load_recipe, override_data, override_settings
 from vitexport.recipe.settings import Recipe
 from vitexport.tables import Table
 from vitexport.verification.quantized import told
@@ -75,6 +76,9 @@ def resolve_recipe(
     images: str | PathLike[str] | None = None,
     labels: str | PathLike[str] | None = None,
     calibration: str | PathLike[str] | None = None,
+    class_names: str | PathLike[str] | None = None,
+    file_column: str | None = None,
+    label_column: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Return a validated recipe, with absolute paths; arguments as for :func:`run`.
@@ -82,7 +86,7 @@ def resolve_recipe(
     Raises:
         RecipeError: It cannot be read, names unknown settings, or both a recipe and a source are given.
     """
-    named = {"images": images, "labels": labels, "calibration": calibration}
+    named = {"images": images, "labels": labels, "calibration": calibration, "class_names": class_names}
     if settings is not None and not (isinstance(settings, Mapping) and all(isinstance(key, str) for key in settings)):
         raise RecipeError(
             f"Expected settings by dotted name, found {settings!r}.", 'Write settings={"quantize.preset": "fast"}.'
@@ -92,13 +96,14 @@ def resolve_recipe(
             "Expected a recipe or a model source, found " + ("neither." if recipe is None else "both."),
             "Pass a recipe (a path or a Recipe), or source=... with images=...",
         )
-    folders = tuple(None if value is None else as_path(value, key) for key, value in named.items())
+    paths = {key: None if value is None else as_path(value, key) for key, value in named.items()}
+    given = GivenData(**paths, file_column=file_column, label_column=label_column)
     if source is not None:
-        found = default_recipe(str(source), *folders)
+        found = default_recipe(str(source), given)
     else:
         assert recipe is not None
         read = recipe if isinstance(recipe, Recipe) else load_recipe(as_path(recipe, "a recipe"))
-        found = override_data(read, *folders)
+        found = override_data(read, given)
     found = override_settings(found, settings or {})
     if calibration is not None and found.quantize is None:
         raise RecipeError(
@@ -108,6 +113,7 @@ def resolve_recipe(
     return found
 
 
+@names_missing_extras("Running a recipe")
 def run(
     recipe: str | Path | Recipe | None = None,
     out: str | PathLike[str] | None = None,
@@ -116,6 +122,9 @@ def run(
     images: str | PathLike[str] | None = None,
     labels: str | PathLike[str] | None = None,
     calibration: str | PathLike[str] | None = None,
+    class_names: str | PathLike[str] | None = None,
+    file_column: str | None = None,
+    label_column: str | None = None,
     settings: Mapping[str, Any] | None = None,
     until: str | None = None,
     force: bool = False,
@@ -133,9 +142,13 @@ def run(
         out: Bundle directory, created when absent; always needed.
         source: Model source for the default recipe: hub id, directory, ``timm:NAME``.
         images: Folder of verification images: those of a ``source``, or in the place of a recipe's.
-        labels: File with their classes, likewise.
+        labels: File with their labels (CSV, TSV, JSON, JSON Lines), likewise; None looks beside the images, then for
+            class folders; ``"none"`` for images without labels.
         calibration: Folder of calibration images, likewise. A ``source`` needs some, or
             ``settings={"quantize": None}`` for a float32 bundle.
+        class_names: File with the class names in the order of the outputs, for a model that has none of its own.
+        file_column: Column of the file names in a table of labels; None takes a usual name.
+        label_column: Column of the labels.
         settings: Overrides by dotted name, e.g. ``{"quantize.preset": "fast"}``.
         until: Stop after this stage.
         force: Redo every stage.
@@ -151,7 +164,15 @@ def run(
     if out is None:
         raise RecipeError("Expected a directory for the bundle, found none.", "Pass out=...")
     resolved = resolve_recipe(
-        recipe, source=source, images=images, labels=labels, calibration=calibration, settings=settings
+        recipe,
+        source=source,
+        images=images,
+        labels=labels,
+        calibration=calibration,
+        class_names=class_names,
+        file_column=file_column,
+        label_column=label_column,
+        settings=settings,
     )
     with shown(progress, plan(resolved, until)) as show:
         done = run_recipe(resolved, as_path(out, "a bundle directory"), until=until, force=force, on_event=show)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitexport.api.arguments import onnx_output
 from vitexport.api.progress import Progress, shown
 from vitexport.errors import RecipeError
+from vitexport.extras import names_missing_extras
 from vitexport.files import StageResult, StepEvent, as_path
 from vitexport.inputs.images import list_images
+from vitexport.inputs.labels.class_names import read_class_names
 from vitexport.recipe.load import validated
 from vitexport.recipe.settings import (
     Attention,
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["export", "quantize", "simplify"]
 
 
+@names_missing_extras("Exporting a model")
 def export(
     model: str | PathLike[str] | torch.nn.Module,
     out: str | PathLike[str],
@@ -48,7 +52,7 @@ def export(
     revision: str | None = None,
     allow_pickle: bool = False,
     preprocess: PreprocessSpec | Mapping[str, Any] | object | None = None,
-    class_names: Sequence[str] = (),
+    class_names: Sequence[str] | str | PathLike[str] = (),
     progress: Progress = False,
 ) -> StageResult:
     """Export a Vision Transformer to ONNX, and compare the file with the model's own PyTorch outputs.
@@ -73,7 +77,8 @@ def export(
         revision: Hub branch, tag or commit.
         allow_pickle: Accept a pickle checkpoint (still loaded with ``weights_only=True``).
         preprocess: For a live module: a PreprocessSpec, the same as a mapping, or a transformers image processor.
-        class_names: For a live module: names by output index.
+        class_names: File with the names by output index (``.txt``, ``.json``, ``.csv``), or the directory of the
+            training images; for a live module also the names themselves.
         progress: True shows a bar; a function gets every event.
 
     Returns:
@@ -93,22 +98,29 @@ def export(
     asked = {"batch": batch, "opset": opset, "image_size": image_size, "input": input}
     settings = validated(ExportSettings, asked, where="export")
     from_checkpoint = isinstance(model, str | PathLike)
-    if from_checkpoint and (preprocess is not None or len(class_names)):
+    names_file: Path | None = None
+    names: Sequence[str] = ()
+    if isinstance(class_names, str | PathLike):
+        names_file = as_path(class_names, "class names")
+    else:
+        names = class_names
+    if from_checkpoint and (preprocess is not None or len(names)):
         raise RecipeError(
-            "Expected preprocess and class_names for a live module only, found them beside a checkpoint.",
-            "Leave them out: a checkpoint brings its own.",
+            "Expected preprocess and a sequence of class_names for a live module only, found them beside a checkpoint.",
+            "Leave them out: a checkpoint brings its own; class names may come from a file.",
         )
     with shown(progress, ("load", "export", "compare")) as show:
         show(StepEvent("load", "running", model if isinstance(model, str) else type(model).__name__))
         if isinstance(model, str | PathLike):
             named: dict[str, Any] = {"source": str(model), "task": task, "scoring": scoring, "revision": revision}
-            named |= {"allow_pickle": allow_pickle, "features": tuple(features)}
+            named |= {"allow_pickle": allow_pickle, "features": tuple(features), "class_names": names_file}
             loaded = load_model(validated(ModelSettings, named, where="model"), image_size=image_size)
         else:
             from vitexport.host.sources.live import wrap_module
 
+            names = names if names_file is None else read_class_names(names_file)
             loaded = wrap_module(
-                model, preprocess, class_names, task=task, features=features, scoring=scoring, image_size=image_size
+                model, preprocess, names, task=task, features=features, scoring=scoring, image_size=image_size
             )
         show(StepEvent("load", "done"))
         show(StepEvent("export", "running", str(out)))
@@ -120,26 +132,40 @@ def export(
     return replace(result, details={**result.details, "max_rel_difference": difference})
 
 
-def simplify(model: str | PathLike[str], out: str | PathLike[str], *, onnxsim: bool = True) -> StageResult:
+@names_missing_extras("Simplifying a model")
+def simplify(
+    model: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    onnxsim: bool = True,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> StageResult:
     """Simplify an exported ONNX file to the canonical ViT graph, outputs unchanged.
 
     Example::
 
         vx.simplify("vit.onnx", "vit-simplified.onnx")
+        vx.simplify("theirs.onnx", "fixed.onnx", shapes={"input": (-1, 3, 224, 224)})     # a dynamic batch stays
 
     Args:
         model: ONNX file.
         out: The ONNX file to write.
         onnxsim: Run onnxsim before the canonical passes.
+        shapes: Input name to the sizes that its dynamic axes get in the written file, one per axis; -1 leaves an axis
+            as it is. Needed where another axis than the first is dynamic.
 
     Raises:
         SimplifyError: A pass failed, or the outputs changed.
+        RecipeError: A shape does not fit the model, or one is missing.
+        MissingDependencyError: onnx or onnxsim is not installed.
     """
     from vitexport.host.simplify import simplify_onnx
 
-    return simplify_onnx(as_path(model, "an ONNX file"), SimplifySettings(onnxsim=onnxsim), onnx_output(out))
+    settings = SimplifySettings(onnxsim=onnxsim)
+    return simplify_onnx(as_path(model, "an ONNX file"), settings, onnx_output(out), shapes=shapes or {})
 
 
+@names_missing_extras("Quantizing a model")
 def quantize(
     model: str | PathLike[str],
     images: str | PathLike[str],

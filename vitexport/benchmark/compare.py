@@ -7,22 +7,22 @@ What ``vitexport bench`` measures: subjects, what they are fed, their memory and
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-
-import numpy as np
 
 from vitexport.benchmark.latency import Latency, batch_run, resident_bytes, time_by_turns
 from vitexport.benchmark.power import Power, PowerMeter, tegrastats
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import read_replay_inputs
-from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.target import resolve_target
-from vitexport.errors import NoKernelError
+from vitexport.errors import NoKernelError, RecipeError
+from vitexport.inputs.shapes import Shapes, with_shapes
+from vitexport.inputs.synthetic import synthetic_image
 from vitexport.machine import usable_cores
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.tensors import Array, batch_limit
@@ -38,6 +38,8 @@ __all__ = [
     "time_models",
     "tune",
 ]
+
+_NO_SHAPES: Shapes = MappingProxyType({})
 
 _SAME = 1.03
 """Thread counts whose medians differ by less than this are as good as each other; the smaller one is then better."""
@@ -130,7 +132,15 @@ def find_models(targets: Sequence[str | PathLike[str]]) -> tuple[Model, ...]:
     return tuple(models)
 
 
-def open_subject(model: Model, runtime: str | None, options: RuntimeOptions, *, batch: int, name: str = "") -> Subject:
+def open_subject(
+    model: Model,
+    runtime: str | None,
+    options: RuntimeOptions,
+    *,
+    batch: int,
+    name: str = "",
+    shapes: Shapes = _NO_SHAPES,
+) -> Subject:
     """Open a model and run it once.
 
     Args:
@@ -139,15 +149,17 @@ def open_subject(model: Model, runtime: str | None, options: RuntimeOptions, *, 
         options: For the runtime.
         batch: Images of the first run; a model with a fixed batch takes its own.
         name: What to call it; the model's name otherwise.
+        shapes: Sizes of dynamic axes of a single file, by the name of the input.
 
     Raises:
         RuntimeBackendError: The runtime refuses the model.
+        RecipeError: A shape does not fit, or is missing.
     """
     before = resident_bytes()
     opened = open_runtime(model.path, runtime, options)
     with ExitStack() as undo:
         undo.callback(opened.close)
-        subject = Subject(name or model.name, opened, _feed(opened, model), None)
+        subject = Subject(name or model.name, opened, _feed(opened, model, shapes), None)
         subject.call(batch_limit(opened.inputs[0]) or batch)()
         undo.pop_all()  # whoever asked for it closes it
     after = resident_bytes()
@@ -201,7 +213,14 @@ def thread_counts(cores: int | None = None) -> tuple[int, ...]:
 
 
 def tune(
-    model: Model, runtime: str | None, options: RuntimeOptions, size: int, *, seconds: float, warmup: int
+    model: Model,
+    runtime: str | None,
+    options: RuntimeOptions,
+    size: int,
+    *,
+    seconds: float,
+    warmup: int,
+    shapes: Shapes = _NO_SHAPES,
 ) -> tuple[Measured, ...]:
     """Time one model with every thread count of :func:`thread_counts`, by turns; the best comes first.
 
@@ -212,9 +231,11 @@ def tune(
     with ExitStack() as opened:
         subjects: list[Subject] = []
         for name, count in counts.items():
-            subject = open_subject(model, runtime, replace(options, threads=count), batch=size, name=name)
+            own = replace(options, threads=count)
+            subject = open_subject(model, runtime, own, batch=size, name=name, shapes=shapes)
             opened.callback(subject.runtime.close)
             subjects.append(subject)
+        _require_used(shapes, subjects)
         fitting = [subject for subject in subjects if subject.takes(size)]
         measured = measure_subjects(fitting, size, seconds=seconds, warmup=warmup)
     rows = [replace(row, subject=model.name, threads=counts[row.subject]) for row in measured]
@@ -232,23 +253,25 @@ def ranked(rows: Sequence[Measured]) -> tuple[Measured, ...]:
     return (best, *rest)
 
 
-def _feed(runtime: Runtime, model: Model) -> Array:
+def _feed(runtime: Runtime, model: Model, shapes: Shapes) -> Array:
     """Return real inputs of a bundle, or a smooth synthetic image for a single file."""
     tensor = runtime.inputs[0]
     if model.bundle is not None:
         return read_replay_inputs(model.bundle).feed(tensor, model.bundle.preprocess)
-    metadata: Mapping[str, str] = runtime.metadata
-    if metadata:
-        height, width = ModelMetadata.from_metadata(metadata, where=str(model.path)).preprocess.image_size
-    else:
-        height, width = (axis if isinstance(axis, int) else 224 for axis in tensor.shape[2:])
-    ramp = np.linspace(0, 1, height, dtype=np.float32)[:, None] * np.linspace(0, 1, width, dtype=np.float32)
-    axis = 3 if tensor.dtype == "uint8" else 1
-    found = tensor.shape[axis]
-    channels = found if isinstance(found, int) else 3
-    if tensor.dtype == "uint8":
-        return np.repeat((255 * ramp).astype(np.uint8)[None, :, :, None], channels, axis=axis)
-    return np.repeat((2 * ramp - 1)[None, None], channels, axis=axis).astype(tensor.dtype)
+    names = {spec.name for spec in runtime.inputs}
+    own = {name: sizes for name, sizes in shapes.items() if name in names}
+    return synthetic_image(with_shapes(runtime.inputs, own)[0])
+
+
+def _require_used(shapes: Shapes, subjects: Sequence[Subject]) -> None:
+    """Raise a RecipeError for a shape of an input that no model has."""
+    names = dict.fromkeys(spec.name for subject in subjects for spec in subject.runtime.inputs)
+    unknown = [name for name in shapes if name not in names]
+    if subjects and unknown:
+        raise RecipeError(
+            f"Expected shapes of the inputs {', '.join(names)}, found one for '{unknown[0]}'.",
+            "`vitexport inspect MODEL` lists the inputs.",
+        )
 
 
 def time_models(
@@ -258,6 +281,7 @@ def time_models(
     *,
     seconds: float,
     warmup: int,
+    shapes: Shapes = _NO_SHAPES,
 ) -> tuple[list[Measured], tuple[str, ...]]:
     """Open models and time them by turns, at one batch size after the other.
 
@@ -267,6 +291,7 @@ def time_models(
         batch: Images per run, one measurement each.
         seconds: Measured time per model and batch size.
         warmup: Runs of each before anything is measured.
+        shapes: Sizes of dynamic axes of single files, by the name of the input.
 
     Returns:
         The measurements, and what could not be measured at some size, or at all, in words.
@@ -282,7 +307,7 @@ def time_models(
         for model, runtime in candidates:
             name = _free_name(f"{model.name} ({runtime})" if several else model.name, subjects)
             try:
-                subject = open_subject(model, runtime, options, batch=max(batch), name=name)
+                subject = open_subject(model, runtime, options, batch=max(batch), name=name, shapes=shapes)
             except NoKernelError as error:
                 skipped.append(f"{name}: not run here: {error.message}")
                 if len(skipped) == len(candidates):
@@ -290,6 +315,7 @@ def time_models(
                 continue
             opened.callback(subject.runtime.close)
             subjects.append(subject)
+        _require_used(shapes, subjects)
         for size in batch:
             fitting = [subject for subject in subjects if subject.takes(size)]
             skipped += [f"{s.name}: made for another batch than {size}" for s in subjects if s not in fitting]

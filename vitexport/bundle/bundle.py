@@ -120,6 +120,7 @@ class _BundleData(_Record):
     preprocess: PreprocessSpec
     class_names: tuple[str, ...] = ()
     scoring: Scoring
+    synsets: tuple[str, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=lambda name: name.rstrip("_"))
@@ -199,7 +200,7 @@ class Bundle(Tabular):
             model = ModelSpec.from_dict(data.model)
         except (ValidationError, KeyError, TypeError, AssertionError) as error:
             raise BundleError(f"'{path}' is not a valid bundle: {error}", "Run the recipe again.") from error
-        metadata = ModelMetadata(model, data.preprocess, data.class_names, data.scoring)
+        metadata = ModelMetadata(model, data.preprocess, data.class_names, data.scoring, synsets=data.synsets)
         bundle = cls(root, name=data.name, metadata=metadata, artifacts=data.artifacts)
         if check_files:
             for artifact in bundle.artifacts:
@@ -215,6 +216,7 @@ class Bundle(Tabular):
             "preprocess": self.preprocess.model_dump(mode="json"),
             "class_names": list(self.class_names),
             "scoring": self.metadata.scoring,
+            **({"synsets": list(self.metadata.synsets)} if self.metadata.synsets else {}),
             "artifacts": [artifact.model_dump(mode="json") for artifact in self.artifacts],
         }
 

@@ -15,6 +15,7 @@ import yaml
 from vitexport.bundle.bundle import BUNDLE_FILE, Bundle
 from vitexport.bundle.recording import Recording, ReplayInputs
 from vitexport.errors import BundleError
+from vitexport.inputs.labels.targets import Target, read_targets
 from vitexport.recipe.load import parse_recipe
 from vitexport.recipe.settings import Recipe
 
@@ -38,6 +39,7 @@ __all__ = [
     "model_path",
     "read_analysis",
     "read_disagreements",
+    "read_labels",
     "read_recipe",
     "read_recording",
     "read_replay_inputs",
@@ -151,6 +153,16 @@ def read_recording(bundle: Bundle, variant: str) -> Recording:
         BundleError: There is no such recording, or it cannot be read.
     """
     return Recording.load(bundle.path(bundle.artifact(recording_name(variant))))
+
+
+def read_labels(bundle: Bundle) -> tuple[tuple[Target, ...] | None, str]:
+    """Return the targets of all images of a bundle, and how they were matched; None and nothing without labels.
+
+    Raises:
+        BundleError: The bundle holds no reference recording.
+    """
+    details = bundle.artifact(recording_name(REFERENCE)).details
+    return read_targets(details.get("targets")), str(details.get("labels") or "")
 
 
 def read_replay_inputs(bundle: Bundle) -> ReplayInputs:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pydantic import ValidationError
 
 from vitexport.errors import BundleError
+from vitexport.inputs.labels.classes import Classes
 from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.scoring import Head, Scoring, Task
 from vitexport.tensors import TensorSpec
@@ -65,6 +66,8 @@ class ModelMetadata:
         class_names: Class names by output index; empty when the model has none.
         scoring: What turns a classifier's logits into scores; means nothing for other tasks.
         history: What made the file: one entry per stage, oldest first, e.g. ``{"stage": "export", "torch": "2.15.0"}``.
+        synsets: WordNet ids of the classes by output index, of ImageNet models; empty for others. They travel with the
+            model because a device has nothing else to look them up in.
     """
 
     model: ModelSpec
@@ -72,11 +75,21 @@ class ModelMetadata:
     class_names: tuple[str, ...] = ()
     scoring: Scoring = "softmax"
     history: tuple[Mapping[str, str], ...] = field(default=())
+    synsets: tuple[str, ...] = ()
 
     @property
     def head(self) -> Head:
         """How the outputs are read, with labels there from a score of 0.5."""
         return Head(self.model.task, self.scoring)
+
+    @property
+    def classes(self) -> Classes | None:
+        """What labels are matched to; None for a model that is no classifier."""
+        logits = next((output for output in self.model.outputs if output.name == "logits"), self.model.outputs[0])
+        count = logits.shape[-1] if len(logits.shape) == 2 else None
+        if self.model.task != "classify" or not isinstance(count, int):
+            return None
+        return Classes(count, self.class_names, self.synsets, self.scoring)
 
     def to_metadata(self) -> dict[str, str]:
         """Return the metadata as string key-value pairs for ONNX ``metadata_props``; values are JSON."""
@@ -86,7 +99,13 @@ class ModelMetadata:
             f"{_PREFIX}class_names": json.dumps(list(self.class_names), ensure_ascii=False),
             f"{_PREFIX}scoring": json.dumps(self.scoring),
             f"{_PREFIX}history": json.dumps([dict(entry) for entry in self.history]),
+            **({f"{_PREFIX}synsets": json.dumps(self.synsets)} if self.synsets else {}),
         }
+
+    @staticmethod
+    def is_in(metadata: Mapping[str, str]) -> bool:
+        """Return whether the key-value pairs of a file hold any of this."""
+        return f"{_PREFIX}model" in metadata
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], *, where: str) -> ModelMetadata:
@@ -106,11 +125,13 @@ class ModelMetadata:
                 class_names=tuple(json.loads(metadata[f"{_PREFIX}class_names"])),
                 scoring=json.loads(metadata[f"{_PREFIX}scoring"]),
                 history=tuple(json.loads(metadata[f"{_PREFIX}history"])),
+                synsets=tuple(json.loads(metadata.get(f"{_PREFIX}synsets", "[]"))),
             )
         except KeyError as error:
             raise BundleError(
                 f"Expected '{where}' to carry its preprocessing and class names, found no '{error.args[0]}'.",
-                "Only files made by `vitexport export` carry it; export the model again from its checkpoint.",
+                "Files made by `vitexport export` carry it; for another tool's, `vitexport predict` takes "
+                "--preprocess, --class-names and --scoring.",
             ) from error
         except (ValueError, TypeError, AssertionError, ValidationError) as error:
             raise BundleError(

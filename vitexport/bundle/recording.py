@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vitexport.errors import BundleError
 from vitexport.files import atomic_path
+from vitexport.inputs.labels.targets import Target, read_targets
 from vitexport.inputs.preprocess import PreprocessSpec, from_pixels
 from vitexport.tensors import Array, TensorSpec
 
@@ -96,12 +97,12 @@ class ReplayInputs:
         images: Image names, one per row.
         pixels: uint8 ``[N, H, W, C]`` after resize and crop, in the model's channel order; normalizing them gives the
             exact float inputs.
-        targets: Class index per row, or None when unlabelled.
+        targets: What is true of each row (:data:`vitexport.inputs.labels.targets.Target`), or None when unlabelled.
     """
 
     images: tuple[str, ...]
     pixels: NDArray[np.uint8]
-    targets: tuple[int, ...] | None
+    targets: tuple[Target, ...] | None
 
     def save(self, path: Path) -> None:
         """Write in one step, as compressed ``.npz``."""
@@ -132,8 +133,7 @@ class ReplayInputs:
         """
         header, arrays = _load(path)
         try:
-            targets = header["targets"]
-            return cls(tuple(header["images"]), arrays["pixels"], None if targets is None else tuple(targets))
+            return cls(tuple(header["images"]), arrays["pixels"], read_targets(header["targets"]))
         except (KeyError, TypeError) as error:
             raise _unreadable(path, error) from error
 

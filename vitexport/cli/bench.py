@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from vitexport.api import bench as api
 from vitexport.cli.screen import OUT, print_json, rich_table
+from vitexport.cli.shape_option import shape_option
 from vitexport.runtimes import available_runtimes
 
 __all__ = ["bench", "parse_cores"]
@@ -53,6 +55,7 @@ def _cores(ctx: click.Context, param: click.Parameter, value: str | None) -> fro
     help="Runtime; each file's own otherwise. Repeat to compare several.",
 )
 @click.option("--batch", default="1", callback=_sizes, metavar="N,N", help="Batch sizes.")
+@shape_option
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=3.0, help="Measured time per model and size."
 )
@@ -66,6 +69,7 @@ def bench(
     targets: tuple[Path, ...],
     runtimes: tuple[str, ...],
     batch: tuple[int, ...],
+    shapes: Mapping[str, tuple[int, ...]],
     seconds: float,
     warmup: int,
     threads: int | None,
@@ -89,6 +93,7 @@ def bench(
         targets,
         runtimes=runtimes,
         batch=batch,
+        shapes=shapes,
         seconds=seconds,
         warmup=warmup,
         threads=threads,

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from vitexport.api import checks as api
+from vitexport.cli.label_options import label_options
 from vitexport.cli.screen import OUT, print_json, rich_table
 from vitexport.runtimes import available_runtimes
 
@@ -17,15 +18,23 @@ __all__ = ["evaluate"]
 @click.command()
 @click.argument("target", metavar="MODEL|BUNDLE", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of images.")
-@click.option("--labels", type=click.Path(path_type=Path), help="JSON file with the class of each image.")
+@label_options
+@click.option(
+    "--threshold",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Score from which a label counts as there.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Use at most so many images, spread over the folder.")
 @click.option("--batch", type=click.IntRange(1), default=16, help="Images per run.")
 @click.option("--runtime", type=click.Choice(available_runtimes()), help="Runtime; each file's own otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate(target: Path, as_json: bool, **options: Any) -> None:
-    """Measure top-1 and top-5 of a model, or of every variant of a bundle, on labelled images.
+    """Score a model, or every variant of a bundle, on labelled images, by what its head is scored by.
 
-    Variants after the first are compared with it image by image (McNemar), so that noise is not taken for a difference.
+    Of one class of several, variants are compared image by image (McNemar), so that noise is not taken for a
+    difference.
 
     Example: vitexport evaluate out/quickstart --images calib/holdout --labels calib/manifest.json
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from vitexport.api import predict as api
 from vitexport.cli.screen import print_json
 from vitexport.errors import ImageError
+from vitexport.recipe.settings import Scoring
 
 if TYPE_CHECKING:
     from vitexport.predict.job import JobResult
@@ -31,6 +32,13 @@ __all__ = ["predict"]
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per image.")
 @click.option("--runtime", help="Runtime to use.  [default: by file type]")
 @click.option("--variant", help="Model inside a bundle, e.g. int8.  [default: the last one its checks accept]")
+@click.option(
+    "--preprocess",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="How images are prepared for a file of another tool: JSON or YAML, or a preprocessor_config.json.",
+)
+@click.option("--class-names", type=click.Path(path_type=Path, dir_okay=False), help="Names: .txt, .json or .csv.")
+@click.option("--scoring", type=click.Choice(get_args(Scoring)), help="What makes scores.  [default: the model's own]")
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images per run.")
 @click.option("--workers", type=click.IntRange(min=1), help="Parallel workers.  [default: one per core]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each worker's runtime.  [default: 1 on a CPU]")
@@ -47,6 +55,9 @@ def predict(
     top: int,
     runtime: str | None,
     variant: str | None,
+    preprocess: Path | None,
+    class_names: Path | None,
+    scoring: Any,
     batch: int,
     workers: int | None,
     threads: int | None,
@@ -62,6 +73,9 @@ def predict(
         "top": top,
         "runtime": runtime,
         "variant": variant,
+        "preprocess": preprocess,
+        "class_names": class_names,
+        "scoring": scoring,
         "batch": batch,
         "workers": workers,
         "threads": threads,

@@ -10,6 +10,7 @@ import yaml
 
 from vitexport.api.run import plan_run, resolve_recipe
 from vitexport.api.run import run as run_recipe
+from vitexport.cli.label_options import label_options
 from vitexport.cli.screen import finish, print_json, suggest_bisect
 from vitexport.errors import RecipeError
 from vitexport.pipeline.recipe_run import STAGES
@@ -25,7 +26,7 @@ __all__ = ["run"]
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Verification images: of a SOURCE, or instead of a recipe's."
 )
-@click.option("--labels", type=click.Path(path_type=Path), help="Their classes, likewise.")
+@label_options
 @click.option("--calibration", type=click.Path(path_type=Path), help="Calibration images, likewise.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting: quantize.preset=fast."
@@ -42,6 +43,9 @@ def run(
     images: Path | None,
     labels: Path | None,
     calibration: Path | None,
+    class_names: Path | None,
+    file_column: str | None,
+    label_column: str | None,
     overrides: tuple[str, ...],
     until: str | None,
     dry_run: bool,
@@ -53,6 +57,7 @@ def run(
     Example: vitexport run recipes/quickstart.yaml -o out/quickstart
     """
     named: dict[str, Any] = {"images": images, "labels": labels, "calibration": calibration}
+    named |= {"class_names": class_names, "file_column": file_column, "label_column": label_column}
     named["recipe" if recipe.endswith((".yaml", ".yml")) else "source"] = recipe
     resolved = resolve_recipe(**named, settings=_settings(overrides))
     if dry_run:

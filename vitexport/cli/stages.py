@@ -9,7 +9,9 @@ from typing import Any, get_args
 import click
 
 from vitexport.api import stages as api
+from vitexport.cli.label_options import CLASS_NAMES
 from vitexport.cli.screen import OUT, print_json
+from vitexport.cli.shape_option import shape_option
 from vitexport.files import StageResult
 from vitexport.recipe.settings import Attention, Precision, Scoring, Target, Task
 
@@ -52,6 +54,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was wri
     "--input", "input_form", type=click.Choice(["float32", "uint8"]), default="float32", help="Form of input."
 )
 @click.option("--opset", type=click.IntRange(17, 23), default=20, help="ONNX opset.")
+@CLASS_NAMES
 @click.option("--revision", help="Hub branch, tag or commit.")
 @click.option("--allow-pickle", is_flag=True, help="Accept a pickle checkpoint (loaded with weights_only).")
 @_JSON
@@ -65,6 +68,7 @@ def export(
     batch: str,
     input_form: Any,
     opset: int,
+    class_names: Path | None,
     revision: str | None,
     allow_pickle: bool,
     as_json: bool,
@@ -85,6 +89,7 @@ def export(
         batch="dynamic" if batch == "dynamic" else int(batch),
         input=input_form,
         opset=opset,
+        class_names=class_names or (),
         revision=revision,
         allow_pickle=allow_pickle,
     )
@@ -95,13 +100,14 @@ def export(
 @click.argument("model", type=click.Path(path_type=Path))
 @_OUT
 @click.option("--onnxsim/--no-onnxsim", default=True, help="Run onnxsim before the canonical ViT passes.")
+@shape_option
 @_JSON
-def simplify(model: Path, output: Path, onnxsim: bool, as_json: bool) -> None:
+def simplify(model: Path, output: Path, onnxsim: bool, shapes: Mapping[str, tuple[int, ...]], as_json: bool) -> None:
     """Simplify an exported ONNX file to the canonical ViT graph, outputs unchanged.
 
     Example: vitexport simplify vit.onnx -o vit-simplified.onnx
     """
-    _show(api.simplify(model, output, onnxsim=onnxsim), as_json)
+    _show(api.simplify(model, output, onnxsim=onnxsim, shapes=shapes), as_json)
 
 
 @click.command()

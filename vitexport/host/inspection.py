@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from vitexport.tensors import TensorSpec
 
 __all__ = ["OnnxSummary", "inspect_onnx"]
 
+_HINT = "Give an ONNX file, an engine or a bundle's directory; export the model again if this should be one."
+
 
 @dataclass(frozen=True)
 class OnnxSummary:
@@ -27,6 +30,7 @@ class OnnxSummary:
         inputs: Graph inputs.
         outputs: Graph outputs.
         parameters: Number of initializer elements.
+        weights: Element type to the number of initializer elements, most first.
         operators: Operator to count, most frequent first.
         metadata: What the file carries as metadata; None when this package did not export it.
     """
@@ -36,6 +40,7 @@ class OnnxSummary:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     parameters: int
+    weights: Mapping[str, int]
     operators: Mapping[str, int]
     metadata: ModelMetadata | None
 
@@ -47,11 +52,12 @@ def inspect_onnx(path: Path) -> OnnxSummary:
         BundleError: The file is missing or no ONNX model.
     """
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        # The format is said, since onnx would otherwise guess it from the suffix.
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except (OSError, DecodeError) as error:
-        raise BundleError(f"Expected an ONNX model at '{path}': {error}", "Export it again.") from error
+        raise BundleError(f"Expected an ONNX model at '{path}': {error}", _HINT) from error
     if not model.graph.node:
-        raise BundleError(f"Expected an ONNX model at '{path}', found no graph in it.", "Export it again.")
+        raise BundleError(f"Expected an ONNX model at '{path}', found no graph in it.", _HINT)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     graph = model.graph
     external = {
@@ -60,19 +66,17 @@ def inspect_onnx(path: Path) -> OnnxSummary:
         for entry in tensor.external_data
         if entry.key == "location" and "/" not in entry.value
     }
-    parameters = 0
+    elements: Counter[str] = Counter()
     for tensor in graph.initializer:
-        size = 1
-        for axis in tensor.dims:
-            size *= axis
-        parameters += size
+        elements[_dtype(tensor.data_type)] += math.prod(tensor.dims)
     files = [path, *(path.parent / name for name in external)]
     return OnnxSummary(
         bytes=sum(file.stat().st_size for file in files if file.is_file()),
         opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
         inputs=tuple(_spec(value) for value in graph.input),
         outputs=tuple(_spec(value) for value in graph.output),
-        parameters=parameters,
+        parameters=sum(elements.values()),
+        weights=dict(elements.most_common()),
         operators=dict(Counter(node.op_type for node in graph.node).most_common()),
         metadata=ModelMetadata.from_metadata(metadata, where=str(path)) if "vitexport.model" in metadata else None,
     )
@@ -84,5 +88,9 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
         axis.dim_value if axis.HasField("dim_value") else axis.dim_param or f"axis{index}"
         for index, axis in enumerate(tensor.shape.dim)
     )
-    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    return TensorSpec(value.name, shape, {"float": "float32", "double": "float64"}.get(dtype, dtype))
+    return TensorSpec(value.name, shape, _dtype(tensor.elem_type))
+
+
+def _dtype(elem_type: int) -> str:
+    name = onnx.TensorProto.DataType.Name(elem_type).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from vitexport.errors import FeedMismatchError
+from vitexport.inputs.layout import image_layout
 from vitexport.inputs.standard import CHANNEL_MODES, in_channels, standardize
 from vitexport.tensors import Array, TensorSpec
 
@@ -168,7 +169,8 @@ def from_pixels(array: NDArray[np.uint8], spec: PreprocessSpec, tensor: TensorSp
     Args:
         array: uint8 ``[N, H, W, C]`` in ``spec.channel_order``.
         spec: Preprocessing whose last step, the normalization, is still to be done.
-        tensor: The model input: uint8 ``[N, H, W, C]`` takes pixels, float ``[N, C, H, W]`` takes normalized planes.
+        tensor: The model input: uint8 ``[N, H, W, C]`` takes pixels, float ``[N, C, H, W]`` takes normalized planes. A
+            graph of another tool may have the axes the other way round.
 
     Returns:
         Array of ``tensor.dtype``, one image per row.
@@ -176,14 +178,17 @@ def from_pixels(array: NDArray[np.uint8], spec: PreprocessSpec, tensor: TensorSp
     Raises:
         FeedMismatchError: The input is of a dtype that images are not preprocessed to.
     """
+    layout = image_layout(tensor)
+    planes = layout is not None and layout.channels == 1
     if tensor.dtype == "uint8":
-        return array
+        return np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if planes else array
     if tensor.dtype not in ("float32", "float16"):
         raise FeedMismatchError(
             f"Expected an image input of dtype uint8, float32 or float16, found {tensor.describe()}.",
             "Export the model with `--input float32` or `--input uint8`.",
         )
-    return np.stack([normalize(row, spec) for row in array]).astype(tensor.dtype, copy=False)
+    rows = np.stack([normalize(row, spec) for row in array]).astype(tensor.dtype, copy=False)
+    return rows if planes or layout is None else np.ascontiguousarray(rows.transpose(0, 2, 3, 1))
 
 
 def batch(images: Sequence[Image.Image], spec: PreprocessSpec, tensor: TensorSpec) -> Array:

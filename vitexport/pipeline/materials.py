@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from vitexport.closing import Closing
 from vitexport.errors import RecipeError
 from vitexport.inputs.images import list_images
-from vitexport.inputs.labels import find_targets
+from vitexport.inputs.labels.find import find_labels, labels_fingerprint
+from vitexport.inputs.labels.rows import Columns
+from vitexport.inputs.labels.targets import Labels
 from vitexport.pipeline.stages import VerificationImages
 from vitexport.pipeline.step import images_fingerprint, source_fingerprint
 from vitexport.recipe.settings import Recipe
@@ -39,7 +41,15 @@ class Materials(Closing):
     def verification(self) -> VerificationImages:
         images = self.recipe.data.verification
         paths = list_images(images.images, limit=images.limit)
-        return VerificationImages(images.images, paths, find_targets(images.images, paths, images.labels))
+        return VerificationImages(images.images, paths)
+
+    @cached_property
+    def labels(self) -> Labels | None:
+        """What is true of the verification images, as the model numbers it; None where they are unlabelled."""
+        images = self.recipe.data.verification
+        return find_labels(
+            images.images, self.verification.paths, self.loaded.metadata.classes, images.labels, self._columns
+        )
 
     @cached_property
     def calibration(self) -> tuple[Path, ...]:
@@ -64,8 +74,14 @@ class Materials(Closing):
 
     @cached_property
     def images_key(self) -> str:
-        images = self.verification
-        return images_fingerprint(self.recipe.data.verification.images, images.paths) + f":{images.targets}"
+        images = self.recipe.data.verification
+        labels = labels_fingerprint(images.images, images.labels, self._columns)
+        return f"{images_fingerprint(images.images, self.verification.paths)}:{labels}"
+
+    @property
+    def _columns(self) -> Columns:
+        images = self.recipe.data.verification
+        return Columns(images.file_column, images.label_column)
 
     @property
     def calibration_key(self) -> str:

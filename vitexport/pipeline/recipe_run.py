@@ -129,7 +129,9 @@ class RecipeRun:
 
     def _record_reference(self) -> StageResult:
         self.work.begin(self.recipe.name, self.given.loaded.metadata)
-        return record_reference(self.given.loaded, self.given.verification, self.recipe.verify, self.work.root)
+        return record_reference(
+            self.given.loaded, self.given.verification, self.recipe.verify, self.work.root, labels=self.given.labels
+        )
 
     def _write_recipe(self) -> StageResult:
         path = recipe_path(self.work.root)

@@ -73,7 +73,7 @@ def run(
     stages = plan(recipe, until)
     with Materials(recipe) as given:
         # Everything the user named is checked before the first expensive stage.
-        _ = given.verification
+        _ = given.images_key
         running = RecipeRun(given, work)
         if "quantize" in stages:
             running.check_images()

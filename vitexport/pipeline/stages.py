@@ -21,6 +21,7 @@ from vitexport.bundle.layout import (
     SAMPLES,
     analysis_path,
     benchmark_path,
+    read_labels,
     read_recording,
     read_replay_inputs,
     recording_path,
@@ -30,6 +31,7 @@ from vitexport.bundle.recording import Recording, ReplayInputs
 from vitexport.errors import NoKernelError
 from vitexport.files import StageResult, finite, write_atomic
 from vitexport.inputs.decoded import DecodedImages
+from vitexport.inputs.labels.targets import Labels
 from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.machine import describe_machine
 from vitexport.recipe.settings import BenchmarkSettings, ModelSettings, VerifySettings
@@ -61,13 +63,11 @@ class VerificationImages:
     Attributes:
         paths: The files.
         names: Their names relative to the folder.
-        targets: Class index of each, or None.
     """
 
-    def __init__(self, folder: Path, paths: Sequence[Path], targets: Sequence[int] | None) -> None:
+    def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
         self.names = tuple(path.relative_to(folder).as_posix() for path in paths)
-        self.targets = None if targets is None else tuple(targets)
         self._decoded: DecodedImages | None = None
 
     def decoded(self, spec: PreprocessSpec) -> DecodedImages:
@@ -85,9 +85,15 @@ class VerificationImages:
 
 
 def record_reference(
-    loaded: LoadedModel, images: VerificationImages, settings: VerifySettings, root: Path
+    loaded: LoadedModel,
+    images: VerificationImages,
+    settings: VerifySettings,
+    root: Path,
+    *,
+    labels: Labels | None = None,
 ) -> StageResult:
-    """Record what PyTorch answers on all images, and the inputs that will travel with its outputs."""
+    """Record what PyTorch answers on all images and what is true of them, and the inputs that will travel with it."""
+    targets = None if labels is None else labels.targets
     decoded = images.decoded(loaded.metadata.preprocess)
     with _pytorch(loaded) as runtime:
         recording = record(runtime, images.names, decoded.feeds(runtime.inputs[0], settings.batch_size))
@@ -98,9 +104,10 @@ def record_reference(
     ReplayInputs(
         tuple(images.names[row] for row in rows),
         decoded.rows(rows),
-        None if images.targets is None else tuple(images.targets[row] for row in rows),
+        None if targets is None else tuple(targets[row] for row in rows),
     ).save(inputs_path)
-    return StageResult(path, "float32", (inputs_path,), {"images": total, "targets": images.targets})
+    details = {"images": total, "targets": targets, "labels": None if labels is None else str(labels)}
+    return StageResult(path, "float32", (inputs_path,), details)
 
 
 def record_variant(
@@ -191,7 +198,7 @@ def keep_disagreements(bundle: Bundle, images: VerificationImages) -> StageResul
     """Keep the pixels of the images that PyTorch and the final variant disagree on most, for the report to show."""
     reference, last = (read_recording(bundle, name) for name in (REFERENCE, bundle.models[-1].name))
     row_of = {name: row for row, name in enumerate(images.names)}
-    worst = worst_images(reference, last, images.targets, head=bundle.metadata.head)
+    worst = worst_images(reference, last, read_labels(bundle)[0], head=bundle.metadata.head)
     names = tuple(entry.image for entry in worst if entry.image in row_of)
     shown = images.decoded(bundle.preprocess).rows([row_of[name] for name in names]) if names else None
     path = analysis_path(bundle.root, DISAGREEMENTS, ".npz")

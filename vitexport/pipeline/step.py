@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from vitexport.bundle.bundle import Artifact, Bundle, FileRecord, Kind, Provenance
 from vitexport.errors import BundleError
 from vitexport.files import StageResult, sha256_file
+from vitexport.inputs.labels.class_names import read_class_names
 from vitexport.recipe.settings import ModelSettings
 from vitexport.source import ModelSource
 
@@ -111,11 +112,14 @@ def source_fingerprint(settings: ModelSettings) -> str:
     """Return a hash of a model source without loading it: of the files that lie here, or of the id and revision.
 
     A hub id without a revision is identified by its name only: what the hub serves may change, and then ``--force``
-    fetches it again.
+    fetches it again. Class names from a file count by what is in it.
     """
     source = ModelSource.parse(settings.source)
-    described = [settings.model_dump(mode="json", exclude={"source"}), source.library, source.name, *source.content()]
-    if source.path is not None and len(described) == 3:
+    content = list(source.content())
+    described: list[Any] = [settings.model_dump(mode="json", exclude={"source"}), source.library, source.name, *content]
+    if settings.class_names is not None:
+        described.append(read_class_names(settings.class_names))
+    if source.path is not None and not content:
         described.append(str(source.path))  # nothing is there yet; loading it will say so
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 

@@ -17,7 +17,7 @@ from vitexport.predict.results import check_format, write_results
 from vitexport.predict.settings import JobSettings
 from vitexport.tables import Table, Tabular
 
-__all__ = ["JobResult", "OnOpen", "OnProgress", "predict_to_file"]
+__all__ = ["JobResult", "OnOpen", "OnProgress", "predict_to_file", "what_is_done"]
 
 OnOpen: TypeAlias = Callable[[Predictor], None]
 
@@ -120,10 +120,7 @@ def predict_to_file(
     with settings.open() as predictor:
         assert predictor.output  # raises for a model without vectors, before there is a journal
         on_open(predictor)
-        identity = job_identity(
-            work,
-            {"model": predictor.version, "variant": predictor.variant, "top": settings.top, "batch": settings.batch},
-        )
+        identity = job_identity(work, what_is_done(settings, predictor))
         with Journal(journal_path(out), identity, overwrite=overwrite) as journal:
             todo = tuple(chunk for chunk in work if chunk.index not in journal.done)
             resumed = len(paths) - sum(len(chunk.paths) for chunk in todo)
@@ -154,6 +151,20 @@ def predict_to_file(
         sha256=predictor.sha256,
         notes=predictor.notes,
     )
+
+
+def what_is_done(settings: JobSettings, predictor: Predictor) -> dict[str, object]:
+    """Return everything that rows depend on beside the images: one journal holds rows of one of these."""
+    metadata = predictor.metadata
+    return {
+        "model": predictor.version,
+        "variant": predictor.variant,
+        "top": settings.top,
+        "batch": settings.batch,
+        "preprocess": metadata.preprocess.model_dump(mode="json"),
+        "class_names": list(metadata.class_names),
+        "scoring": metadata.scoring,
+    }
 
 
 def _engine(settings: JobSettings, predictor: Predictor) -> Callable[[Sequence[Chunk]], Iterator[ChunkResult]]:

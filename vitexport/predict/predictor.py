@@ -17,12 +17,13 @@ from typing_extensions import Self
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.target import resolve_target
 from vitexport.closing import Closing
-from vitexport.errors import BundleError, ImageError, InferenceError
+from vitexport.errors import BundleError, ImageError, InferenceError, VitexportError
 from vitexport.inputs.preprocess import batch
+from vitexport.predict.foreign import ClassNames, Preprocess, describe
 from vitexport.predict.sources import ImageInput, is_one_image, to_image
 from vitexport.runtimes import Runtime, RuntimeOptions, open_runtime
 from vitexport.runtimes.record import run_rows
-from vitexport.scoring import score_outputs
+from vitexport.scoring import Scoring, score_outputs
 from vitexport.tables import Table, Tabular
 from vitexport.tensors import Array, TensorSpec, batch_limit
 from vitexport.verification.select import choose_model
@@ -140,16 +141,25 @@ class Predictor(Closing):
         runtime: str | None = None,
         variant: str | None = None,
         options: RuntimeOptions | None = None,
+        preprocess: Preprocess | None = None,
+        class_names: ClassNames | str | None = None,
+        scoring: Scoring | None = None,
     ) -> Self:
         """Open a bundle directory or a model file.
 
         Args:
-            path: Bundle directory, or a file made by this package.
+            path: Bundle directory, or a model file; one that this package did not make needs ``preprocess``.
             runtime: Name of the runtime; None lets the file choose.
             variant: Which model of a bundle; None takes the last one that its checks accept.
             options: For the runtime.
+            preprocess: What turns an image into the input of a file that does not say so itself: a
+                :class:`~vitexport.inputs.preprocess.PreprocessSpec`, a mapping of its settings, or a JSON or YAML file
+                of them, also a ``preprocessor_config.json`` of transformers.
+            class_names: Names in the order of the outputs, or a file of them; None takes the model's own.
+            scoring: ``softmax``, ``sigmoid`` or ``none``; None takes what the model says of itself.
 
         Raises:
+            RecipeError: ``preprocess`` is given for a model that carries its own, or something given does not fit.
             BundleError: Nothing is there, no bundle, an altered one, one without an accepted model, or a file without
                 its metadata.
             RuntimeBackendError: The runtime cannot open the model.
@@ -160,10 +170,11 @@ class Predictor(Closing):
         choice = choose_model(target, variant)
         opened = open_runtime(choice.path, runtime, options)
         try:
-            metadata = target.metadata(opened.metadata)
+            metadata, notes = describe(target, opened, preprocess, class_names, scoring)
             name = Path(metadata.model.id).name or choice.variant if target.bundle is None else target.bundle.name
-            return cls(opened, metadata, name=name, variant=choice.variant, sha256=choice.sha256, notes=choice.notes)
-        except BundleError:
+            notes = (*choice.notes, *notes)
+            return cls(opened, metadata, name=name, variant=choice.variant, sha256=choice.sha256, notes=notes)
+        except VitexportError:
             opened.close()
             raise
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vitexport.predict.foreign import ClassNames, Preprocess
 from vitexport.predict.predictor import Predictor
 from vitexport.runtimes import RuntimeOptions
+from vitexport.scoring import Scoring
 
 __all__ = ["Engine", "JobSettings"]
 
@@ -28,6 +30,9 @@ class JobSettings:
         threads: Threads of each runtime; None takes one on a CPU.
         device: ``cpu`` or ``cuda:N``.
         engine: ``local`` or ``ray``.
+        preprocess: What turns an image into the input of a file that does not say so; see :meth:`Predictor.open`.
+        class_names: Names in the order of the outputs, or a file of them; None takes the model's own.
+        scoring: What makes scores of the outputs; None takes what the model says.
         address: Ray cluster to join; None starts one on this machine.
     """
 
@@ -41,6 +46,9 @@ class JobSettings:
     device: str = "cpu"
     engine: Engine = "local"
     address: str | None = None
+    preprocess: Preprocess | None = None
+    class_names: ClassNames | str | None = None
+    scoring: Scoring | None = None
 
     def open(self) -> Predictor:
         """Open the model for workers that use it together.
@@ -52,4 +60,12 @@ class JobSettings:
         """
         threads = 1 if self.threads is None and self.device == "cpu" else self.threads
         options = RuntimeOptions(threads=threads, device=self.device)
-        return Predictor.open(self.model, runtime=self.runtime, variant=self.variant, options=options)
+        return Predictor.open(
+            self.model,
+            runtime=self.runtime,
+            variant=self.variant,
+            options=options,
+            preprocess=self.preprocess,
+            class_names=self.class_names,
+            scoring=self.scoring,
+        )

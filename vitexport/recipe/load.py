@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +12,19 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from vitexport.errors import RecipeError
+from vitexport.inputs.labels.find import NO_LABELS
 from vitexport.recipe.settings import ImageSet, Recipe
 from vitexport.source import ModelSource
 
-__all__ = ["default_recipe", "load_recipe", "override_data", "override_settings", "parse_recipe", "validated"]
+__all__ = [
+    "GivenData",
+    "default_recipe",
+    "load_recipe",
+    "override_data",
+    "override_settings",
+    "parse_recipe",
+    "validated",
+]
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -106,7 +116,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     def image_set(images: ImageSet | None) -> ImageSet | None:
         if images is None:
             return None
-        labels = None if images.labels is None else base / images.labels
+        labels = base / images.labels if isinstance(images.labels, Path) else images.labels
         return images.model_copy(update={"images": base / images.images, "labels": labels})
 
     data = recipe.data.model_copy(
@@ -116,12 +126,39 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     engine = recipe.engine
     if engine is not None and engine.timing_cache is not None:
         engine = engine.model_copy(update={"timing_cache": base / engine.timing_cache})
-    model = recipe.model.model_copy(update={"source": source})
+    class_names = None if recipe.model.class_names is None else base / recipe.model.class_names
+    model = recipe.model.model_copy(update={"source": source, "class_names": class_names})
     return recipe.model_copy(update={"data": data, "model": model, "engine": engine})
 
 
-def default_recipe(source: str, images: Path | None, labels: Path | None, calibration: Path | None) -> Recipe:
-    """Return the default recipe for a model source; without calibration images it asks for some when it is run."""
+@dataclass(frozen=True)
+class GivenData:
+    """Images and names that a person gives beside a recipe or a source; None where nothing is given.
+
+    Attributes:
+        images: Verification images.
+        labels: Their labels, or ``none`` for images without.
+        calibration: Calibration images.
+        class_names: File with the class names.
+        file_column: Column of the file names in a table of labels.
+        label_column: Column of the labels.
+    """
+
+    images: Path | None = None
+    labels: Path | None = None
+    calibration: Path | None = None
+    class_names: Path | None = None
+    file_column: str | None = None
+    label_column: str | None = None
+
+
+def default_recipe(source: str, given: GivenData) -> Recipe:
+    """Return the default recipe for a model source; without calibration images it asks for some when it is run.
+
+    Raises:
+        RecipeError: There are no images.
+    """
+    images = given.images
     if images is None:
         raise RecipeError(
             f"Expected a recipe (.yaml) or a model source with images, found '{source}' alone.",
@@ -131,35 +168,34 @@ def default_recipe(source: str, images: Path | None, labels: Path | None, calibr
     content: dict[str, Any] = {
         "name": parsed.title,
         "model": {"source": str(parsed)},
-        "data": {
-            "verification": {"images": str(images.resolve()), "labels": str(labels.resolve()) if labels else None},
-            "calibration": {"images": str(calibration.resolve())} if calibration else None,
-        },
+        "data": {"verification": {"images": str(images.resolve())}},
     }
-    return parse_recipe(content, where="command line")
+    return override_data(parse_recipe(content, where="command line"), given)
 
 
-def override_data(recipe: Recipe, images: Path | None, labels: Path | None, calibration: Path | None) -> Recipe:
+def override_data(recipe: Recipe, given: GivenData) -> Recipe:
     """Return the recipe with other images; labels belong to their folder, so other images drop those of the recipe.
 
     Args:
         recipe: With absolute paths.
-        images: Verification images.
-        labels: Their classes.
-        calibration: Calibration images.
+        given: What takes the place of the recipe's own.
     """
-    data = recipe.data
-    if images is not None:
-        changed = data.verification.model_copy(update={"images": images.resolve(), "labels": None})
-        data = data.model_copy(update={"verification": changed})
-    if labels is not None:
-        changed = data.verification.model_copy(update={"labels": labels.resolve()})
-        data = data.model_copy(update={"verification": changed})
-    if calibration is not None:
-        kept = data.calibration or ImageSet(images=calibration)
-        changed = kept.model_copy(update={"images": calibration.resolve(), "labels": None})
+    data, model = recipe.data, recipe.model
+    labels: dict[str, Any] = {}
+    if given.images is not None:
+        labels |= {"images": given.images.resolve(), "labels": None, "file_column": None, "label_column": None}
+    if given.labels is not None:
+        labels["labels"] = NO_LABELS if str(given.labels) == NO_LABELS else given.labels.resolve()
+    columns = {"file_column": given.file_column, "label_column": given.label_column}
+    labels |= {name: column for name, column in columns.items() if column is not None}
+    data = data.model_copy(update={"verification": data.verification.model_copy(update=labels)})
+    if given.calibration is not None:
+        kept = data.calibration or ImageSet(images=given.calibration)
+        changed = kept.model_copy(update={"images": given.calibration.resolve(), "labels": None})
         data = data.model_copy(update={"calibration": changed})
-    return recipe.model_copy(update={"data": data})
+    if given.class_names is not None:
+        model = model.model_copy(update={"class_names": given.class_names.resolve()})
+    return recipe.model_copy(update={"data": data, "model": model})
 
 
 def override_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:

@@ -51,7 +51,8 @@ class ModelSettings(Settings):
         task: ``classify``, ``segment``, ``depth`` or ``features``; None takes what the checkpoint was saved for.
         features: Names of the blocks whose outputs a features model gives, e.g. ``blocks.5``; empty for its last ones.
         class_names: File with the class names in the order of the outputs (``.txt`` with one a line, ``.json``,
-            ``.csv``); None takes those of the checkpoint.
+            ``.csv``), or the directory of the training images, whose folders are in that order; None takes those of
+            the checkpoint.
         scoring: What turns a classifier's logits into scores: ``softmax``, ``sigmoid`` (several labels at once, or a
             single one) or ``none`` (a regression); None takes what the checkpoint says.
         revision: Hub branch, tag or commit.
@@ -72,13 +73,18 @@ class ImageSet(Settings):
 
     Attributes:
         images: Folder, searched recursively.
-        labels: JSON file with the class of each image; None looks for ``manifest.json`` in the folder, then for class
-            folders.
+        labels: ``.csv``, ``.tsv``, ``.json`` or ``.jsonl`` file with the label of each image; None looks for
+            ``manifest.json``, ``metadata.csv`` and ``metadata.jsonl`` in and beside the folder, then for class folders;
+            ``none`` says that there are no labels, whatever the folders are called.
+        file_column: Column of the file names in a table of labels; None takes a usual name.
+        label_column: Column of the labels.
         limit: Use at most so many, spread evenly over the sorted files.
     """
 
     images: Path
-    labels: Path | None = None
+    labels: Literal["none"] | Path | None = None
+    file_column: str | None = None
+    label_column: str | None = None
     limit: int | None = Field(default=None, ge=1)
 
 

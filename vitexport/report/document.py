@@ -15,6 +15,7 @@ from vitexport.bundle.layout import (
     ERRORS,
     REFERENCE,
     read_analysis,
+    read_labels,
     read_recording,
     recording_name,
 )
@@ -83,7 +84,7 @@ def _disagreements(bundle: Bundle, verification: VerificationResult) -> Sequence
     found = bundle.find(recording_name(reference))
     if found is None or bundle.find(recording_name(last)) is None:
         return ()
-    targets = found.details.get("targets")
+    targets, _ = read_labels(bundle)
     return worst_images(
         read_recording(bundle, reference), read_recording(bundle, last), targets, head=bundle.metadata.head
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vitexport.bundle.bundle import Bundle
 from vitexport.bundle.layout import PREPROCESSING, REFERENCE, SAMPLES, read_analysis
@@ -12,45 +13,74 @@ from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.recording import Recording, ReplayInputs
 from vitexport.errors import ImageError
 from vitexport.inputs.images import load_image
+from vitexport.inputs.labels.targets import class_targets
+from vitexport.inputs.labels.wording import listed
 from vitexport.inputs.preprocess import normalize
 from vitexport.inputs.preprocess_diff import compare_pixels
 from vitexport.verification.accuracy import top1
+from vitexport.verification.numbering import SLIGHT, SURE, chance_of, find_exchange, shift_of
 from vitexport.verification.parity import class_scores
-from vitexport.verification.result import Check
+from vitexport.verification.result import LABELS_CHECK, Check
 
 __all__ = ["library_check", "metadata_check", "originals_check", "targets_check"]
 
-_ENOUGH = 20
-"""Images below which chance explains too much."""
+_SHOWN = 5
+"""Pairs of classes that a finding names."""
 
 
-def targets_check(reference: Recording, targets: Sequence[int] | None) -> Check | None:
-    """Check that the labels are numbered as PyTorch's outputs are; None without labels or classes.
+def targets_check(
+    reference: Recording, targets: Sequence[object] | None, *, class_names: Sequence[str] = (), matched: str = ""
+) -> Check | None:
+    """Check that the labels are numbered as PyTorch's outputs are; None without classes, or without one for each image.
 
-    Labels counted from 1, or a background class at 0, shift every label by one. Then the reference itself is bad and
-    every comparison of accuracies is worthless, however well the variants agree.
+    Labels counted from 1, a background class at 0, or folders in another order than the model's classes: then the
+    reference itself is bad and every comparison of accuracies is worthless, however well the variants agree. The tests
+    and their thresholds are those of :mod:`vitexport.verification.numbering`.
+
+    Args:
+        reference: PyTorch's answers.
+        targets: What is true of each image.
+        class_names: Class names by index; empty for none.
+        matched: How the labels were matched to the classes, for the finding.
     """
-    scores = class_scores(reference.outputs)
-    if scores is None or targets is None or len(targets) != len(scores):
+    scores, known = class_scores(reference.outputs), class_targets(targets)
+    if scores is None or not known or len(known) != len(scores):
         return None
-    name = "labels fit the model"
-    truth, chosen = np.asarray(targets), top1(scores)
-    classes = scores.shape[1]
+    passed, finding = _judge_labels(np.asarray(known), top1(scores), scores.shape[1], class_names)
+    return Check(LABELS_CHECK, REFERENCE, passed, f"{finding} (labels: {matched})" if matched else finding)
+
+
+def _judge_labels(
+    truth: NDArray[np.int64], chosen: NDArray[np.int64], classes: int, class_names: Sequence[str]
+) -> tuple[bool | None, str]:
     outside = int(((truth < 0) | (truth >= classes)).sum())
     if outside:
-        return Check(name, REFERENCE, False, f"{outside} labels lie outside the model's {classes} classes")
-    own = float((chosen == truth).mean())
-    if len(truth) < _ENOUGH:
-        return Check(name, REFERENCE, None, f"too few images ({len(truth)}) to tell; PyTorch's top-1 is {own:.1%}")
-    shifted = {shift: float((chosen == truth + shift).mean()) for shift in (-1, 1)}
-    best = max(shifted, key=lambda shift: shifted[shift])
-    if shifted[best] > own + 0.2 and shifted[best] > 2 * own:
-        direction = "one too high" if best < 0 else "one too low"
-        text = f"PyTorch's own top-1 is {own:.1%}, but {shifted[best]:.1%} if every label is {direction}"
-        return Check(name, REFERENCE, False, f"{text}: the labels are shifted by one")
-    if own <= 1.5 / classes:
-        return Check(name, REFERENCE, None, f"PyTorch's own top-1 is {own:.1%}, no better than chance")
-    return Check(name, REFERENCE, True, f"PyTorch's own top-1 is {own:.1%} on {len(truth)} images")
+        return False, f"{outside} labels lie outside the model's {classes} classes"
+    chance = chance_of(truth, chosen, classes)
+    own = f"PyTorch's own top-1 is {chance.accuracy:.1%}"
+    exchange = find_exchange(truth, chosen)
+    shift = shift_of(truth, chosen, exchange)
+    if shift is not None:
+        direction = "one too high" if shift[0] < 0 else "one too low"
+        return False, f"{own}, but {shift[1]:.1%} if every label is {direction}: the labels are shifted by one"
+    if exchange is not None:
+        pairs = [
+            f"{_name(class_names, label)} is answered {_name(class_names, answer)} on {images} images"
+            for label, answer, images in exchange.pairs
+        ]
+        return False, (
+            f"{own}, but {exchange.explained:.1%} if {len(exchange.classes)} classes are exchanged: "
+            f"{listed(pairs, _SHOWN)}; the labels are in another order than the model's classes"
+        )
+    if chance.p_value >= SURE:
+        return None, f"{own} on {len(truth)} images, no better than chance ({chance.expected:.1%} is expected)"
+    if chance.kappa <= SLIGHT:
+        return None, f"{own} on {len(truth)} images: better than chance, but too little to say that the labels fit"
+    return True, f"{own} on {len(truth)} images"
+
+
+def _name(class_names: Sequence[str], index: int) -> str:
+    return f"'{class_names[index]}'" if index < len(class_names) else f"class {index}"
 
 
 def library_check(bundle: Bundle) -> Check | None:

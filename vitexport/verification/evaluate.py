@@ -1,22 +1,29 @@
-"""Top-1 and top-5 of models on labelled images, and whether a difference between them is more than noise."""
+"""What models score on labelled images, and whether a difference between them is more than noise."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.target import Target
 from vitexport.errors import ImageError, NoKernelError
 from vitexport.inputs.images import batches
-from vitexport.inputs.labels import find_targets
-from vitexport.runtimes import open_runtime
+from vitexport.inputs.labels.class_names import read_class_names
+from vitexport.inputs.labels.classes import Classes
+from vitexport.inputs.labels.find import find_labels
+from vitexport.inputs.labels.rows import Columns
+from vitexport.inputs.labels.targets import Labels, class_targets
+from vitexport.inputs.preprocess import PreprocessSpec
+from vitexport.runtimes import Runtime, open_runtime
 from vitexport.runtimes.record import record
+from vitexport.scoring import Head
 from vitexport.tables import Table, Tabular
 from vitexport.tensors import Array
-from vitexport.verification.accuracy import Accuracy, PairedDifference, accuracy, compare_top1
-from vitexport.verification.parity import class_scores
+from vitexport.verification.accuracy import PairedDifference, compare_top1
+from vitexport.verification.scores import Score, score_answers
 
 __all__ = ["EvaluatedModel", "Evaluation", "evaluate_models"]
 
@@ -27,13 +34,13 @@ class EvaluatedModel:
 
     Attributes:
         name: Name of the variant, or the file.
-        accuracy: Fractions of images; None where it was not run.
-        difference: Against the first model that was run, image by image; None for that one.
+        accuracy: What its kind of head is scored by; None where it was not run.
+        difference: Of top-1 against the first model that was run, image by image; None for that one and other heads.
         not_run: Why no runtime here can execute it; empty where one did.
     """
 
     name: str
-    accuracy: Accuracy | None
+    accuracy: Score | None
     difference: PairedDifference | None
     not_run: str = ""
 
@@ -46,11 +53,13 @@ class Evaluation(Tabular):
         folder: Where the images are.
         images: How many there are.
         models: In the order they were made.
+        labels: How the labels were matched to the model's classes.
     """
 
     folder: Path
     images: int
     models: tuple[EvaluatedModel, ...]
+    labels: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -61,17 +70,19 @@ class Evaluation(Tabular):
             if model.difference is not None:
                 row["difference"] = asdict(model.difference)
             rows.append(row)
-        return {"results": rows}
+        return {"labels": self.labels, "results": rows}
 
     def tables(self) -> tuple[Table, ...]:
         """Return one row per model, then those that were not run."""
+        scored = [(model, model.accuracy) for model in self.models if model.accuracy is not None]
+        names = [name for name, _ in scored[0][1].figures()] if scored else []
+        changes = ("change", "95 % interval", "McNemar p") if any(model.difference for model, _ in scored) else ()
         rows = tuple(
-            (model.name, f"{100 * model.accuracy.top1:.2f}", f"{100 * model.accuracy.top5:.2f}", *_change(model))
-            for model in self.models
-            if model.accuracy is not None
+            (model.name, *(text for _, text in accuracy.figures()), *(_change(model) if changes else ()))
+            for model, accuracy in scored
         )
-        title = f"{self.images} images in {self.folder}"
-        measured = Table(title, ("model", "top-1 %", "top-5 %", "change", "95 % interval", "McNemar p"), rows)
+        title = f"{self.images} images in {self.folder} (labels: {self.labels})"
+        measured = Table(title, ("model", *names, *changes), rows)
         others = tuple((model.name, model.not_run) for model in self.models if model.accuracy is None)
         reasons = Table("", ("model", "not run here"), others, text=("not run here",))
         return (measured, reasons) if others else (measured,)
@@ -91,6 +102,9 @@ def evaluate_models(
     paths: Sequence[Path],
     *,
     labels: Path | None = None,
+    columns: Columns = Columns(),  # noqa: B008  # frozen
+    class_names: Path | None = None,
+    threshold: float = 0.5,
     batch: int = 16,
     runtime: str | None = None,
 ) -> Evaluation:
@@ -100,44 +114,76 @@ def evaluate_models(
         target: A model file, or a bundle.
         folder: Where the images are.
         paths: The images.
-        labels: JSON file with their classes; None looks for ``manifest.json``, then for class folders.
+        labels: File with their classes; None looks beside the images, then for class folders.
+        columns: Which columns of a table of labels to read.
+        class_names: File with the names of the model's classes; None takes those it carries.
+        threshold: Sigmoid score from which a label counts as there.
         batch: Images per run.
         runtime: Runtime name; None takes each file's own.
 
     Raises:
-        ImageError: The images have no labels, or a model gives no class scores.
+        ImageError: The images have no labels, or such as do not fit the model, or a model gives no class scores.
+        ModelSourceError: The class names are not those of the model.
         NoKernelError: No runtime here can execute any of the models.
     """
-    targets = find_targets(folder, paths, labels)
-    if targets is None:
-        raise ImageError(
-            f"Expected labels for the images in '{folder}', found none.",
-            "Give --labels FILE, put a manifest.json beside the images, or use one folder per class.",
-        )
     found: list[EvaluatedModel] = []
     first: Array | None = None
+    matched: Labels | None = None
+    head = Head()
     refusal: NoKernelError | None = None
     for model in target.models:
         try:
-            scores = _scores(target, model.path, paths, batch, runtime)
+            with open_runtime(model.path, runtime) as opened:
+                metadata = target.metadata(opened.metadata)
+                if matched is None:
+                    classes = _named(_classes(metadata, model.path), class_names)
+                    matched = _labels(folder, paths, classes, labels, columns)
+                    head = replace(metadata.head, threshold=threshold)
+                scores = _scores(opened, metadata.preprocess, paths, batch, model.path, head)
         except NoKernelError as error:
             refusal = error
             found.append(EvaluatedModel(model.name, None, None, error.message))
             continue
-        difference = None if first is None else compare_top1(first, scores, targets)
-        found.append(EvaluatedModel(model.name, accuracy(scores, targets), difference))
+        difference = None
+        if first is not None and (classes_of_images := class_targets(matched.targets)) is not None:
+            difference = compare_top1(first, scores, classes_of_images)
+        found.append(EvaluatedModel(model.name, score_answers(scores, matched.targets, head), difference))
         first = scores if first is None else first
-    if first is None and refusal is not None:
+    if refusal is not None and first is None:
         raise refusal
-    return Evaluation(folder, len(paths), tuple(found))
+    return Evaluation(folder, len(paths), tuple(found), str(matched))
 
 
-def _scores(target: Target, model: Path, paths: Sequence[Path], batch: int, runtime: str | None) -> Array:
-    with open_runtime(model, runtime) as opened:
-        spec = target.metadata(opened.metadata).preprocess
-        names = [str(path) for path in paths]
-        recording = record(opened, names, batches(paths, spec, opened.inputs[0], batch))
-    scores = class_scores(recording.outputs)
+def _classes(metadata: ModelMetadata, model: Path) -> Classes:
+    if metadata.classes is None:
+        raise ImageError(
+            f"Expected class scores from '{model}', found a model for '{metadata.model.task}'.",
+            "Only classifiers can be evaluated on labels; export with --task classify.",
+        )
+    return metadata.classes
+
+
+def _named(classes: Classes, class_names: Path | None) -> Classes:
+    if class_names is None:
+        return classes
+    return classes.with_names(read_class_names(class_names), where=str(class_names))
+
+
+def _labels(folder: Path, paths: Sequence[Path], classes: Classes, file: Path | None, columns: Columns) -> Labels:
+    found = find_labels(folder, paths, classes, file, columns)
+    if found is None:
+        raise ImageError(
+            f"Expected labels for the images in '{folder}', found none.",
+            "Give --labels FILE, put a manifest.json beside the images, or use one folder per class.",
+        )
+    return found
+
+
+def _scores(
+    runtime: Runtime, spec: PreprocessSpec, paths: Sequence[Path], batch: int, model: Path, head: Head
+) -> Array:
+    recording = record(runtime, [str(path) for path in paths], batches(paths, spec, runtime.inputs[0], batch))
+    scores = head.main_output(recording.outputs)
     if scores is None:
         raise ImageError(
             f"Expected class scores from '{model}', found the outputs {', '.join(recording.outputs)}.",

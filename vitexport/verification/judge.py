@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vitexport.benchmark.latency import Latency
 from vitexport.bundle.bundle import Artifact, Bundle
-from vitexport.bundle.layout import BENCHMARK, REFERENCE, read_analysis, read_recording, recording_name
+from vitexport.bundle.layout import BENCHMARK, REFERENCE, read_analysis, read_labels, read_recording, recording_name
 from vitexport.bundle.recording import Recording
 from vitexport.errors import BundleError
 from vitexport.recipe.settings import Recipe, VerifySettings
@@ -25,8 +25,7 @@ def judge(bundle: Bundle, recipe: Recipe) -> VerificationResult:
     Raises:
         BundleError: The bundle holds no reference recording.
     """
-    reference = bundle.artifact(recording_name(REFERENCE))
-    targets = reference.details.get("targets")
+    targets, matched = read_labels(bundle)
     measured = _measured(bundle)
     variants = []
     for artifact in bundle.models:
@@ -48,7 +47,7 @@ def judge(bundle: Bundle, recipe: Recipe) -> VerificationResult:
         gates=recipe.gates,
         head=head,
     )
-    numbered = targets_check(outputs, targets) if head.scoring == "softmax" else None
+    numbered = targets_check(outputs, targets, class_names=bundle.class_names, matched=matched)
     return with_checks(verification, numbered, library_check(bundle))
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitexport.bundle.bundle import Artifact, Bundle
-from vitexport.bundle.layout import ENGINE, REFERENCE, read_recording, read_replay_inputs, recording_name
+from vitexport.bundle.layout import ENGINE, REFERENCE, read_labels, read_recording, read_replay_inputs, recording_name
 from vitexport.bundle.recording import Recording, ReplayInputs
 from vitexport.errors import BundleError, NoKernelError
 from vitexport.recipe.settings import Recipe, Tolerance
@@ -144,7 +144,7 @@ def _judge(
     verification = replace(verification, judged_before=there, unchecked=unset)
     return with_checks(
         verification,
-        targets_check(reference, inputs.targets) if head.scoring == "softmax" else None,
+        targets_check(reference, inputs.targets, class_names=bundle.class_names, matched=read_labels(bundle)[1]),
         metadata_check(bundle, metadata),
         library_check(bundle),
         originals_check(bundle, inputs),

@@ -14,7 +14,10 @@ from vitexport.verification.accuracy import PairedDifference
 from vitexport.verification.parity import ParityReport
 from vitexport.verification.scores import Score
 
-__all__ = ["Check", "GateResult", "VariantResult", "VerificationResult"]
+__all__ = ["LABELS_CHECK", "Check", "GateResult", "VariantResult", "VerificationResult"]
+
+LABELS_CHECK = "labels fit the model"
+"""Name of the check that holds labels against PyTorch's answers."""
 
 
 @dataclass(frozen=True)

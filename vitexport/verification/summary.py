@@ -7,7 +7,7 @@ import platform
 from vitexport.recipe.settings import Recipe, Tolerance
 from vitexport.scoring import Head
 from vitexport.verification.parity import OutputParity
-from vitexport.verification.result import VariantResult, VerificationResult
+from vitexport.verification.result import LABELS_CHECK, VariantResult, VerificationResult
 
 __all__ = ["headline", "remarks", "replaced_variant"]
 
@@ -80,8 +80,10 @@ def remarks(verification: VerificationResult, recipe: Recipe | None = None) -> t
         verification: The verdict.
         recipe: What was asked for, to say what of it has not been shown here.
     """
+    labels = [f"Labels: {check.finding}." for check in verification.checks if check.name == LABELS_CHECK]
     elsewhere = _elsewhere(verification, recipe)
-    found = [*([] if elsewhere else _speed(verification)), *_accuracy(verification), *elsewhere]
+    speed = [] if elsewhere else _speed(verification)
+    found = [*labels, *speed, *_accuracy(verification), *elsewhere]
     if len(verification.variants) > 1 and not verification.gates:
         found.append("No gate is set in the recipe: the variants were held to their tolerances only.")
     loose = [variant.name for variant in verification.variants if variant.parity and not _limited(variant)]

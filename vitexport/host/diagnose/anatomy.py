@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.errors import BundleError
 from vitexport.host.diagnose.cuts import find_cuts
 from vitexport.host.diagnose.probe import Probe
+from vitexport.host.graph.file import read_onnx
 from vitexport.host.graph.layers import find_attention
 from vitexport.host.graph.scopes import block_path
 
@@ -119,7 +119,7 @@ def measure_anatomy(model: Path, feeds: Sequence[NDArray[np.generic]]) -> Anatom
         BundleError: The model is quantized already.
         InferenceError: The model does not run.
     """
-    graph = ir.load(model)
+    graph = read_onnx(model)
     quantized = sum(node.op_type == "QuantizeLinear" for node in graph.graph)
     if quantized:
         raise BundleError(

@@ -25,6 +25,7 @@ from vitexport.host.diagnose.difference import Difference
 from vitexport.host.diagnose.probe import Probe
 from vitexport.host.diagnose.rows import common_shapes, first_rows
 from vitexport.host.diagnose.transforms import find_transforms
+from vitexport.host.graph.file import read_onnx
 from vitexport.host.graph.layers import find_linears
 from vitexport.host.graph.scopes import block_path
 from vitexport.tables import Table, Tabular
@@ -161,7 +162,7 @@ def bisect(
         BundleError: The two have no tensors in common, so nothing can be compared.
         InferenceError: One of them does not run.
     """
-    graphs = ir.load(reference), ir.load(candidate)
+    graphs = read_onnx(reference), read_onnx(candidate)
     shared = _shared(*graphs)
     if len(shared) < 2:
         raise BundleError(

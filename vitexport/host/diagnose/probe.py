@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vitexport.closing import Closing
 from vitexport.errors import InferenceError, RuntimeBackendError
+from vitexport.host.graph.file import read_onnx
 from vitexport.host.graph.intermediate import exposed_file, take_as_inputs
 from vitexport.runtimes import RuntimeOptions
 from vitexport.runtimes.onnxruntime_session import open_session, vendor_errors
@@ -42,7 +42,7 @@ class Probe(Closing):
     """
 
     def __init__(self, model: Path, read: Collection[str], given: Collection[str] = ()) -> None:
-        graph = ir.load(model)
+        graph = read_onnx(model)
         self.input = str(graph.graph.inputs[0].name)
         self._types = {name: kind.numpy() for name, kind in take_as_inputs(graph, given, GIVEN).items()}
         self.outputs = list(read)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vitexport.host.diagnose.probe import Probe
 from vitexport.host.graph.constants import array_of, is_constant
+from vitexport.host.graph.file import read_onnx
 from vitexport.host.graph.scopes import module_of
 from vitexport.host.quantize.numerics.qparams import E4M3_MAX
 
@@ -57,7 +58,7 @@ def measure_ranges(model: Path, feeds: Sequence[NDArray[np.generic]]) -> tuple[Q
     Returns:
         In execution order; empty for a float model.
     """
-    representable = _representable(ir.load(model))
+    representable = _representable(read_onnx(model))
     if not representable:
         return ()
     lowest = dict.fromkeys(representable, np.inf)

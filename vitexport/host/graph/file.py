@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +22,9 @@ __all__ = [
     "forget_pages",
     "initializer_bytes",
     "read_onnx",
+    "runnable_file",
     "unload_weights",
+    "weight_precision",
     "write_onnx",
 ]
 
@@ -26,24 +32,90 @@ EXTERNAL_DATA_BYTES = 1_800_000_000
 """Weights above this go to a file beside the model: a protobuf message cannot exceed 2 GiB."""
 
 
+_INSIDE = 1 << 10
+"""Bytes up to which a tensor of another file is read at once: shapes, axes and other constants of the structure."""
+
 _MAPPED = 1 << 16
 """Bytes from which a weight is worth a mapping, which takes a file descriptor."""
 
 
+_PRECISIONS = {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
+    ir.DataType.INT8: "int8",
+    ir.DataType.UINT8: "int8",
+    ir.DataType.FLOAT8E4M3FN: "fp8",
+}
+
+
 def read_onnx(path: Path) -> ir.Model:
-    """Read a model; external weights are mapped, not loaded.
+    """Read a model; external weights are mapped, not loaded, and small tensors are in memory wherever they lay.
 
     Raises:
         ValueError: The file is no ONNX model.
         OSError: The file cannot be read.
     """
     try:
-        model = ir.load(path)
+        # The format is said, since onnx would otherwise guess it from the suffix.
+        model = ir.load(path, format="protobuf")
     except DecodeError as error:
         raise ValueError(f"'{path}' is not an ONNX file: {error}") from error
     if len(model.graph.outputs) == 0:
         raise ValueError(f"'{path}' is not an ONNX file: it has no graph outputs")
+    for value in model.graph.initializers.values():
+        if _outside(value.const_value):
+            value.const_value = _in_memory(value.const_value)
+    for node, name, tensor in _constants_outside(model):
+        node.attributes[name] = ir.AttrTensor(name, _in_memory(tensor))
     return model
+
+
+def _outside(tensor: ir.TensorProtocol | None) -> TypeGuard[ir.ExternalTensor]:
+    """Return whether a tensor is in another file although shape inference has to read it, which it does only inside."""
+    return isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _INSIDE
+
+
+def _constants_outside(model: ir.Model) -> list[tuple[ir.Node, str, ir.TensorProtocol]]:
+    """Return node, attribute and tensor of every attribute, of subgraphs too, whose tensor is in another file."""
+    return [
+        (node, name, attribute.as_tensor())
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        for name, attribute in node.attributes.items()
+        if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor)
+    ]
+
+
+def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return ir.Tensor(np.array(tensor.numpy()), tensor.dtype, name=tensor.name)
+
+
+@contextmanager
+def runnable_file(path: Path) -> Iterator[Path]:
+    """Yield a file that ONNX Runtime can open: this one, or a copy with the small tensors inside where none is.
+
+    Raises:
+        ValueError: The file is no ONNX model.
+        OSError: The file cannot be read.
+    """
+    model = ir.load(path, format="protobuf")
+    if not _constants_outside(model) and not any(_outside(v.const_value) for v in model.graph.initializers.values()):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="vitexport-") as folder:
+        copy = Path(folder) / path.name
+        write_onnx(read_onnx(path), copy)
+        yield copy
+
+
+def weight_precision(model: ir.Model) -> str:
+    """Return what most weights are stored as: ``float32``, ``float16``, ``bfloat16``, ``int8`` or ``fp8``."""
+    elements: Counter[str] = Counter()
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype in _PRECISIONS:
+            elements[_PRECISIONS[tensor.dtype]] += tensor.size
+    return max(elements, key=elements.__getitem__, default="float32")
 
 
 def unload_weights(model: ir.Model, folder: Path) -> None:

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from vitexport.errors import SimplifyError
+from vitexport.host.graph.interface import same_or_narrower
 from vitexport.host.graph.scopes import MERGED_KEY, MODULE_KEY
 
 __all__ = ["simplify_structure"]
@@ -35,7 +36,7 @@ def simplify_structure(model: ir.Model) -> ir.Model:
         for name, value in model.graph.initializers.items()
         if value.const_value is not None and value.const_value.size > _VISIBLE_ELEMENTS
     }
-    interface = _interface(model)
+    interface = (tuple(model.graph.inputs), tuple(model.graph.outputs))
     modules = {node.name: {k: v for k, v in node.metadata_props.items() if k in _KEPT_KEYS} for node in model.graph}
     metadata = dict(model.metadata_props)
     skeleton = ir.to_proto(_without(model, weights))
@@ -52,16 +53,14 @@ def simplify_structure(model: ir.Model) -> ir.Model:
         node.metadata_props.update(modules.get(node.name or "", {}))
     result.metadata_props.clear()
     result.metadata_props.update(metadata)
-    if _interface(result) != interface:
+    changed = (tuple(result.graph.inputs), tuple(result.graph.outputs))
+    if not all(map(same_or_narrower, changed, interface)):
+        described = [", ".join(map(str, (*inputs, *outputs))) for inputs, outputs in (interface, changed)]
         raise SimplifyError(
-            f"onnxsim changed the model's interface from {interface} to {_interface(result)}.",
+            f"onnxsim changed the model's interface from {described[0]} to {described[1]}.",
             "Set `simplify.onnxsim: false` to run only the package's own passes.",
         )
     return result
-
-
-def _interface(model: ir.Model) -> tuple[tuple[str | None, str, str], ...]:
-    return tuple((v.name, str(v.shape), str(v.dtype)) for v in (*model.graph.inputs, *model.graph.outputs))
 
 
 def _without(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> ir.Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +29,15 @@ from vitexport.host.sources.unmasked import show_every_patch
 from vitexport.host.sources.unreadable import LOAD_ERRORS, brief, hint_for, prefix_hint
 from vitexport.host.sources.weights import content_revision, weight_files
 from vitexport.host.sources.wrapping import Call, ImageModel, Named, pixel_values_spec
+from vitexport.inputs.labels.classes import Classes
+from vitexport.inputs.labels.wording import listed
 from vitexport.recipe.settings import ModelSettings
 from vitexport.scoring import Scoring, default_scoring
 from vitexport.source import ModelSource
 
-__all__ = ["class_names_of", "load", "make_call", "scoring_of"]
+__all__ = ["class_names_of", "classes_of", "load", "make_call", "scoring_of"]
+
+_LOG = logging.getLogger(__name__)
 
 _LOAD_ERRORS = (*LOAD_ERRORS, SafetensorError)
 
@@ -60,6 +65,16 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
     names = class_names_of(config) if head.task in ("classify", "segment") else ()
     metadata = ModelMetadata(spec, preprocess, names, settings.scoring or scoring_of(config))
     return LoadedModel(module, metadata, (*notes, *first_tensor_notes(call)))
+
+
+def classes_of(source: ModelSource, settings: ModelSettings) -> Classes | None:
+    """Return the classes of a classifier without loading its weights; None for another model."""
+    folder, identity, _ = _locate(source, settings)
+    config = _config(folder, identity)
+    if "ForImageClassification" not in str(config.architectures[0]):
+        return None
+    _require_head(config, identity)
+    return Classes(int(config.num_labels), class_names_of(config), scoring=settings.scoring or scoring_of(config))
 
 
 def _locate(source: ModelSource, settings: ModelSettings) -> tuple[Path, str, str | None]:
@@ -128,6 +143,8 @@ def _model(folder: Path, identity: str, config: Any, settings: ModelSettings) ->
     _refuse_videos(config, identity)
     saved = head_of(architecture)
     head = chosen_head(saved, settings.task, settings.features, architecture, identity)
+    if head.task == "classify":
+        _require_head(config, identity)
     whole = saved == head or (saved is not None and bool(settings.features))
     own = whole and architecture not in TOWERS
     cls = class_of(architecture) if own else _class_for(head, config, architecture, identity)
@@ -236,6 +253,7 @@ def _from_pretrained(
                 weights_only=True,
                 dtype=torch.float32,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, where both sizes can be named
                 **extra,
             )
     except _LOAD_ERRORS as error:
@@ -244,23 +262,42 @@ def _from_pretrained(
             hint_for(error, weight_files(folder, allow_pickle=settings.allow_pickle))
             or "Check that config.json and the weights belong together and are complete.",
         ) from error
-    mismatched = {str(key[0] if isinstance(key, tuple) else key) for key in info.get("mismatched_keys", ())}
-    return model, {str(key) for key in info["missing_keys"]} | mismatched
+    if info["mismatched_keys"]:
+        raise _misfit(sorted(info["mismatched_keys"]), identity, model.config)
+    return model, {str(key) for key in info["missing_keys"]}
+
+
+def _misfit(mismatched: list[tuple[str, Any, Any]], identity: str, config: Any) -> ModelSourceError:
+    """Return what is wrong with weights of other sizes than the config's."""
+    name, own, expected = mismatched[0]
+    heads = {int(own[0]) for _, own, expected in mismatched if expected[0] == config.num_labels}
+    if len(heads) == 1 and all(expected[0] == config.num_labels for _, _, expected in mismatched):
+        outputs = heads.pop()
+        return ModelSourceError(
+            f"Expected id2label in the config.json of '{identity}' to name the {outputs} outputs of its head, found "
+            f"{config.num_labels} names.",
+            f"Name {outputs} classes there, numbered from 0; transformers takes their number for that of the outputs.",
+        )
+    return ModelSourceError(
+        f"transformers cannot load '{identity}': its config.json says {list(expected)} for {name}, and the weights are "
+        f"{list(own)}.",
+        "Check that config.json and the weights belong together and are complete.",
+    )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the progress bar and the report of unused weights off the terminal; missing ones are checked here."""
-    logging: Any = transformers.utils.logging
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    theirs: Any = transformers.utils.logging
+    level, bar = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        theirs.set_verbosity(level)
         if bar:
-            logging.enable_progress_bar()
+            theirs.enable_progress_bar()
 
 
 def _resolution_keywords(model: Any, image_size: tuple[int, int]) -> dict[str, bool]:
@@ -298,9 +335,34 @@ class _Call:
         return {name: outputs[name] for name in self._names if outputs.get(name) is not None}
 
 
+def _require_head(config: Any, identity: str) -> None:
+    """Refuse a classifier of no classes: transformers passes its features through, and they would be read as scores."""
+    if not config.num_labels:
+        raise ModelSourceError(
+            f"Expected class names or num_labels in the config.json of '{identity}', found an empty id2label, which "
+            "transformers reads as a classifier without a head.",
+            "Name the classes in id2label, or use `task: features`.",
+        )
+
+
 def class_names_of(config: Any) -> tuple[str, ...]:
-    """Return the class names, or nothing when the config holds only placeholders."""
-    labels = tuple(str(config.id2label[index]) for index in range(len(config.id2label)))
+    """Return the class names, or nothing when the config holds only placeholders, or names for other outputs.
+
+    transformers makes a head of ``len(id2label)`` outputs, whatever numbers id2label has. Which output a name is for
+    cannot be said when the numbers are others than 0 to ``len(id2label) - 1``.
+    """
+    named = dict(config.id2label or {})
+    missing = [index for index in range(len(named)) if index not in named]
+    if missing:
+        _LOG.warning(
+            "The id2label of the checkpoint numbers its classes %s, and its %d outputs are 0 to %d: the names are not "
+            "used. Give them in the order of the outputs with --class-names FILE (model.class_names in a recipe).",
+            listed([str(index) for index in sorted(named)]),
+            len(named),
+            len(named) - 1,
+        )
+        return ()
+    labels = tuple(str(named[index]) for index in range(len(named)))
     return () if all(label == f"LABEL_{index}" for index, label in enumerate(labels)) else labels
 
 

@@ -18,6 +18,7 @@ from vitexport.errors import ModelSourceError
 from vitexport.host.sources.blocks import BlockOutputs, first_tensor_notes
 from vitexport.host.sources.channels import huggingface_channels, require_channels, timm_channels
 from vitexport.host.sources.families import family_of
+from vitexport.host.sources.imagenet import synsets_of
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.wrapping import Call, ImageModel, Named, describe_outputs, pixel_values_spec
 from vitexport.inputs.preprocess import PreprocessSpec
@@ -90,7 +91,8 @@ def wrap_module(
         raise ModelSourceError(
             f"Expected {classes} class names for '{name}', found {len(names)}.", "Give one name per output, in order."
         )
-    metadata = ModelMetadata(model, spec, names, scoring or _scoring(inner, outputs[0].shape[-1]))
+    scoring = scoring or _scoring(inner, outputs[0].shape[-1])
+    metadata = ModelMetadata(model, spec, names, scoring, synsets=synsets_of(names))
     return LoadedModel(wrapped, metadata, first_tensor_notes(call))
 
 

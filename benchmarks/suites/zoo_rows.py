@@ -1,0 +1,178 @@
+"""Every vision model worth a row of the zoo, found in the libraries themselves and chosen by rules.
+
+timm: of every module, the model with the fewest parameters among those with an attention layer (a submodule whose class
+name holds ``attn`` or ``attention``). transformers: every class of the auto mappings for images whose forward needs
+``pixel_values`` alone, built from its default configuration with at most two layers per stage.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ZooRow", "build", "huggingface_rows", "image_size", "smallest_with_attention", "source_of", "timm_rows"]
+
+_MAPPINGS = (
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_IMAGE_MAPPING_NAMES",
+    "MODEL_FOR_BACKBONE_MAPPING_NAMES",
+    "MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES",
+    "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES",
+)
+_LAYERS = 2
+_SEED = 0
+_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class ZooRow:
+    """One row.
+
+    Attributes:
+        library: ``timm`` or ``huggingface``.
+        group: Module of timm, or model type of transformers.
+        model: timm name, or class of transformers.
+    """
+
+    library: str
+    group: str
+    model: str
+
+
+def timm_rows() -> list[ZooRow]:
+    """Return one row per module of timm that has a model with attention; takes minutes, since all are built."""
+    import timm
+
+    found = ((module, smallest_with_attention(module)) for module in timm.list_modules())
+    return [ZooRow("timm", module, name) for module, name in found if name is not None]
+
+
+def smallest_with_attention(module: str) -> str | None:
+    """Return the timm model of a module with the fewest parameters among those with attention; None without any."""
+    import timm
+    import torch
+
+    sizes: dict[str, int] = {}
+    for name in timm.list_models(module=module):
+        try:
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model = timm.create_model(name, pretrained=False)
+        except Exception:
+            continue
+        kinds = {type(part).__name__.lower() for part in model.modules()}
+        if any("attn" in kind or "attention" in kind for kind in kinds):
+            sizes[name] = sum(parameter.numel() for parameter in model.parameters())
+    return min(sizes, key=lambda name: (sizes[name], name), default=None)
+
+
+def huggingface_rows() -> list[ZooRow]:
+    """Return one row per vision class of transformers that takes pixels alone."""
+    return sorted(_huggingface(), key=lambda row: (row.group, row.model))
+
+
+def _huggingface() -> Iterator[ZooRow]:
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    seen: set[str] = set()
+    for mapping in _MAPPINGS:
+        for group, names in getattr(modeling_auto, mapping).items():
+            for name in (names,) if isinstance(names, str) else names:
+                if name in seen or group.startswith("timm_"):
+                    continue  # a wrapper around the other library
+                seen.add(name)
+                if _takes_pixels_alone(getattr(transformers, name, None)):
+                    yield ZooRow("huggingface", str(group), str(name))
+
+
+def _takes_pixels_alone(cls: Any) -> bool:
+    if cls is None:
+        return False
+    parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return any(p.name == "pixel_values" for p in parameters) and set(needed) <= {"pixel_values"}
+
+
+def source_of(row: ZooRow, folder: Path) -> str:
+    """Return the model source of a checkpoint that :func:`build` wrote."""
+    return f"timm:local-dir:{folder}" if row.library == "timm" else str(folder)
+
+
+def build(row: ZooRow, folder: Path) -> Any:
+    """Write the checkpoint of a row with every parameter perturbed, and return the model in eval mode."""
+    import torch
+
+    torch.manual_seed(_SEED)
+    model = _timm(row) if row.library == "timm" else _transformers(row)
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.02 if parameter.ndim > 1 else 0.1
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
+    if row.library == "timm":
+        from timm.models import save_for_hf
+
+        save_for_hf(model, folder, safe_serialization=True)
+    else:
+        model.save_pretrained(folder)
+        _save_processor(model.config, folder)
+    return model.eval()
+
+
+def _timm(row: ZooRow) -> Any:
+    import timm
+
+    return timm.create_model(row.model, pretrained=False)
+
+
+def _transformers(row: ZooRow) -> Any:
+    import transformers
+
+    cls = getattr(transformers, row.model)
+    config = cls.config_class()
+    config = cls.config_class(**_shallow(config))  # not set afterwards: names of stages are made from the depth
+    vision = getattr(config, "vision_config", None)
+    for name, value in _shallow(vision).items():
+        setattr(vision, name, value)
+    if "ForImageClassification" in row.model or "Segmentation" in row.model:
+        config.num_labels = _CLASSES
+    return cls(config)
+
+
+def _shallow(config: Any) -> dict[str, Any]:
+    """Return the settings of a configuration that are depths, each cut to at most :data:`_LAYERS`."""
+    found: dict[str, Any] = {}
+    for name in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
+        if isinstance(getattr(config, name, None), int):
+            found[name] = min(_LAYERS, getattr(config, name))
+    if isinstance(getattr(config, "depths", None), list | tuple):
+        found["depths"] = [min(_LAYERS, depth) for depth in config.depths]
+    return found
+
+
+def image_size(model: Any) -> tuple[int, int]:
+    """Return (height, width) in pixels of what a built model takes."""
+    if hasattr(model, "pretrained_cfg"):
+        _, height, width = model.pretrained_cfg["input_size"]
+        return int(height), int(width)
+    return _configured_size(model.config)
+
+
+def _configured_size(config: Any) -> tuple[int, int]:
+    parts = (config, getattr(config, "vision_config", None), getattr(config, "backbone_config", None))
+    size = next((found for part in parts if (found := getattr(part, "image_size", None))), 224)
+    height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
+    return int(height), int(width)
+
+
+def _save_processor(config: Any, folder: Path) -> None:
+    """Write the preprocessing of a plain squash to the size of the configuration."""
+    height, width = _configured_size(config)
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": height, "width": width}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
