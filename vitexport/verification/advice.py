@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vitexport.bundle.bundle import Bundle
+from vitexport.bundle.layout import ERRORS, read_analysis
 from vitexport.recipe.settings import WITH_16_BIT_KERNELS, Budget, Gates, QuantizeSettings, Recipe
 from vitexport.verification.gates import GATES
 from vitexport.verification.result import VerificationResult
 
-__all__ = ["accuracy_budget", "advise", "worst_layers"]
+__all__ = ["accuracy_budget", "advise", "advise_on", "worst_layers"]
 
 _NAMED = 3
 """Layers that are proposed to stay in float."""
@@ -51,6 +53,12 @@ def advise(verification: VerificationResult, recipe: Recipe, worst: Sequence[str
     if gains:
         found += _gain(gains, recipe)
     return tuple(found)
+
+
+def advise_on(bundle: Bundle, verification: VerificationResult, recipe: Recipe) -> tuple[str, ...]:
+    """Return :func:`advise` of a bundle, with the layers that its error analysis names, if it has one."""
+    errors = read_analysis(bundle, ERRORS) or {}
+    return advise(verification, recipe, worst_layers(errors, verification.variants[-1].name))
 
 
 def accuracy_budget(gates: Gates) -> Budget:
@@ -151,5 +159,7 @@ def _gain(failed: Sequence[str], recipe: Recipe) -> Iterator[str]:
         yield "Judge its speed where it is meant to run: `vitexport build-engine BUNDLE`, then `vitexport bench`."
     elif "min_speedup" in failed:
         yield "Find the threads it is fastest with: `vitexport bench BUNDLE --tune`, then benchmark.threads."
-    if recipe.gates.on_failure == "fail":
+    if recipe.gates.on_failure == "fallback":
+        yield f"Ask for less ({', '.join(failed)}): nothing that was tried reaches it, and the report lists all of it."
+    else:
         yield "Ship what it was to replace where nothing is gained: --set gates.on_failure=fallback."
