@@ -145,7 +145,8 @@ def simplify(
     Example::
 
         vx.simplify("vit.onnx", "vit-simplified.onnx")
-        vx.simplify("theirs.onnx", "fixed.onnx", shapes={"input": (-1, 3, 224, 224)})     # a dynamic batch stays
+
+    Of another tool's file, ``shapes={"input": (-1, 3, 224, 224)}`` fixes the axes that are dynamic beside the batch.
 
     Args:
         model: ONNX file.
