@@ -45,6 +45,13 @@ WRONG: dict[str, tuple[Call, str]] = {
     "seconds": (lambda f: vx.bench(f, seconds=float("nan")), "seconds to be a number above zero"),
     "limit": (lambda f: vx.diagnose(f, limit=0), "limit to be a number above zero"),
     "device": (lambda f: vx.lint("m.onnx", device="foo"), "foo"),
+    "threads": (lambda f: vx.bench("m.onnx", tune_threads=True, threads=2), "Expected no number of threads"),
+    "cluster": (lambda f: vx.predict_files("m.onnx", "a.png", ray_address="auto"), "Expected engine='ray'"),
+    "audit": (lambda f: vx.build_engine("m.onnx", f / "e", audit=False, min_fraction=0.5), "Expected no fraction"),
+    "provider": (lambda f: vx.triton(f, f, kind="cpu", tensorrt=True), "Expected kind 'gpu' with the TensorRT"),
+    "jetpack": (lambda f: vx.kit(f, "arm-cpu", jetpack="6.2"), "Expected no JetPack release for"),
+    "network": (lambda f: vx.serve(f, url_private_network=True), "Expected hosts that image URLs may name"),
+    "queue": (lambda f: vx.serve(f, max_queue=8), "Expected a queue of at least one request's 64 images, found 8"),
 }
 
 

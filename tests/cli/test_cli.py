@@ -175,6 +175,10 @@ def test_a_failed_gate_exits_3_and_says_by_how_much(bundle: Path) -> None:
     result = call("run", recipe, "-o", bundle, *(part for override in overrides for part in ("--set", override)))
     assert result.exit_code == 3, result.output
     assert "FAILED gate max_size_ratio: limit 0.5, is 1" in result.stdout
+    assert "try 1: A float32 model gains nothing (max_size_ratio): quantize it" in result.stderr
+    document = json.loads((bundle / "report.json").read_text())
+    for text in ((bundle / "report.html").read_text(), (bundle / "report.md").read_text()):
+        assert "What to try, the most promising first" in text and document["advice"][0] in text
 
 
 def test_single_stages_work_on_single_files(tmp_path: Path) -> None:

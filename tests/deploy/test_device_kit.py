@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import vitexport as vx
 from tests.support.linear_model import save_image, write_recorded_bundle
 from vitexport.bundle.bundle import Bundle
 from vitexport.cli.kit import kit
@@ -79,6 +80,13 @@ def test_what_cannot_work_on_the_device_is_refused_before_anything_is_written(bu
     with pytest.raises(BundleError, match="no recorded reference"):
         write_kit(without, choose_variant(without), device_profile("arm-cpu"), archive)
     assert not archive.exists()
+
+
+def test_a_kit_says_nothing_of_gates_that_it_cannot_measure(bundle: Bundle, tmp_path: Path) -> None:
+    write_kit(bundle, choose_variant(bundle), device_profile("arm-cpu"), tmp_path / "kit.tar.gz")
+    found = vx.verify(unpack(tmp_path / "kit.tar.gz", tmp_path / "device") / "bundle")
+    assert found.passed, found.failures()
+    assert found.judged_before == ()  # the recipe asks for a top-1 drop, and nothing here is labelled
 
 
 # Runs the command line with everything blocked that a device does not have.

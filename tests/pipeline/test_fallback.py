@@ -18,10 +18,10 @@ from vitexport.errors import QuantizeError
 from vitexport.pipeline import recipe_run
 from vitexport.pipeline.fallback import Candidate, candidates, settle
 from vitexport.pipeline.run import run
-from vitexport.recipe.load import load_recipe, parse_recipe
+from vitexport.recipe.load import load_recipe, parse_recipe, validated
 from vitexport.recipe.settings import Budget, Gates, QuantizeSettings, Recipe, Tolerance
 from vitexport.verification.result import VerificationResult
-from vitexport.verification.summary import remarks
+from vitexport.verification.summary import headline, remarks
 from vitexport.verification.variants import VariantInput, evaluate_variants
 
 
@@ -189,10 +189,27 @@ def test_int8_that_is_slower_is_never_silent() -> None:
     assert not any("slower" in line for line in remarks(verification(noise=0.01, speed=1.2, gates=Gates())))
 
 
+@pytest.mark.parametrize(("target", "machine"), [("ort-arm64", "x86_64"), ("ort-x86", "aarch64")])
+def test_the_speed_on_another_processor_is_no_headline(
+    target: str, machine: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe.model_copy(update={"quantize": validated(QuantizeSettings, {"target": target}, where="test")})
+    slow = verification(noise=0.01, speed=0.4, gates=Gates())
+    for here, speed in ((machine, False), ({"ort-arm64": "arm64", "ort-x86": "AMD64"}[target], True)):
+        monkeypatch.setattr("platform.machine", lambda here=here: here)
+        assert ("speed" in headline(slow, asked)) is speed
+        assert any("slower than" in line for line in remarks(slow, asked)) is speed
+        assert any(f"was measured on onnxruntime ({here})" in line for line in remarks(slow, asked)) is not speed
+
+
 def test_a_model_meant_for_tensorrt_that_ran_elsewhere_says_so(recipe: Recipe) -> None:
     here = verification(noise=0.01, speed=1.2, gates=Gates())
     asked = recipe.model_copy(update={"quantize": QuantizeSettings(target="tensorrt")})
-    assert any("was measured on onnxruntime: build the engine where it" in line for line in remarks(here, asked))
+    slow = verification(noise=0.01, speed=0.4, gates=Gates())
+    (remark,) = [line for line in remarks(slow, asked) if "0.40x" in line or "slower" in line]
+    assert "meant for TensorRT, and was measured on onnxruntime" in remark
+    assert "0.40x the speed of simplified, which says nothing of TensorRT: build the engine where it runs" in remark
+    assert "speed" not in headline(slow, asked) and "0.40x the speed of simplified" in headline(slow, recipe)
     assert not any("TensorRT" in line for line in remarks(here, recipe))
     engine = replace(here, variants=(*here.variants, replace(here.variants[-1], name="engine", runtime="tensorrt")))
     assert not any("build the engine" in line for line in remarks(engine, asked))

@@ -123,6 +123,10 @@ def bench(
         wanted = [as_path(targets, "a model or bundle")]
     sizes = (batch,) if isinstance(batch, int) else tuple(batch)
     require_positive(seconds=seconds, threads=threads, **{f"batch[{i}]": size for i, size in enumerate(sizes)})
+    if tune_threads and threads is not None:
+        raise RecipeError(
+            f"Expected no number of threads when the best one is searched for, found {threads}.", "Leave threads out."
+        )
     if not sizes:
         raise RecipeError("Expected at least one batch size, found none.", "Pass batch=1, or several as (1, 8).")
     if cpus is not None:

@@ -88,7 +88,7 @@ def triton(
 
     Raises:
         BundleError: The bundle has no such model.
-        RecipeError: A number is less than 1, or ``kind`` is another word.
+        RecipeError: A number is less than 1, ``kind`` is another word, or ``tensorrt`` is asked for on a CPU.
         VitexportError: The name is no directory name, or an engine is asked to run on a CPU.
     """
     from vitexport.deploy.triton import TritonSettings, write_repository
@@ -96,6 +96,8 @@ def triton(
     require_positive(max_batch=max_batch, instances=instances)
     if kind not in ("gpu", "cpu"):
         raise RecipeError(f"Expected kind to be 'gpu' or 'cpu', found '{kind}'.", "Choose one of them.")
+    if tensorrt and kind == "cpu":
+        raise RecipeError("Expected kind 'gpu' with the TensorRT provider, found 'cpu'.", "Leave one of them out.")
     settings = TritonSettings(name, max_batch, max_delay_us, instances, kind, tensorrt)
     folder, opened = as_path(out, "a model repository"), open_bundle(bundle)
     choice = choose_variant(opened, variant)
@@ -246,7 +248,7 @@ def kit(
         jetpack: JetPack release on the device; None takes the newest for it.
 
     Raises:
-        RecipeError: There is no such device.
+        RecipeError: There is no such device, or it has no JetPack.
         EngineBuildError: The model cannot work on it.
         BundleError: The bundle has no such model, no recording to verify against, or an altered file.
     """
@@ -254,6 +256,8 @@ def kit(
     from vitexport.device.profiles import device_profile
 
     profile = device_profile(device)
+    if jetpack is not None and not profile.jetpacks:
+        raise RecipeError(f"Expected no JetPack release for {profile.title}, found '{jetpack}'.", "Leave jetpack out.")
     opened = open_bundle(bundle)
     path = Path(f"{opened.name}-{profile.name}.tar.gz") if out is None else Path(out)
     choice = choose_variant(opened, variant)

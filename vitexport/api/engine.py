@@ -13,6 +13,7 @@ from vitexport.api.analysis import LintResult, lint
 from vitexport.api.progress import OnEvent, Progress, shown
 from vitexport.bundle.layout import read_recipe
 from vitexport.bundle.target import resolve_target
+from vitexport.errors import RecipeError
 from vitexport.files import StageResult, StepEvent, as_path
 from vitexport.recipe.engine_settings import EngineSettings
 from vitexport.recipe.load import validated
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from vitexport.runtimes.tensorrt.sidecar import EngineSidecar
 
 __all__ = ["EngineResult", "build_engine", "refit", "trtexec"]
+
+_MIN_FRACTION = 0.99
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,7 +85,7 @@ def build_engine(
     variant: str | None = None,
     check: bool = True,
     audit: bool = True,
-    min_fraction: float = 0.99,
+    min_fraction: float | None = None,
     progress: Progress = False,
     on_choice: Callable[[Choice], None] | None = None,
     on_lint: Callable[[LintResult], None] | None = None,
@@ -100,7 +103,7 @@ def build_engine(
         variant: Which model of a bundle, whatever its checks found.
         check: Lint first, and do not build what will fail.
         audit: Audit the engine where it can be loaded.
-        min_fraction: Fraction of the requested work, 0 to 1, that must run in the precision requested.
+        min_fraction: Fraction of the requested work, 0 to 1, that must run in the precision requested; None takes 0.99.
         progress: True shows a bar; a function gets every event.
         on_choice: Called with the chosen model before anything else.
         on_lint: Called with the linter's result before the build begins.
@@ -108,13 +111,15 @@ def build_engine(
             recipe: ``product``, ``device``, ``batch``, ``shapes``, ``workspace_mib``, ...
 
     Raises:
-        RecipeError: A setting does not exist or does not fit.
+        RecipeError: A setting does not exist or does not fit, or ``min_fraction`` is given without ``audit``.
         BundleError: The bundle has no such model, or none that its checks accept.
         EngineBuildError: The device cannot run the model, or TensorRT refuses it.
         MissingDependencyError: The product is not installed.
     """
     from vitexport.engine.build import build_engine as build
 
+    if min_fraction is not None and not audit:
+        raise RecipeError("Expected no fraction to audit when nothing is audited.", "Leave --min-fraction out.")
     choice, wanted = _model_and_settings(model, variant, settings)
     if on_choice is not None:
         on_choice(choice)
@@ -128,7 +133,8 @@ def build_engine(
         phases = None if progress is False else _Phases(show)
         built = build(choice.path, wanted, as_path(out, "an engine"), variant=choice.variant, progress=phases)
         show(StepEvent("build", "done", str(out)))
-    report, why = _audit(as_path(out, "an engine"), min_fraction) if audit else (None, "not asked for")
+    limit = _MIN_FRACTION if min_fraction is None else min_fraction
+    report, why = _audit(as_path(out, "an engine"), limit) if audit else (None, "not asked for")
     return EngineResult(built, found, report, why, choice)
 
 

@@ -185,7 +185,8 @@ def predict_files(
         BundleError: The model cannot be used.
         InferenceError: The model failed; what a job has done stays in its journal.
         MissingDependencyError: The runtime, pyarrow or ray is not installed.
-        RecipeError: A number is less than 1, or ``engine="ray"`` or ``overwrite`` is given without ``out``.
+        RecipeError: A number is less than 1, ``engine="ray"`` or ``overwrite`` is given without ``out``, or a Ray
+            address without ``engine="ray"``.
         VitexportError: The results file exists, its ending is unknown, or the journal is another job's.
     """
     require_positive(top=top, batch=batch, workers=workers, threads=threads)
@@ -193,6 +194,10 @@ def predict_files(
         raise RecipeError(f"Expected engine to be 'local' or 'ray', found '{engine}'.", "Choose one of them.")
     if out is None and (engine == "ray" or overwrite):
         raise RecipeError("Expected a results file with engine='ray' or overwrite, found none.", "Pass out=...")
+    if ray_address is not None and engine != "ray":
+        raise RecipeError(
+            "Expected engine='ray' with the address of a Ray cluster, found 'local'.", "Leave the address out."
+        )
     settings = JobSettings(
         model=as_path(model, "a model or bundle"),
         runtime=runtime,

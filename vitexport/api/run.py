@@ -18,6 +18,7 @@ from vitexport.pipeline.run import run as run_recipe
 from vitexport.recipe.load import GivenData, default_recipe, load_recipe, override_data, override_settings
 from vitexport.recipe.settings import Recipe
 from vitexport.tables import Table
+from vitexport.verification.advice import advise_on
 from vitexport.verification.quantized import told
 from vitexport.verification.result import VerificationResult
 from vitexport.verification.summary import headline, remarks
@@ -33,6 +34,8 @@ class FinishedRun(Bundle):
         executed: Stages that did something, in order.
         skipped: Stages whose result was still current.
         remarks: What a reader must know although nothing failed, one sentence each.
+        headline: The verdict in one sentence; empty when the run stopped before verification.
+        advice: What to try after a rejection, the most promising first.
     """
 
     def __init__(
@@ -43,12 +46,16 @@ class FinishedRun(Bundle):
         executed: tuple[str, ...],
         skipped: tuple[str, ...],
         remarks: tuple[str, ...],
+        headline: str,
+        advice: tuple[str, ...],
     ) -> None:
         super().__init__(bundle.root, name=bundle.name, metadata=bundle.metadata, artifacts=bundle.artifacts)
         self.verification = verification
         self.executed = executed
         self.skipped = skipped
         self.remarks = remarks
+        self.headline = headline
+        self.advice = advice
 
     @property
     def passed(self) -> bool | None:
@@ -58,15 +65,16 @@ class FinishedRun(Bundle):
     def to_dict(self) -> dict[str, Any]:
         """Return the result, what the run did, and what ``bundle.json`` holds."""
         found = {} if self.verification is None else self.verification.to_dict()
-        did = {"executed": list(self.executed), "skipped": list(self.skipped), "remarks": list(self.remarks)}
-        return {**found, **did, "bundle": super().to_dict()}
+        said = {"headline": self.headline, "remarks": list(self.remarks), "advice": list(self.advice)}
+        did = {"executed": list(self.executed), "skipped": list(self.skipped)}
+        return {**found, **said, **did, "bundle": super().to_dict()}
 
     def tables(self) -> tuple[Table, ...]:
         """Return the result's tables under its headline; those of the bundle where nothing was verified."""
         if self.verification is None:
             return super().tables()
         first, *others = self.verification.tables()
-        return replace(first, title=headline(self.verification)), *others
+        return replace(first, title=self.headline), *others
 
 
 def resolve_recipe(
@@ -177,10 +185,15 @@ def run(
     with shown(progress, plan(resolved, until)) as show:
         done = run_recipe(resolved, as_path(out, "a bundle directory"), until=until, force=force, on_event=show)
     assert done.bundle is not None  # only a dry run can leave none
-    notes = () if done.verification is None else remarks(done.verification, resolved)
-    notes += tuple(_quantized(done.bundle))
+    verdict, told_of = done.verification, tuple(_quantized(done.bundle))
     return FinishedRun(
-        done.bundle, verification=done.verification, executed=done.executed, skipped=done.skipped, remarks=notes
+        done.bundle,
+        verification=verdict,
+        executed=done.executed,
+        skipped=done.skipped,
+        remarks=told_of if verdict is None else (*remarks(verdict, resolved), *told_of),
+        headline="" if verdict is None else headline(verdict, resolved),
+        advice=() if verdict is None else advise_on(done.bundle, verdict, resolved),
     )
 
 

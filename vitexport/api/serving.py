@@ -10,7 +10,7 @@ from os import PathLike
 from typing import Any
 
 from vitexport.api.arguments import require_positive
-from vitexport.errors import MissingDependencyError, VitexportError
+from vitexport.errors import MissingDependencyError, RecipeError, VitexportError
 from vitexport.machine import usable_cores
 from vitexport.tables import Table, Tabular
 
@@ -72,7 +72,7 @@ def serve(
     threads: int | None = None,
     max_batch: int = 8,
     max_delay_ms: float = 2.0,
-    max_queue: int = 128,
+    max_queue: int | None = None,
     max_images: int = 64,
     max_body_mb: int = 32,
     head_timeout: float = 10.0,
@@ -101,7 +101,8 @@ def serve(
         threads: Threads of each run; None shares the cores among the workers.
         max_batch: Images per run.
         max_delay_ms: Milliseconds that an image waits for others to join its run.
-        max_queue: Images accepted and not yet answered; beyond it the server answers 429.
+        max_queue: Images accepted and not yet answered; beyond it the server answers 429. None takes 128, or
+            ``max_images`` where that is more.
         max_images: Images per request.
         max_body_mb: MiB per request.
         head_timeout: Seconds to send a request's head.
@@ -117,7 +118,8 @@ def serve(
         BundleError: The model cannot be used.
         RuntimeBackendError: The runtime cannot open it.
         MissingDependencyError: The extra ``serve``, or the runtime, is not installed.
-        RecipeError: A number is less than 1.
+        RecipeError: A number is less than 1, the queue is smaller than a request may be, or private addresses are
+            allowed and no host is.
         VitexportError: The address cannot be bound, or this is not the main thread.
     """
     from vitexport.predict.predictor import Predictor
@@ -138,13 +140,24 @@ def serve(
         max_images=max_images,
         max_body_mb=max_body_mb,
     )
+    if url_private_network and not url_hosts:
+        raise RecipeError(
+            "Expected hosts that image URLs may name, as they may lie in a private network; found none.",
+            "Name them: --url-host HOST, url_hosts=(...).",
+        )
+    max_queue = max(Limits.queue, max_images) if max_queue is None else max_queue
+    if max_queue < max_images:
+        raise RecipeError(
+            f"Expected a queue of at least one request's {max_images} images, found {max_queue}.",
+            "Raise max_queue (--max-queue), or lower max_images (--max-images).",
+        )
     _require_main_thread()
     body = max_body_mb << 20
     limits = Limits(
         body_bytes=body,
         total_bytes=max(Limits.total_bytes, 2 * body),
         images=max_images,
-        queue=max(max_queue, max_images),
+        queue=max_queue,
         head_seconds=head_timeout,
         body_seconds=body_timeout,
         url_hosts=frozenset(url_hosts),

@@ -32,7 +32,7 @@ if not _ERR.is_terminal:
 @engine_options
 @click.option("--lint/--no-lint", "with_lint", default=True, help="Lint first, and stop if anything will fail.")
 @click.option("--audit/--no-audit", "with_audit", default=True, help="Audit the engine where it can be loaded.")
-@click.option("--min-fraction", type=click.FloatRange(0, 1), default=0.99, help="Fraction that must run as requested.")
+@click.option("--min-fraction", type=click.FloatRange(0, 1), help="Share that must run as requested.  [default: 0.99]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
 def build_engine(
     source: Path,
@@ -40,7 +40,7 @@ def build_engine(
     variant: str | None,
     with_lint: bool,
     with_audit: bool,
-    min_fraction: float,
+    min_fraction: float | None,
     as_json: bool,
     **options: Any,
 ) -> None:

@@ -73,8 +73,11 @@ def run(
     else:
         click.echo("nothing to do: every stage is current", err=True)
     if done.verification is not None:
-        code = finish(done.verification, f"{resolved.name} -> {output}", as_json=as_json, notes=done.remarks)
+        said = {key: value for key, value in done.to_dict().items() if key != "bundle"} if as_json else None
+        code = finish(done.verification, f"{resolved.name} -> {output}", document=said, notes=done.remarks)
         suggest_bisect(done.verification, output)
+        for number, line in enumerate(done.advice, 1):
+            click.echo(f"try {number}: {line}", err=True)
         report = output / "report.html"
         if report.is_file():
             click.echo(f"report: {report}", err=True)

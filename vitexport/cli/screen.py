@@ -71,17 +71,19 @@ def rich_table(table: tables.Table, *, colours: Mapping[str, str] | None = None)
     return shown
 
 
-def finish(verification: VerificationResult, title: str, *, as_json: bool, notes: Sequence[str] = ()) -> int:
+def finish(
+    verification: VerificationResult, title: str, *, document: Any | None = None, notes: Sequence[str] = ()
+) -> int:
     """Print a verification and return the exit code: 0 passed, 3 failed, or not known because something was not run.
 
     Args:
         verification: The verdict.
         title: Above the table.
-        as_json: Print one JSON document instead.
+        document: Print this as JSON instead.
         notes: What a reader must know although nothing failed.
     """
-    if as_json:
-        print_json({"remarks": notes, **verification.to_dict()})
+    if document is not None:
+        print_json(document)
         return 0 if verification.passed else 3
     OUT.print(result_table(verification, title))
     for gate in verification.gates:

@@ -24,7 +24,11 @@ __all__ = ["serve"]
 @click.option("--max-delay-ms", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Wait for a batch.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Runs at the same time.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each run.  [default: cores / workers]")
-@click.option("--max-queue", type=click.IntRange(min=1), default=128, show_default=True, help="Images; beyond it, 429.")
+@click.option(
+    "--max-queue",
+    type=click.IntRange(min=1),
+    help="Images; beyond it, 429.  [default: 128, or --max-images if that is more]",
+)
 @click.option("--max-images", type=click.IntRange(min=1), default=64, show_default=True, help="Images per request.")
 @click.option("--max-body-mb", type=click.IntRange(min=1), default=32, show_default=True, help="MiB per request.")
 @click.option("--head-timeout", type=float, default=10.0, show_default=True, help="Seconds to send a request's head.")
@@ -45,7 +49,7 @@ def serve(
     max_delay_ms: float,
     workers: int,
     threads: int | None,
-    max_queue: int,
+    max_queue: int | None,
     max_images: int,
     max_body_mb: int,
     head_timeout: float,

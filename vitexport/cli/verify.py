@@ -30,6 +30,6 @@ def verify(ctx: click.Context, bundle: Path, runtime: str | None, engine: Path |
     """
     result = api.verify(bundle, engine=engine, runtime=runtime)
     what = bundle.name if engine is None else engine.name
-    code = finish(result, f"{what} replayed on this machine", as_json=as_json)
+    code = finish(result, f"{what} replayed on this machine", document=result.to_dict() if as_json else None)
     suggest_bisect(result, bundle)
     ctx.exit(code)

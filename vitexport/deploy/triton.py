@@ -81,6 +81,11 @@ def write_repository(bundle: Bundle, choice: Choice, out: str | Path, settings: 
     engine = artifact.kind == "engine"
     if engine and settings.kind == "cpu":
         raise VitexportError("An engine cannot run on a CPU.", "Use --kind gpu, or choose an ONNX file with --variant.")
+    if engine and settings.tensorrt:
+        raise VitexportError(
+            "Expected an ONNX file for ONNX Runtime's TensorRT provider, found an engine.",
+            "Leave --tensorrt out, or choose an ONNX file with --variant.",
+        )
     folder = Path(out) / name
     source = bundle.path(artifact)
     target = folder / "1" / ("model.plan" if engine else "model.onnx")

@@ -12,7 +12,8 @@ from typing import Any
 
 from vitexport.bundle.layout import REFERENCE
 from vitexport.errors import StageError
-from vitexport.recipe.settings import WITH_16_BIT_KERNELS, Budget, Gates, QuantizeSettings
+from vitexport.recipe.settings import WITH_16_BIT_KERNELS, Gates, QuantizeSettings
+from vitexport.verification.advice import accuracy_budget
 from vitexport.verification.gates import GATES
 from vitexport.verification.result import VerificationResult
 
@@ -65,13 +66,7 @@ def candidates(settings: QuantizeSettings, gates: Gates) -> tuple[Candidate, ...
         settings = settings.model_copy(update={"attention": "float"})
         found.append(Candidate(_describe(settings), settings))
     if settings.precision in ("int8", "fp8") and settings.budget is None:
-        budget = Budget(
-            max_top1_drop=gates.max_top1_drop,
-            min_agreement=gates.min_agreement,
-        )
-        if budget == Budget():
-            budget = Budget(max_top1_drop=1.0)
-        searched = settings.model_copy(update={"budget": budget})
+        searched = settings.model_copy(update={"budget": accuracy_budget(gates)})
         found.append(Candidate(f"{_describe(settings)}, fewest layers that keep the accuracy", searched, True))
     if settings.precision in ("int8", "fp8") and settings.target in WITH_16_BIT_KERNELS:
         changed = {"precision": "fp16", "attention": "float", "budget": None, "exclude": ()}

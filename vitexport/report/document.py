@@ -24,6 +24,7 @@ from vitexport.files import finite
 from vitexport.machine import describe_machine
 from vitexport.recipe.settings import Recipe
 from vitexport.report.sections import SECTIONS
+from vitexport.verification.advice import advise_on
 from vitexport.verification.disagreement import Disagreement, worst_images
 from vitexport.verification.quantized import budget_sentence, held_out_sentence, kept_float, measured_sentence
 from vitexport.verification.result import VerificationResult
@@ -46,8 +47,9 @@ def build_document(bundle: Bundle, verification: VerificationResult, recipe: Rec
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "vitexport": vitexport.__version__,
         "passed": verification.passed,
-        "headline": headline(verification),
+        "headline": headline(verification, recipe),
         "failures": verification.failures(),
+        "advice": advise_on(bundle, verification, recipe),
         "remarks": [*remarks(verification, recipe), *(read_analysis(bundle, BENCHMARK) or {}).get("warnings", [])],
         "model": asdict(bundle.model),
         "preprocess": bundle.preprocess.model_dump(mode="json"),

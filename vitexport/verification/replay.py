@@ -139,7 +139,8 @@ def _judge(
     )
     verification = replace(verification, gates=_excused(verification.gates, reference, variants, recipe, head))
     again = {gate.gate for gate in verification.gates}
-    there = tuple(gate for gate in judge(bundle, recipe).gates if gate.gate not in again)
+    # A kit lacks what some gates were measured with, and so says nothing of them.
+    there = tuple(gate for gate in judge(bundle, recipe).gates if gate.gate not in again and gate.value is not None)
     unset = tuple(name for name, limit in recipe.gates.limits().items() if limit is None)
     verification = replace(verification, judged_before=there, unchecked=unset)
     return with_checks(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 from vitexport.recipe.settings import Recipe, Tolerance
 from vitexport.scoring import Head
 from vitexport.verification.parity import OutputParity
@@ -31,8 +33,13 @@ def replaced_variant(verification: VerificationResult) -> VariantResult | None:
     )
 
 
-def headline(verification: VerificationResult) -> str:
-    """Return the verdict in one sentence."""
+def headline(verification: VerificationResult, recipe: Recipe | None = None) -> str:
+    """Return the verdict in one sentence; a speed is part of it only where the model is meant to run.
+
+    Args:
+        verification: The verdict.
+        recipe: What was asked for: it says which runtime the model is meant for.
+    """
     last = verification.variants[-1]
     if last.not_run:
         return f"{last.name} was not run: nothing here can execute it, so nothing is known of its answers."
@@ -43,8 +50,8 @@ def headline(verification: VerificationResult) -> str:
     if main is not None:
         parts.append(_answers(main, verification.head, last.parity.images))
     base = replaced_variant(verification)
-    if base is not None and base.latency and last.latency and base.runtime == last.runtime:
-        ratio = base.latency[0].p50_ms / last.latency[0].p50_ms
+    ratio = _speedup(verification)
+    if base is not None and ratio is not None and _meant_for(verification, recipe) is None:
         parts.append(f"runs at {ratio:.2f}x the speed of {base.name}")
     if base is not None and base.bytes and last.bytes:
         parts.append(f"takes {last.bytes / base.bytes:.0%} of its size")
@@ -74,13 +81,23 @@ def remarks(verification: VerificationResult, recipe: Recipe | None = None) -> t
         recipe: What was asked for, to say what of it has not been shown here.
     """
     labels = [f"Labels: {check.finding}." for check in verification.checks if check.name == LABELS_CHECK]
-    found = [*labels, *_speed(verification), *_accuracy(verification), *_elsewhere(verification, recipe)]
+    elsewhere = _elsewhere(verification, recipe)
+    speed = [] if elsewhere else _speed(verification)
+    found = [*labels, *speed, *_accuracy(verification), *elsewhere]
     if len(verification.variants) > 1 and not verification.gates:
         found.append("No gate is set in the recipe: the variants were held to their tolerances only.")
     loose = [variant.name for variant in verification.variants if variant.parity and not _limited(variant)]
     if loose:
         found.append(f"No tolerance was checked for {', '.join(loose)}: every difference passes there.")
     return tuple(found)
+
+
+def _speedup(verification: VerificationResult) -> float | None:
+    """Return how much faster the last variant is than what it replaces; None where that was not measured."""
+    last, base = verification.variants[-1], replaced_variant(verification)
+    if base is None or not base.latency or not last.latency or base.runtime != last.runtime:
+        return None
+    return base.latency[0].p50_ms / last.latency[0].p50_ms
 
 
 def _speed(verification: VerificationResult) -> list[str]:
@@ -124,17 +141,43 @@ def _accuracy(verification: VerificationResult) -> list[str]:
 
 
 def _elsewhere(verification: VerificationResult, recipe: Recipe | None) -> list[str]:
-    """Say that a model meant for TensorRT has not run there: an engine is built and verified on its own machine."""
-    if recipe is None or any(variant.runtime.startswith("tensorrt") for variant in verification.variants):
+    """Say that a model has not run where it is meant to: its answers are known, its speed there is not."""
+    meant = _meant_for(verification, recipe)
+    if meant is None:
         return []
-    if recipe.engine is None and (recipe.quantize is None or recipe.quantize.target != "tensorrt"):
-        return []
-    last = verification.variants[-1]
-    where = "was not run" if last.not_run else f"was measured on {last.runtime}"
-    return [
-        f"The model is meant for TensorRT, and {where}: build the engine "
-        "where it runs (`vitexport build-engine`), and check it there (`vitexport verify BUNDLE --engine`)."
-    ]
+    last, base, ratio = verification.variants[-1], replaced_variant(verification), _speedup(verification)
+    where = "was not run" if last.not_run else f"was measured on {_place(last.runtime)}"
+    if base is not None and ratio is not None:
+        where += f", where it runs at {ratio:.2f}x the speed of {base.name}, which says nothing of {meant}"
+    then = "measure it there (`vitexport bench BUNDLE`), after `vitexport verify BUNDLE`."
+    if meant == _TENSORRT:
+        then = (
+            "build the engine where it runs (`vitexport build-engine`), and check it there "
+            "(`vitexport verify BUNDLE --engine`)."
+        )
+    return [f"The model is meant for {meant}, and {where}: {then}"]
+
+
+_TENSORRT = "TensorRT"
+_PROCESSORS = {"ort-x86": ("x86", ("x86_64", "amd64", "i686")), "ort-arm64": ("ARM", ("aarch64", "arm64"))}
+"""Target of ONNX Runtime to its processors: their name, and what they call themselves."""
+
+
+def _meant_for(verification: VerificationResult, recipe: Recipe | None) -> str | None:
+    """Return what the last variant is meant to run on where that was not what ran it; None where it was."""
+    if recipe is None:
+        return None
+    quantize, runtimes = recipe.quantize, [variant.runtime for variant in verification.variants]
+    if recipe.engine is not None or (quantize is not None and quantize.target == "tensorrt"):
+        return None if any(runtime.startswith("tensorrt") for runtime in runtimes) else _TENSORRT
+    if quantize is None or quantize.target not in _PROCESSORS or verification.variants[-1].precision == "float32":
+        return None
+    name, machines = _PROCESSORS[quantize.target]
+    return None if platform.machine().lower() in machines else f"ONNX Runtime on {name}"
+
+
+def _place(runtime: str) -> str:
+    return f"{runtime} ({platform.machine()})"
 
 
 def _limited(variant: VariantResult) -> bool:
