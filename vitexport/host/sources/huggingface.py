@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from vitexport.host.sources.channels import huggingface_channels
 from vitexport.host.sources.families import family_of
 from vitexport.host.sources.heads import FEATURES, TOWERS, Head, chosen_head, class_of, has_encoder, head_of
 from vitexport.host.sources.hub import fetch
+from vitexport.host.sources.huggingface_config import class_names_of, misfit, require_head, scoring_of
 from vitexport.host.sources.huggingface_preprocess import resolve_preprocess
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.unmasked import show_every_patch
@@ -30,14 +30,10 @@ from vitexport.host.sources.unreadable import LOAD_ERRORS, brief, hint_for, pref
 from vitexport.host.sources.weights import content_revision, weight_files
 from vitexport.host.sources.wrapping import Call, ImageModel, Named, pixel_values_spec
 from vitexport.inputs.labels.classes import Classes
-from vitexport.inputs.labels.wording import listed
 from vitexport.recipe.settings import ModelSettings
-from vitexport.scoring import Scoring, default_scoring
 from vitexport.source import ModelSource
 
-__all__ = ["class_names_of", "classes_of", "load", "make_call", "scoring_of"]
-
-_LOG = logging.getLogger(__name__)
+__all__ = ["classes_of", "load", "make_call"]
 
 _LOAD_ERRORS = (*LOAD_ERRORS, SafetensorError)
 
@@ -73,7 +69,7 @@ def classes_of(source: ModelSource, settings: ModelSettings) -> Classes | None:
     config = _config(folder, identity)
     if "ForImageClassification" not in str(config.architectures[0]):
         return None
-    _require_head(config, identity)
+    require_head(config, identity)
     return Classes(int(config.num_labels), class_names_of(config), scoring=settings.scoring or scoring_of(config))
 
 
@@ -144,7 +140,7 @@ def _model(folder: Path, identity: str, config: Any, settings: ModelSettings) ->
     saved = head_of(architecture)
     head = chosen_head(saved, settings.task, settings.features, architecture, identity)
     if head.task == "classify":
-        _require_head(config, identity)
+        require_head(config, identity)
     whole = saved == head or (saved is not None and bool(settings.features))
     own = whole and architecture not in TOWERS
     cls = class_of(architecture) if own else _class_for(head, config, architecture, identity)
@@ -263,26 +259,8 @@ def _from_pretrained(
             or "Check that config.json and the weights belong together and are complete.",
         ) from error
     if info["mismatched_keys"]:
-        raise _misfit(sorted(info["mismatched_keys"]), identity, model.config)
+        raise misfit(sorted(info["mismatched_keys"]), identity, model.config)
     return model, {str(key) for key in info["missing_keys"]}
-
-
-def _misfit(mismatched: list[tuple[str, Any, Any]], identity: str, config: Any) -> ModelSourceError:
-    """Return what is wrong with weights of other sizes than the config's."""
-    name, own, expected = mismatched[0]
-    heads = {int(own[0]) for _, own, expected in mismatched if expected[0] == config.num_labels}
-    if len(heads) == 1 and all(expected[0] == config.num_labels for _, _, expected in mismatched):
-        outputs = heads.pop()
-        return ModelSourceError(
-            f"Expected id2label in the config.json of '{identity}' to name the {outputs} outputs of its head, found "
-            f"{config.num_labels} names.",
-            f"Name {outputs} classes there, numbered from 0; transformers takes their number for that of the outputs.",
-        )
-    return ModelSourceError(
-        f"transformers cannot load '{identity}': its config.json says {list(expected)} for {name}, and the weights are "
-        f"{list(own)}.",
-        "Check that config.json and the weights belong together and are complete.",
-    )
 
 
 @contextmanager
@@ -333,43 +311,3 @@ class _Call:
     def __call__(self, model: Any, pixel_values: torch.Tensor) -> Named:
         outputs = model(pixel_values=pixel_values, **self._keywords)
         return {name: outputs[name] for name in self._names if outputs.get(name) is not None}
-
-
-def _require_head(config: Any, identity: str) -> None:
-    """Refuse a classifier of no classes: transformers passes its features through, and they would be read as scores."""
-    if not config.num_labels:
-        raise ModelSourceError(
-            f"Expected class names or num_labels in the config.json of '{identity}', found an empty id2label, which "
-            "transformers reads as a classifier without a head.",
-            "Name the classes in id2label, or use `task: features`.",
-        )
-
-
-def class_names_of(config: Any) -> tuple[str, ...]:
-    """Return the class names, or nothing when the config holds only placeholders, or names for other outputs.
-
-    transformers makes a head of ``len(id2label)`` outputs, whatever numbers id2label has. Which output a name is for
-    cannot be said when the numbers are others than 0 to ``len(id2label) - 1``.
-    """
-    named = dict(config.id2label or {})
-    missing = [index for index in range(len(named)) if index not in named]
-    if missing:
-        _LOG.warning(
-            "The id2label of the checkpoint numbers its classes %s, and its %d outputs are 0 to %d: the names are not "
-            "used. Give them in the order of the outputs with --class-names FILE (model.class_names in a recipe).",
-            listed([str(index) for index in sorted(named)]),
-            len(named),
-            len(named) - 1,
-        )
-        return ()
-    labels = tuple(str(named[index]) for index in range(len(named)))
-    return () if all(label == f"LABEL_{index}" for index, label in enumerate(labels)) else labels
-
-
-def scoring_of(config: Any) -> Scoring:
-    """Return what ``transformers.pipeline("image-classification")`` turns the logits into scores with."""
-    if config.problem_type == "regression":
-        return "none"
-    if config.problem_type == "multi_label_classification":
-        return "sigmoid"
-    return default_scoring(int(config.num_labels))

@@ -18,6 +18,7 @@ from vitexport.errors import ModelSourceError
 from vitexport.host.sources.blocks import BlockOutputs, first_tensor_notes
 from vitexport.host.sources.channels import huggingface_channels, require_channels, timm_channels
 from vitexport.host.sources.families import family_of
+from vitexport.host.sources.huggingface_config import class_names_of, scoring_of
 from vitexport.host.sources.imagenet import synsets_of
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.wrapping import Call, ImageModel, Named, describe_outputs, pixel_values_spec
@@ -171,15 +172,13 @@ def _describe_transformers(
         inner = inner.base_model
     show_every_patch(inner)
     call = huggingface.make_call(inner, head, spec.image_size)
-    names, family = huggingface.class_names_of(inner.config), _family(inner.config.model_type, "huggingface")
+    names, family = class_names_of(inner.config), _family(inner.config.model_type, "huggingface")
     return head.task, inner, call, names, family
 
 
 def _scoring(inner: Any, classes: int | str) -> Scoring:
     if _is_transformers(inner):
-        from vitexport.host.sources import huggingface
-
-        return huggingface.scoring_of(inner.config)
+        return scoring_of(inner.config)
     return default_scoring(int(classes))
 
 
