@@ -138,7 +138,8 @@ def find_linears(model: ir.Model) -> tuple[LinearLayer, ...]:
         inside = block if role in ("qkv", "proj", "fc1", "fc2") else None
         layer = LinearLayer.of(node, role, inside)
         assert layer is not None
-        layers.append(layer)
+        answers = layer.output.is_graph_output() and not layer.output.consumers()
+        layers.append(replace(layer, role="head", block=None) if answers and role in ("fc2", "other") else layer)
     return _with_unique_names(layers)
 
 

