@@ -116,13 +116,22 @@ def build(row: ZooRow, folder: Path) -> Any:
             scale = 0.02 if parameter.ndim > 1 else 0.1
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
     if row.library == "timm":
-        from timm.models import save_for_hf
-
-        save_for_hf(model, folder, safe_serialization=True)
+        _save_timm(model, folder)
     else:
         model.save_pretrained(folder)
         _save_processor(model.config, folder)
     return model.eval()
+
+
+def _save_timm(model: Any, folder: Path) -> None:
+    from safetensors.torch import save_file
+    from timm.models import save_for_hf
+
+    save_for_hf(model, folder, safe_serialization=False)
+    (folder / "pytorch_model.bin").unlink()
+    # Written by themselves: safetensors refuses a tensor that a model holds under several names.
+    weights = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
 
 
 def _timm(row: ZooRow) -> Any:
