@@ -98,7 +98,7 @@ def test_split_function_gives_the_split_labels_and_pixels_on_disk(
         assert [(d.index, d.label) for d in part] == [(i["source_index"], i["label"]) for i in listed]
         for digit, image in zip(part, listed, strict=True):
             drawn = np.asarray(digits_script.render(digit).convert("RGB"))
-            np.testing.assert_array_equal(np.asarray(load_image(CALIB / image["file"])), drawn)
+            np.testing.assert_array_equal(np.asarray(load_image(CALIB / image["file"]).convert("RGB")), drawn)
 
 
 def test_equal_digits_stay_in_one_split(digits_script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
