@@ -275,3 +275,49 @@ def test_what_is_read_beside_the_images_counts_for_resume(tmp_path: Path) -> Non
     assert labels_fingerprint(tmp_path, file, Columns()) != first
     with pytest.raises(ImageError, match="found no file"):
         labels_fingerprint(tmp_path, tmp_path / "gone.csv", Columns())
+
+
+def test_a_typo_is_an_error_also_beside_stray_or_nested_images(tmp_path: Path) -> None:
+    folders = ["cat/1.png", "dgo/1.png", "polar bear/1.png"]
+    for other in ("stray.png", "cat/extra/2.png"):
+        with pytest.raises(ImageError, match=r"class folders of '.*' to be classes .* 'dgo'"):
+            found(tmp_path, [*folders, other])
+
+
+def test_names_inside_of_numbered_folders_win_over_their_numbers(tmp_path: Path) -> None:
+    labels = found(tmp_path, ["0/cat/1.png", "0/dog/1.png", "1/cat/2.png", "2/polar bear/1.png"])
+    assert labels.targets == (0, 1, 0, 2)
+    assert labels.rule == "exact class name"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"a.png": [0, 1, 0], "b.png": [1, 0, 1]}, ((1,), (0, 2))),
+        ({"a.png": [0.0, 1.0, 0.0], "b.png": [0, 0, 0]}, ((1,), ())),
+        ({"a.png": [1, 2], "b.png": [0]}, ((1, 2), (0,))),
+    ],
+)
+def test_a_number_for_every_output_says_which_labels_are_there(
+    content: dict[str, list[float]], expected: tuple[tuple[int, ...], ...], tmp_path: Path
+) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    labels = found(tmp_path, ["a.png", "b.png"], SEVERAL, labels_file=tmp_path / "labels.json")
+    assert labels.targets == expected
+
+
+def test_a_vector_in_one_cell_is_a_vector_and_a_label_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,labels\na.png,0 1 1\nb.png,1 0 0\n")
+    labels = found(tmp_path, ["a.png", "b.png"], SEVERAL, labels_file=tmp_path / "labels.csv")
+    assert labels.targets == ((1, 2), (0,))
+    assert {entry.rule for entry in labels.mapping} == {"present or absent"}
+    (tmp_path / "labels.csv").write_text("file,labels\na.png,0 1 1\nb.png,2\n")
+    with pytest.raises(ImageError, match=r"each label of 'a.png' once, found '1' 2 times"):
+        found(tmp_path, ["a.png", "b.png"], SEVERAL, labels_file=tmp_path / "labels.csv")
+
+
+def test_a_single_label_may_be_called_by_a_word_of_absence(tmp_path: Path) -> None:
+    one = Classes(1, ("no",), scoring="sigmoid")
+    assert found(tmp_path, ["no/1.png", "not no/1.png"], one).targets == ((0,), ())
+    with pytest.raises(ImageError, match="found 'yes'"):
+        found(tmp_path, ["no/1.png", "yes/1.png"], one)

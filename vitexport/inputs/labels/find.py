@@ -11,7 +11,7 @@ from typing import Literal
 from vitexport.errors import ImageError
 from vitexport.files import sha256_file
 from vitexport.inputs.labels.classes import Classes
-from vitexport.inputs.labels.match import Matching, match
+from vitexport.inputs.labels.match import RULES, Matching, match
 from vitexport.inputs.labels.read import read_labels
 from vitexport.inputs.labels.resolve import resolve
 from vitexport.inputs.labels.rows import Columns, Written
@@ -160,7 +160,9 @@ def _class_folders(folder: Path, names: Sequence[str], classes: Classes) -> Labe
     if not inside or classes.scoring == "none" and not _are_numbers(parts[0] for parts in inside.values()):
         return None
     if len(inside) < len(names):
-        if match((parts[0] for parts in inside.values()), classes).complete and classes.names:
+        outer = match((parts[0] for parts in inside.values()), classes)
+        if _names_some(outer):
+            outer.require(what, classes)
             beside = [f"'{name}'" for name in names if name not in inside]
             raise ImageError(
                 f"Expected every image in one of the {what}, found {len(beside)} beside them: {listed(beside)}.",
@@ -168,18 +170,29 @@ def _class_folders(folder: Path, names: Sequence[str], classes: Classes) -> Labe
             )
         return None
     deep = any(len(parts) > 1 for parts in inside.values())
-    for level in (0, -1) if deep else (0,):
-        written = {name: parts[level] for name, parts in inside.items()}
-        if deep and not match(written.values(), classes).complete:
-            continue
-        try:
-            found = resolve(written, classes, what=what, origin="class folders")
-        except ImageError as error:
-            raise ImageError(error.message, f"{error.hint} --labels none says that folders are no classes.") from error
-        if not deep:
-            _refuse_twins(found, what)
-        return found
-    return None
+    levels = [{name: parts[level] for name, parts in inside.items()} for level in ((0, -1) if deep else (0,))]
+    written = max(levels, key=lambda level: _strictness(match(level.values(), classes)))
+    chosen = match(written.values(), classes)
+    if deep and not chosen.complete and not _names_some(chosen):
+        return None
+    try:
+        found = resolve(written, classes, what=what, origin="class folders")
+    except ImageError as error:
+        raise ImageError(error.message, f"{error.hint} --labels none says that folders are no classes.") from error
+    if not deep:
+        _refuse_twins(found, what)
+    return found
+
+
+def _names_some(matching: Matching) -> bool:
+    """Whether a value is the name of a class: then folders are meant as classes, and the others are typos."""
+    return any(rule != "index" for _, rule in matching.found.values())
+
+
+def _strictness(matching: Matching) -> tuple[bool, int, int]:
+    """Return what makes one level of folders the better reading: complete, by a stricter rule, with more names."""
+    loosest = max((RULES.index(rule) for _, rule in matching.found.values()), default=len(RULES))
+    return matching.complete, -loosest, len(matching.found)
 
 
 def _are_numbers(names: Iterable[str]) -> bool:

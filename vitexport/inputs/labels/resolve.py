@@ -18,6 +18,7 @@ __all__ = ["resolve"]
 
 _PRESENT = frozenset({"1", "true", "yes", "present", "positive"})
 _ABSENT = frozenset({"0", "false", "no", "absent", "negative"})
+_BITS = {"0": False, "1": True, "0.0": False, "1.0": True}
 _SEPARATORS = (";", "|", ",", None)
 """Between several labels in one cell; None stands for white space."""
 
@@ -53,9 +54,44 @@ def _of_sigmoid(written: Mapping[str, Written], classes: Classes, what: str, ori
         )
         return _labels(origin, targets, matching, Counter(values.values()), classes)
     parts = _split(tuple(written.values()), classes)
+    vectors = _vectors(parts, classes)
+    if vectors is not None:
+        return _of_vectors(vectors, classes, origin)
+    _refuse_repeats(tuple(written), parts)
     matching = match((value for row in parts for value in row), classes).require(what, classes)
     targets = tuple(tuple(sorted({matching.found[value][0] for value in row})) for row in parts)
     return _labels(origin, targets, matching, Counter(value for row in parts for value in set(row)), classes)
+
+
+def _vectors(parts: Sequence[tuple[str, ...]], classes: Classes) -> list[tuple[int, ...]] | None:
+    """Return labels that are written as 0 or 1 for every output, or None where they are not.
+
+    As indices they could mean the first two labels only; names that are 0 and 1 are names.
+    """
+    if any(len(row) != classes.count or not set(row) <= _BITS.keys() for row in parts):
+        return None
+    if classes.names and _BITS.keys() & set(classes.names):
+        return None
+    return [tuple(index for index, value in enumerate(row) if _BITS[value]) for row in parts]
+
+
+def _of_vectors(vectors: list[tuple[int, ...]], classes: Classes, origin: str) -> Labels:
+    images = Counter(index for row in vectors for index in row)
+    mapping = tuple(
+        Mapped(classes.name(index), index, classes.name(index), "present or absent", images[index])
+        for index in range(classes.count)
+    )
+    return Labels(origin, tuple(vectors), mapping, ("each image has 0 or 1 for every output, in their order",))
+
+
+def _refuse_repeats(images: Sequence[str], parts: Sequence[tuple[str, ...]]) -> None:
+    for image, row in zip(images, parts, strict=True):
+        twice = [value for value, count in Counter(row).items() if count > 1]
+        if twice:
+            raise ImageError(
+                f"Expected each label of '{image}' once, found '{twice[0]}' {row.count(twice[0])} times.",
+                "Write the labels that are there, or 0 or 1 for every output of the model, for every image.",
+            )
 
 
 def _labels(
@@ -115,10 +151,13 @@ def _presence(values: Iterable[str], classes: Classes, what: str) -> Matching:
     """Read the labels of a single output: present (1) or absent (0), in words, numbers or by the label's own name."""
     found: dict[str, tuple[int, Rule]] = {}
     unknown = []
+    words = _PRESENT | _ABSENT
+    if any(name.lower() in words for name in classes.names):  # of a label that is called "no", words say nothing
+        words = frozenset({"0", "1"})
     for value in dict.fromkeys(values):
         plain = value.lower().removesuffix(".0")
         negated = [plain.removeprefix(word).lstrip(" _-") for word in ("not", "non", "no") if plain.startswith(word)]
-        if plain in _PRESENT | _ABSENT:
+        if plain in words and plain not in (name.lower() for name in classes.names):
             found[value] = (int(plain in _PRESENT), "present or absent")
         elif classes.names and match([value], classes).complete:
             found[value] = (1, match([value], classes).found[value][1])
@@ -131,7 +170,7 @@ def _presence(values: Iterable[str], classes: Classes, what: str) -> Matching:
         raise ImageError(
             f"Expected the {what} to say whether the model's one label is there, found "
             f"{listed([repr(value) for value in unknown])}.",
-            f"Write 1 or 0, yes or no{own}.",
+            f"Write 1 or 0{', yes or no' if len(words) > 2 else ''}{own}.",
         )
     return Matching(found)
 
