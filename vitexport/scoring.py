@@ -10,9 +10,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vitexport.errors import RecipeError
 from vitexport.tensors import Array
 
-__all__ = ["Head", "Scoring", "Task", "default_scoring", "score_outputs", "sigmoid", "softmax"]
+__all__ = [
+    "Head",
+    "Scoring",
+    "Task",
+    "default_scoring",
+    "require_scoring",
+    "score_outputs",
+    "sigmoid",
+    "softmax",
+]
 
 Task = Literal["classify", "segment", "depth", "features"]
 
@@ -28,6 +38,32 @@ def default_scoring(outputs: int) -> Scoring:
         outputs: How many numbers the head gives for an image.
     """
     return "sigmoid" if outputs == 1 else "softmax"
+
+
+def require_scoring(asked: Scoring | None, task: Task, outputs: int | str, where: str) -> None:
+    """Refuse a scoring that means nothing for a model: of one output, whose softmax is always 1, or of no classifier.
+
+    Args:
+        asked: What a person asked for; None asks for nothing.
+        task: Of the model.
+        outputs: How many numbers its head gives for an image.
+        where: What the message calls it.
+
+    Raises:
+        RecipeError: The scoring does not fit.
+    """
+    if asked is None:
+        return
+    if task != "classify":
+        raise RecipeError(
+            f"Expected a classifier for the scoring {asked}, found '{where}', a model for the task {task}.",
+            "Leave the scoring out (--scoring, model.scoring).",
+        )
+    if asked == "softmax" and outputs == 1:
+        raise RecipeError(
+            f"Expected several outputs for a softmax, found the one of '{where}', which would always score 1.",
+            "Use sigmoid for a label that is there or not, or none for a value.",
+        )
 
 
 def softmax(logits: Array) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from tests.support.linear_model import CLASSES, PREPROCESS, random_pixels, save_
 from vitexport.bundle.bundle import Bundle
 from vitexport.deploy.deepstream import write_deepstream
 from vitexport.deploy.triton import TritonSettings, write_repository
+from vitexport.errors import RecipeError
 from vitexport.host.graph.passes.deepstream import write_pixel_planes
 from vitexport.host.sources import load_model
 from vitexport.inputs.preprocess import pixels
@@ -171,3 +172,17 @@ def test_a_live_module_takes_the_scoring_it_is_told(tmp_path: Path) -> None:
         logits = module(torch.from_numpy(row[None]))[0].numpy()
     found = {entry.label: entry.score for entry in result.predictions}
     assert found == pytest.approx(dict(zip("ab", sigmoid(logits), strict=True)), abs=1e-5)
+
+
+def test_a_scoring_that_means_nothing_is_refused(tmp_path: Path) -> None:
+    one = save_vit(tmp_path / "one", num_labels=1)
+    with pytest.raises(RecipeError, match="several outputs for a softmax"):
+        vx.export(one, tmp_path / "a.onnx", scoring="softmax")
+    with pytest.raises(RecipeError, match="Expected a classifier for the scoring sigmoid"):
+        vx.export(one, tmp_path / "a.onnx", task="features", scoring="sigmoid")
+    vx.export(one, tmp_path / "a.onnx")
+    with pytest.raises(RecipeError, match="several outputs for a softmax"):
+        Predictor.open(tmp_path / "a.onnx", scoring="softmax")
+    vx.export(one, tmp_path / "b.onnx", task="features")
+    with pytest.raises(RecipeError, match="with classes for the class names"):
+        Predictor.open(tmp_path / "b.onnx", class_names=["a"])

@@ -24,7 +24,7 @@ from vitexport.inputs.layout import image_layout
 from vitexport.inputs.preprocess import PreprocessSpec, from_pixels
 from vitexport.runtimes import Runtime
 from vitexport.runtimes.record import run_rows
-from vitexport.scoring import Scoring, default_scoring
+from vitexport.scoring import Scoring, default_scoring, require_scoring
 from vitexport.tensors import Array, TensorSpec, batch_limit
 
 __all__ = ["ClassNames", "Preprocess", "class_names_from", "describe", "preprocess_from"]
@@ -145,10 +145,19 @@ def _told(
             f"Expected a preprocessing for a file that carries none, found one for '{metadata.model.id}'.",
             "Leave it out (--preprocess): the model carries its own.",
         )
-    classes = metadata.model.outputs[0].shape[-1] if metadata.model.outputs[0].shape else None
+    model = metadata.model
+    shape = model.outputs[0].shape
+    require_scoring(scoring, model.task, shape[-1], model.id)
+    # One name per class: of a map the classes are the second axis, and depth and features have none.
+    classes = {"classify": shape[-1], "segment": shape[1]}.get(model.task)
+    if names is not None and classes is None:
+        raise RecipeError(
+            f"Expected a model with classes for the class names, found '{model.id}', one for the task {model.task}.",
+            "Leave the class names out.",
+        )
     if names is not None and isinstance(classes, int) and len(names) != classes:
         raise RecipeError(
-            f"Expected {classes} class names for '{metadata.model.id}', found {len(names)}.",
+            f"Expected a name for each of the {classes} classes of '{model.id}', found {len(names)}.",
             "Give one name per output, in order.",
         )
     own = metadata.class_names if names is None else names
@@ -167,6 +176,7 @@ def _describe_file(
             f"Expected {width} class names for the outputs of '{path}', found {len(class_names)}.",
             "Give one name per output, in order.",
         )
+    require_scoring(scoring, "features" if vectors is None else "classify", width, str(path))
     notes: tuple[str, ...] = ()
     if scoring is None and vectors is not None and width > 1 and _are_probabilities(vectors):
         scoring = "none"

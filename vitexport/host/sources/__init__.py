@@ -17,6 +17,7 @@ from vitexport.host.sources.imagenet import synsets_of
 from vitexport.host.sources.loaded import LoadedModel
 from vitexport.inputs.labels.class_names import read_class_names
 from vitexport.inputs.labels.classes import Classes
+from vitexport.scoring import require_scoring
 from vitexport.source import ModelSource
 
 if TYPE_CHECKING:
@@ -51,11 +52,14 @@ def load_model(settings: ModelSettings, *, image_size: tuple[int, int] | None = 
     Raises:
         ModelSourceError: The checkpoint is missing, incomplete, untrusted, or does not take images alone; or the class
             names of the settings are not one for each of its outputs.
+        RecipeError: The scoring of the settings means nothing for the model.
         MissingDependencyError: torch, timm or transformers is not installed.
     """
     source = ModelSource.parse(settings.source)
     _require(source, settings)
     loaded = cast(_Library, importlib.import_module(_LIBRARIES[source.library][0])).load(source, settings, image_size)
+    model = loaded.metadata.model
+    require_scoring(settings.scoring, model.task, model.outputs[0].shape[-1], settings.source)
     classes = _named(loaded.metadata.classes, settings)
     if classes is not None:
         metadata = replace(loaded.metadata, class_names=classes.names, synsets=classes.synsets)

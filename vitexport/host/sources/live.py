@@ -24,7 +24,7 @@ from vitexport.host.sources.loaded import LoadedModel
 from vitexport.host.sources.wrapping import Call, ImageModel, Named, describe_outputs, pixel_values_spec
 from vitexport.inputs.preprocess import PreprocessSpec
 from vitexport.recipe.settings import Task
-from vitexport.scoring import Scoring, default_scoring
+from vitexport.scoring import Scoring, default_scoring, require_scoring
 from vitexport.tensors import TensorSpec
 
 __all__ = ["wrap_module"]
@@ -92,6 +92,7 @@ def wrap_module(
         raise ModelSourceError(
             f"Expected {classes} class names for '{name}', found {len(names)}.", "Give one name per output, in order."
         )
+    require_scoring(scoring, model.task, outputs[0].shape[-1], name)
     scoring = scoring or _scoring(inner, outputs[0].shape[-1])
     metadata = ModelMetadata(model, spec, names, scoring, synsets=synsets_of(names))
     return LoadedModel(wrapped, metadata, first_tensor_notes(call))

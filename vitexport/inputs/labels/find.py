@@ -54,7 +54,7 @@ def find_labels(
     Raises:
         ImageError: Labels cannot be read, do not cover every image, or do not fit the model.
     """
-    if labels_file == NO_LABELS:
+    if str(labels_file) == NO_LABELS:
         return None
     if classes is None:
         if labels_file is not None:
