@@ -17,6 +17,7 @@ from vitexport.bundle.layout import read_recipe
 from vitexport.bundle.recording import Recording, ReplayInputs, input_hashes
 from vitexport.cli import main
 from vitexport.inputs.preprocess import normalize, pixels
+from vitexport.recipe.settings import Gates
 from vitexport.runtimes import open_runtime
 from vitexport.verification.judge import judge
 from vitexport.verification.replay import replay
@@ -146,3 +147,14 @@ def test_without_its_own_recording_a_variant_is_held_to_pytorch(made: Bundle) ->
     assert here.variants[-1].recorded is None
     assert any(line.startswith("int8: output 'logits': ") for line in here.failures())
     assert not any("recorded answers" in line for line in here.failures())
+
+
+@pytest.mark.parametrize(("gate", "limit"), [("max_top1_drop", 0.5), ("min_agreement", 0.99)])
+def test_answers_that_were_rejected_are_rejected_here_too(made: Bundle, gate: str, limit: float) -> None:
+    recipe = read_recipe(made)
+    recipe = recipe.model_copy(update={"gates": Gates.model_validate({gate: limit})})
+    assert not judge(made, recipe).passed
+    here = replay(made, recipe)
+    assert all(variant.passed for variant in here.variants), "it answers as it did"
+    assert not here.passed
+    assert f"gate {gate}" in here.failures()[0] and "rejected where the bundle was made" in here.failures()[0]

@@ -20,6 +20,7 @@ from vitexport.errors import BundleError, RecipeError
 from vitexport.extras import names_missing_extras
 from vitexport.files import sha256_file
 from vitexport.inputs.labels.class_names import read_class_names
+from vitexport.inputs.labels.classes import Classes
 from vitexport.inputs.layout import image_layout
 from vitexport.inputs.preprocess import PreprocessSpec, from_pixels
 from vitexport.runtimes import Runtime
@@ -155,11 +156,8 @@ def _told(
             f"Expected a model with classes for the class names, found '{model.id}', one for the task {model.task}.",
             "Leave the class names out.",
         )
-    if names is not None and isinstance(classes, int) and len(names) != classes:
-        raise RecipeError(
-            f"Expected a name for each of the {classes} classes of '{model.id}', found {len(names)}.",
-            "Give one name per output, in order.",
-        )
+    if names is not None and isinstance(classes, int):
+        names = Classes(classes, metadata.class_names).with_names(names, where="the class names").names
     own = metadata.class_names if names is None else names
     return replace(metadata, class_names=own, scoring=scoring or metadata.scoring)
 

@@ -58,6 +58,7 @@ class Gate:
             else a lower one.
         of_outputs: Whether it judges outputs or what computes them, so that it holds on every machine; others, like
             speed, belong to the machine that made the bundle.
+        of_answers: Whether it judges the answers themselves, so that answers rejected once are rejected everywhere.
         asks_gain: Whether it asks for a gain, which keeping more layers in float can only lower.
     """
 
@@ -65,6 +66,7 @@ class Gate:
     limit: str
     measure: Callable[[Sides], Measured]
     of_outputs: bool = False
+    of_answers: bool = False
     asks_gain: bool = False
 
 
@@ -200,12 +202,12 @@ def _actual_precision(sides: Sides) -> Measured:
 
 
 GATES: Mapping[str, Gate] = {
-    "max_top1_drop": Gate("Top-1 drop", "at most {} points", _top1_drop),
-    "max_map_drop": Gate("mAP drop", "at most {} points", _map_drop),
-    "max_mae": Gate("Mean difference from PyTorch", "at most {}", _mae, of_outputs=True),
-    "min_correlation": Gate("Correlation with PyTorch", "at least {}", _correlation, of_outputs=True),
-    "min_agreement": Gate("Agreement with PyTorch", "at least {}", _agreement, of_outputs=True),
-    "min_cosine": Gate("Cosine with PyTorch", "at least {}", _cosine, of_outputs=True),
+    "max_top1_drop": Gate("Top-1 drop", "at most {} points", _top1_drop, of_answers=True),
+    "max_map_drop": Gate("mAP drop", "at most {} points", _map_drop, of_answers=True),
+    "max_mae": Gate("Mean difference from PyTorch", "at most {}", _mae, of_outputs=True, of_answers=True),
+    "min_correlation": Gate("Correlation with PyTorch", "at least {}", _correlation, of_outputs=True, of_answers=True),
+    "min_agreement": Gate("Agreement with PyTorch", "at least {}", _agreement, of_outputs=True, of_answers=True),
+    "min_cosine": Gate("Cosine with PyTorch", "at least {}", _cosine, of_outputs=True, of_answers=True),
     "min_speedup": Gate("Speed-up", "at least {}x", _speedup, asks_gain=True),
     "max_size_ratio": Gate("Size ratio", "at most {}", _size_ratio, asks_gain=True),
     "min_actual_precision": Gate(

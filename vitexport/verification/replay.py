@@ -23,7 +23,7 @@ from vitexport.runtimes.tensorrt.sidecar import read_sidecar
 from vitexport.scoring import Head
 from vitexport.tensors import batch_limit, tile_rows
 from vitexport.verification.checks import library_check, metadata_check, originals_check, targets_check
-from vitexport.verification.gates import of_outputs
+from vitexport.verification.gates import GATES, of_outputs
 from vitexport.verification.judge import bundle_head, judge, variant_input, with_checks
 from vitexport.verification.parity import compare
 from vitexport.verification.result import GateResult, VerificationResult
@@ -70,7 +70,7 @@ def replay(
             recording = Recording.of_nothing(error.message)
         given = variant_input(artifact, recording, recipe.verify, (), executed)
         variants.append(_held_to_recording(given, _recorded(bundle, artifact, inputs), reference, recipe))
-    return _judge(bundle, recipe, inputs, reference, variants, metadata)
+    return _judge(bundle, recipe, inputs, reference, variants, metadata, bundle.models[-1])
 
 
 def replay_engine(
@@ -117,7 +117,7 @@ def replay_engine(
         before = [replace(variant_input(model, known, recipe.verify, (), None), tolerance=Tolerance())]
         if model.precision != "float32":  # an engine may compute a float32 model in other formats: PyTorch is its judge
             variant = _held_to_recording(variant, known, reference, recipe)
-    return _judge(bundle, recipe, inputs, reference, [*before, variant], metadata)
+    return _judge(bundle, recipe, inputs, reference, [*before, variant], metadata, model)
 
 
 def _judge(
@@ -127,6 +127,7 @@ def _judge(
     reference: Recording,
     variants: Sequence[VariantInput],
     metadata: Mapping[str, Mapping[str, str]],
+    model: Artifact,
 ) -> VerificationResult:
     """Hold outputs of this machine against the recorded ones, with every check a bundle allows."""
     head = bundle_head(bundle, recipe)
@@ -138,11 +139,18 @@ def _judge(
         head=head,
     )
     verification = replace(verification, gates=_excused(verification.gates, reference, variants, recipe, head))
-    again = {gate.gate for gate in verification.gates}
     # A kit lacks what some gates were measured with, and so says nothing of them.
-    there = tuple(gate for gate in judge(bundle, recipe).gates if gate.gate not in again and gate.value is not None)
-    unset = tuple(name for name, limit in recipe.gates.limits().items() if limit is None)
-    verification = replace(verification, judged_before=there, unchecked=unset)
+    there = {gate.gate: gate for gate in judge(bundle, recipe).gates if gate.value is not None}
+    gates = verification.gates
+    if model.name == bundle.models[-1].name:  # the one that the gates judged there
+        gates = _still_rejected(gates, there)
+    again = {gate.gate for gate in gates}
+    verification = replace(
+        verification,
+        gates=gates,
+        judged_before=tuple(gate for name, gate in there.items() if name not in again),
+        unchecked=tuple(name for name, limit in recipe.gates.limits().items() if limit is None),
+    )
     return with_checks(
         verification,
         targets_check(reference, inputs.targets, class_names=bundle.class_names, matched=read_labels(bundle)[1]),
@@ -150,6 +158,19 @@ def _judge(
         library_check(bundle),
         originals_check(bundle, inputs),
     )
+
+
+def _still_rejected(gates: Sequence[GateResult], there: Mapping[str, GateResult]) -> tuple[GateResult, ...]:
+    """Keep the verdict on answers that were rejected where the bundle was made: the same answers are no better here."""
+    rejected = {name: gate for name, gate in there.items() if not gate.passed and GATES[name].of_answers}
+    kept = tuple(_reject(gate, rejected[gate.gate]) if gate.gate in rejected else gate for gate in gates)
+    again = {gate.gate for gate in gates}
+    return (*kept, *(_reject(gate, gate) for name, gate in rejected.items() if name not in again))
+
+
+def _reject(gate: GateResult, there: GateResult) -> GateResult:
+    note = f"rejected where the bundle was made: {there.value:.4g}"
+    return replace(gate, passed=False, note=f"{gate.note}; {note}" if gate.note else note)
 
 
 def _excused(

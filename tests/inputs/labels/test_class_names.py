@@ -65,3 +65,11 @@ def test_folders_that_timm_numbers_in_another_order_are_refused(names: tuple[str
 def test_another_number_of_names_than_outputs_is_an_error_that_names_both() -> None:
     with pytest.raises(ModelSourceError, match="Expected 3 class names in 'names.txt', .* found 2"):
         Classes(3).with_names(("a", "b"), where="names.txt")
+
+
+def test_a_models_own_names_in_another_order_are_refused(tmp_path: Path) -> None:
+    own = Classes(3, ("cat", "dog", "car"))
+    with pytest.raises(ModelSourceError, match="found 'car' for output 0, which the model calls 'cat'"):
+        own.with_names(("car", "cat", "dog"), where="names.txt")
+    assert own.with_names(own.names, where="names.txt").names == own.names
+    assert own.with_names(("Katze", "Hund", "Auto"), where="names.txt").names == ("Katze", "Hund", "Auto")

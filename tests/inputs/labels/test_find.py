@@ -321,3 +321,8 @@ def test_a_single_label_may_be_called_by_a_word_of_absence(tmp_path: Path) -> No
     assert found(tmp_path, ["no/1.png", "not no/1.png"], one).targets == ((0,), ())
     with pytest.raises(ImageError, match="found 'yes'"):
         found(tmp_path, ["no/1.png", "yes/1.png"], one)
+
+
+def test_a_column_without_a_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="a table of labels for the column 'kind'"):
+        found(tmp_path, ["cat/1.png"], columns=Columns(label="kind"))

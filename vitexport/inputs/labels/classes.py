@@ -40,12 +40,19 @@ class Classes:
             where: What the error message calls their file.
 
         Raises:
-            ModelSourceError: There are more or fewer names than outputs.
+            ModelSourceError: There are more or fewer names than outputs, or they are the model's own in another order.
         """
         if len(names) != self.count:
             raise ModelSourceError(
                 f"Expected {self.count} class names in '{where}', one for each output of the model, found "
                 f"{len(names)}.",
                 "List every class, in the order of the model's outputs.",
+            )
+        if sorted(names) == sorted(self.names) and tuple(names) != self.names:
+            index = next(i for i, (own, other) in enumerate(zip(self.names, names, strict=True)) if own != other)
+            raise ModelSourceError(
+                f"Expected the class names in '{where}' in the order of the model's own, found '{names[index]}' for "
+                f"output {index}, which the model calls '{self.names[index]}'.",
+                "Leave them out: the model names its outputs itself, in the order it was trained with.",
             )
         return replace(self, names=tuple(names), synsets=())

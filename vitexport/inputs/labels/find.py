@@ -65,6 +65,12 @@ def find_labels(
         return None
     names = {path: path.relative_to(folder).as_posix() for path in paths}
     file = labels_file or _beside(folder)
+    if columns != Columns() and not isinstance(file, Path):
+        raise ImageError(
+            f"Expected a table of labels for the column '{columns.label or columns.file}', found no labels file for "
+            f"'{folder}'.",
+            "Name the table with --labels, or leave the column out.",
+        )
     if isinstance(file, Path):
         written = _Lookup(file, read_labels(file, columns, classes)).of(names)
         return resolve(written, classes, what=f"labels in '{file}'", origin=file.name)
