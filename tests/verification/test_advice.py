@@ -81,7 +81,7 @@ def test_an_undecided_figure_asks_for_the_images_that_decide_it() -> None:
     assert f"about {gate.images_needed:,} would decide min_agreement" in lines[3]
     assert "gates.on_undecided=pass" in lines[3]
     at_its_limit = replace(found, gates=(replace(gate, images_needed=None),))
-    assert any("more images decide nothing" in line for line in advise(at_its_limit, recipe({})))
+    assert any("no number of images one could label" in line for line in advise(at_its_limit, recipe({})))
 
 
 def test_a_gain_that_is_missed_asks_for_less_in_float_and_never_for_more() -> None:
@@ -101,7 +101,7 @@ def test_what_is_wrong_before_quantizing_is_put_right_first() -> None:
     found = verification(noise=1.0, speed=1.2, gates=asked.gates)
     check = Check("labels fit the model", "pytorch", False, "every label is shifted by one")
     (line,) = advise(replace(found, checks=(check,)), asked)
-    assert line.endswith("labels fit the model: every label is shifted by one")
+    assert line.endswith("(checked: labels fit the model): every label is shifted by one")
     broken = verification(noise=1.0, speed=1.2, gates=asked.gates, float_noise=1.0)
     (line,) = advise(broken, asked)
     assert line.startswith("simplified is float32 and differs already")

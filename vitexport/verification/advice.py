@@ -19,6 +19,9 @@ _NAMED = 3
 _EXCLUDABLE = ("qkv", "proj", "fc1", "fc2")
 """Roles of the layers that a quantization can leave in float."""
 
+_OBTAINABLE = 50_000
+"""More labelled images than this (the validation set of ImageNet-1k) are no advice."""
+
 _DEFAULT_DROP = 1.0
 """Points that a budget allows where no gate says how many."""
 
@@ -37,7 +40,9 @@ def advise(verification: VerificationResult, recipe: Recipe, worst: Sequence[str
         return ()
     checks = [check for check in verification.checks if check.passed is False]
     if checks:  # what surrounds the models is wrong, and so is every figure
-        return tuple(f"Put this right before anything else, {check.name}: {check.finding}" for check in checks)
+        return tuple(
+            f"Put this right before anything else (checked: {check.name}): {check.finding}" for check in checks
+        )
     floats = [one.name for one in verification.variants if one.precision == "float32" and one.parity and not one.passed]
     if floats:
         return (
@@ -140,8 +145,8 @@ def _more_images(verification: VerificationResult, gates: Gates) -> Iterator[str
     for gate in verification.gates:
         if gate.undecided and not gate.passed:
             accept = "--set gates.on_undecided=pass accepts what is not decided"
-            if gate.images_needed is None:
-                yield f"{gate.gate} is at its limit, where more images decide nothing: {accept}."
+            if gate.images_needed is None or gate.images_needed > _OBTAINABLE:
+                yield f"{gate.gate} is so near its limit that no number of images one could label decides it: {accept}."
             else:
                 yield f"Verify on more images: about {gate.images_needed:,} would decide {gate.gate}; {accept}."
 

@@ -125,8 +125,10 @@ def _accuracy(verification: VerificationResult) -> list[str]:
         figures = zip(before.figures(), last.accuracy.figures(), strict=False)
         said = ", ".join(f"{name} {then} to {now}" for (name, then), (_, now) in figures)
         return [f"PyTorch to {last.name} on {last.accuracy.images} labelled images: {said}."]
+    if verification.head.task != "classify":
+        return [f"For the task {verification.head.task} no accuracy is measured: outputs were compared with PyTorch's."]
     if last.difference is None:
-        return ["The images have no labels: agreement with PyTorch was measured, accuracy was not."]
+        return ["The images have no labels: answers were compared with PyTorch's, accuracy was not measured."]
     found = last.difference
     low, high = found.interval_points
     change = "no change" if found.drop_points == 0 else f"{-found.drop_points:+.2f} points"

@@ -166,3 +166,10 @@ def test_a_class_that_transformers_does_not_have_is_refused(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelSourceError, match="found 'MineForSemanticSegmentation'"):
         load_model(ModelSettings(source=str(tmp_path)))
+
+
+def test_a_part_of_a_model_is_no_prefix_of_a_trainer() -> None:
+    body = [f"encoder.block.{index}.weight" for index in range(20)]
+    head = ["decode_head.classifier.weight", "decode_head.classifier.bias"]
+    assert prefix_hint([*body, *head], ["classifier.weight", "classifier.bias"]) == ""
+    assert "'net.'" in prefix_hint([f"net.{name}" for name in body], body)

@@ -114,6 +114,8 @@ def _named(classes: Classes | None, settings: ModelSettings) -> Classes | None:
             "none.",
             "Leave the class names out, or export with --task classify.",
         )
+    if file is not None and classes.names:
+        _LOG.warning("The class names in '%s' take the place of those of '%s'.", file, settings.source)
     if file is not None:
         classes = classes.with_names(read_class_names(file), where=str(file))
     return replace(classes, synsets=synsets_of(classes.names))
