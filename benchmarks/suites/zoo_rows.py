@@ -53,22 +53,29 @@ def timm_rows() -> list[ZooRow]:
 
 
 def smallest_with_attention(module: str) -> str | None:
-    """Return the timm model of a module with the fewest parameters among those with attention; None without any."""
+    """Return the timm model of a module with the fewest parameters among those with attention; None without any.
+
+    Of a module whose models all fail to build the first is returned, so that its row says why.
+    """
     import timm
     import torch
 
     sizes: dict[str, int] = {}
-    for name in timm.list_models(module=module):
+    unbuilt: list[str] = []
+    names = timm.list_models(module=module)
+    for name in names:
         try:
             with torch.device("meta"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 model = timm.create_model(name, pretrained=False)
-        except Exception:
+        except (RuntimeError, ValueError, TypeError, AssertionError, KeyError, AttributeError, ImportError):
+            unbuilt.append(name)
             continue
         kinds = {type(part).__name__.lower() for part in model.modules()}
         if any("attn" in kind or "attention" in kind for kind in kinds):
             sizes[name] = sum(parameter.numel() for parameter in model.parameters())
-    return min(sizes, key=lambda name: (sizes[name], name), default=None)
+    nothing_built = unbuilt[0] if len(unbuilt) == len(names) > 0 else None
+    return min(sizes, key=lambda name: (sizes[name], name), default=nothing_built)
 
 
 def huggingface_rows() -> list[ZooRow]:

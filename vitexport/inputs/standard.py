@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
@@ -23,6 +25,13 @@ _WIDE = {"F": "floats", "I": "32-bit integers"}
 
 # Modes that Pillow converts to one other mode only.
 _STEPS = {"La": "LA", "LAB": "RGB"}
+
+# EXIF is whatever a camera or an editor wrote, and these are what its parser raises on it.
+_UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(OverflowError, ZeroDivisionError, struct.error),
+    UserWarning,  # where warnings are errors
+)
 
 _WHITE_IS_ZERO = 0  # TIFF 6.0, PhotometricInterpretation; Pillow inverts 8 bits by itself
 
@@ -48,7 +57,7 @@ def standardize(image: Image.Image, *, name: str = "image") -> Image.Image:
     """
     image.load()
     if is_eight_bit(image):
-        return _upright(image)
+        return _upright(image, name)
     tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16"):
         bits = int(tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
@@ -60,17 +69,22 @@ def standardize(image: Image.Image, *, name: str = "image") -> Image.Image:
             f"{image.mode}), and which of them are black and white is not known.",
             "Scale the values to 0 to 255 as the training images were, and save them as an 8-bit PNG.",
         )
-    upper = (np.asarray(_upright(image)) >> (bits - 8)).astype(np.uint8)
+    upper = (np.asarray(_upright(image, name)) >> (bits - 8)).astype(np.uint8)
     inverted = tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO
     return Image.fromarray(~upper if inverted else upper)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, name: str) -> Image.Image:
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except _UNREADABLE:
+        return image  # without a readable orientation there is none
+    try:
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # EXIF is whatever a camera or an editor wrote, and its parser may raise anything
-        return image
+    except _UNREADABLE as error:
+        raise ImageError(
+            f"The EXIF orientation of '{name}' cannot be applied: {error}", "Save the image again, upright."
+        ) from error
 
 
 def in_channels(image: Image.Image, channels: int) -> Image.Image:
