@@ -80,7 +80,7 @@ def test_images_left_as_they_are_stored_would_be_found(
     settings = ModelSettings(source=str(save_vit(tmp_path / "m")))
     path = _save_turned(photo, tmp_path / "a.jpg", 6)
     loaded = load_model(settings)
-    monkeypatch.setattr("vitexport.inputs.standard._upright", lambda image: image)
+    monkeypatch.setattr("vitexport.inputs.standard._upright", lambda image, name: image)
     assert compare_with_library(loaded, settings, [path])["passed"] is False
 
 
