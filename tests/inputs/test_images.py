@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 import warnings
@@ -111,3 +112,20 @@ def test_images_decoded_side_by_side_leave_the_warning_filters_as_they_were(monk
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: decode_image(stream.getvalue(), name="x"), range(12)))
     assert list(warnings.filters) == before
+
+
+def test_a_damaged_file_of_any_format_is_an_image_error_and_nothing_else() -> None:
+    generator = np.random.default_rng(0)
+    image = Image.fromarray(generator.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        stream = io.BytesIO()
+        image.save(stream, kind, exif=exif)
+        for _ in range(300):
+            data = bytearray(stream.getvalue())
+            for place in generator.integers(0, min(len(data), 260), 4):
+                data[place] = generator.integers(0, 256)
+            with contextlib.suppress(ImageError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's own remarks on what it reads
+                decode_image(bytes(data), name="damaged")

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vitexport.errors import ImageError
 from vitexport.inputs.preprocess import PreprocessSpec, batch
-from vitexport.inputs.standard import in_channels, standardize
+from vitexport.inputs.standard import PARSER_ERRORS, in_channels, standardize
 from vitexport.tensors import Array, TensorSpec
 
 __all__ = ["MAX_PIXELS", "batches", "content_hash", "content_hashes", "decode_image", "list_images", "load_image"]
@@ -94,17 +94,18 @@ def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Ima
                 f"'{name}' has {image.width} x {image.height} pixels; at most {max_pixels:,} are accepted.",
                 "Shrink the image first.",
             )
-        return standardize(image, name=name)
+        image.load()
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(f"'{name}' is too large to decode safely: {error}", "Shrink the image first.") from error
     except UnidentifiedImageError as error:
         raise ImageError(
             f"Expected an image in '{name}', found {len(data)} bytes of something else.", "Use JPEG, PNG or WebP."
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except PARSER_ERRORS as error:
         raise ImageError(
             f"'{name}' is damaged or truncated: {error}", "Copy the file again or leave it out."
         ) from error
+    return standardize(image, name=name)
 
 
 def _open(data: bytes) -> Image.Image:

@@ -9,7 +9,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from vitexport.errors import ImageError
 
-__all__ = ["CHANNEL_MODES", "in_channels", "is_eight_bit", "standardize"]
+__all__ = ["CHANNEL_MODES", "PARSER_ERRORS", "in_channels", "is_eight_bit", "standardize"]
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's mode for the number of channels a model takes: greyscale, colour, colour with alpha."""
@@ -26,12 +26,12 @@ _WIDE = {"F": "floats", "I": "32-bit integers"}
 # Modes that Pillow converts to one other mode only.
 _STEPS = {"La": "LA", "LAB": "RGB"}
 
-# EXIF is whatever a camera or an editor wrote, and these are what its parser raises on it.
-_UNREADABLE = (
+PARSER_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError),
     *(OverflowError, ZeroDivisionError, struct.error),
     UserWarning,  # where warnings are errors
 )
+"""What Pillow's parsers raise on tags and pixels that are damaged, or that an editor wrote as it liked."""
 
 _WHITE_IS_ZERO = 0  # TIFF 6.0, PhotometricInterpretation; Pillow inverts 8 bits by itself
 
@@ -77,11 +77,11 @@ def standardize(image: Image.Image, *, name: str = "image") -> Image.Image:
 def _upright(image: Image.Image, name: str) -> Image.Image:
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except _UNREADABLE:
+    except PARSER_ERRORS:
         return image  # without a readable orientation there is none
     try:
         return ImageOps.exif_transpose(image) if turned else image
-    except _UNREADABLE as error:
+    except PARSER_ERRORS as error:
         raise ImageError(
             f"The EXIF orientation of '{name}' cannot be applied: {error}", "Save the image again, upright."
         ) from error
