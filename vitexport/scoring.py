@@ -116,11 +116,12 @@ class Head:
             return None
         return None if found.shape[1] == 1 and self.scoring == "softmax" else found
 
-    def decisions(self, output: Array) -> NDArray[np.int64] | None:
+    def decisions(self, output: Array, *, scored: bool = False) -> NDArray[np.int64] | None:
         """Return what an output decides, one row per image, or None where it decides nothing.
 
         Args:
             output: Of the form that :meth:`main_output` returns; any other decides nothing.
+            scored: Whether it holds scores already, and not logits.
 
         Returns:
             The class ``[N]`` of a softmax, ``[N, labels]`` of 0 and 1 of a sigmoid, the class of each place
@@ -130,13 +131,13 @@ class Head:
         if values is None or (self.task == "classify" and self.scoring == "none"):
             return None
         if self.task == "classify" and self.scoring == "sigmoid":
-            # In logits, where no rounding of the sigmoid can move one over the threshold.
-            limit = math.log(self.threshold / (1 - self.threshold))
+            # Logits are compared as such, where no rounding of the sigmoid can move one over the threshold.
+            limit = self.threshold if scored else math.log(self.threshold / (1 - self.threshold))
             return np.greater_equal(values, limit).astype(np.int64)
         classes: NDArray[np.int64] = values.argmax(axis=1).astype(np.int64)
         return classes
 
-    def agreement(self, expected: Array, found: Array) -> float | None:
+    def agreement(self, expected: Array, found: Array, *, scored: bool = False) -> float | None:
         """Return the fraction of equal decisions, 0 to 1: of images, of labels or of places; None without decisions."""
-        first, second = self.decisions(expected), self.decisions(found)
+        first, second = self.decisions(expected, scored=scored), self.decisions(found, scored=scored)
         return None if first is None or second is None else float((first == second).mean())

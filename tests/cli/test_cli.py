@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from PIL import Image
 
+from tests.support.checkpoints import save_vit
 from tests.support.paths import CALIBRATION, HOLDOUT, ROOT
 from vitexport.bundle.bundle import Artifact, Bundle, FileRecord
 from vitexport.cli import COMMANDS, main
@@ -24,6 +26,22 @@ from vitexport.recipe.load import load_recipe, parse_recipe
 
 def call(*args: object) -> Result:
     return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def test_a_warning_is_one_line_in_words(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "b.gif").touch()
+    command = [sys.executable, "-m", "vitexport.cli", "labels", str(tmp_path), "--model", str(tmp_path / "none")]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.stderr.startswith("warning: Of the images in ") and "1 .gif" in found.stderr.splitlines()[0]
+    assert "Error: " in found.stderr.splitlines()[1]
+
+
+@pytest.mark.parametrize("given", ["", "classifier,"])
+def test_blocks_without_a_name_are_refused(given: str, tmp_path: Path) -> None:
+    source = save_vit(tmp_path / "model", num_labels=2)
+    found = call("export", source, "--features", given, "-o", tmp_path / "m.onnx")
+    assert found.exit_code == 1 and "found '', which is none of its modules" in found.output
 
 
 @pytest.fixture(scope="module")

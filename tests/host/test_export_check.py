@@ -74,7 +74,7 @@ class Mixed(Plain):
         (Uniform(), r"draws random numbers: Random\w+"),
         (Dropping(), r"draws random numbers: \w+"),
         (NumPyNoise(), "PyTorch gives another 'logits' when it is asked twice"),
-        (ByPlace(), "PyTorch gives another 'logits' at another place of the batch"),
+        (ByPlace(), "PyTorch gives another 'logits' for it at another place of the batch"),
         (NotANumber(), "does not answer as PyTorch does: the largest difference is inf"),
         (Mixed(), "answers otherwise for an image when others are in its batch"),
     ],

@@ -14,6 +14,7 @@ from PIL import Image
 from vitexport.errors import ImageError
 from vitexport.inputs.images import batches, content_hashes, decode_image, list_images, load_image
 from vitexport.inputs.preprocess import PreprocessSpec, Resize
+from vitexport.inputs.standard import ImageWarning
 from vitexport.tensors import TensorSpec
 
 
@@ -28,6 +29,17 @@ def folder(tmp_path: Path, photo: Image.Image) -> Path:
 
 def test_images_are_listed_recursively_sorted_without_hidden_and_other_files(folder: Path) -> None:
     assert [path.relative_to(folder).as_posix() for path in list_images(folder)] == ["a/1.JPG", "b/2.png", "c.webp"]
+
+
+def test_images_of_a_kind_that_is_not_read_are_said(folder: Path, tmp_path: Path) -> None:
+    for name in ("a/3.gif", "b/4.GIF", "5.heic"):
+        (folder / name).touch()
+    with pytest.warns(ImageWarning, match=r"left out, for their kind is not read: 2 \.gif, 1 \.heic"):
+        assert len(list_images(folder)) == 3
+    (tmp_path / "gifs").mkdir()
+    (tmp_path / "gifs" / "1.gif").touch()
+    with pytest.raises(ImageError, match=r"found none that can be read: 1 \.gif"):
+        list_images(tmp_path / "gifs")
 
 
 def test_a_limit_is_spread_over_the_list(folder: Path) -> None:

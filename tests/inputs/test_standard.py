@@ -14,7 +14,7 @@ from tests.support.deep_images import pgm, png16, tiff
 from vitexport.errors import ImageError
 from vitexport.inputs.images import content_hash, decode_image
 from vitexport.inputs.preprocess import PreprocessSpec, Resize, pixels
-from vitexport.inputs.standard import in_channels, standardize
+from vitexport.inputs.standard import ImageWarning, in_channels, standardize
 
 HEIGHT, WIDTH = 20, 30
 
@@ -89,12 +89,27 @@ def test_a_colour_photo_of_16_bits_is_the_same_as_the_one_of_8(colours: NDArray[
     np.testing.assert_array_equal(decoded(png16(shown.astype(np.uint16) * np.uint16(257))), shown)
 
 
+def test_twelve_bits_in_sixteen_are_warned_of(grey: NDArray[np.uint8]) -> None:
+    narrow = grey.astype(np.uint16) * np.uint16(16)
+    for data in (
+        encoded(Image.fromarray(narrow), "PNG"),
+        tiff((65535 - narrow).astype("<u2").tobytes(), HEIGHT, WIDTH, 16, white_is_zero=True),
+    ):
+        with pytest.warns(ImageWarning, match="its brightest value is 4080 of 65535"):
+            decoded(data)
+    decoded(encoded(Image.fromarray(grey.astype(np.uint16) * np.uint16(17)), "PNG"))
+    decoded(encoded(Image.fromarray(np.zeros((4, 4), np.uint16)), "PNG"))  # black, whatever the bits
+
+
+WHOLE = "signed or 32-bit integers"
+
+
 @pytest.mark.parametrize(
     ("mode", "data", "found"),
     [
         ("F", tiff(np.zeros((HEIGHT, WIDTH), "<f4").tobytes(), HEIGHT, WIDTH, 32, sample_format=3), "floats"),
-        ("I", tiff(np.zeros((HEIGHT, WIDTH), "<u4").tobytes(), HEIGHT, WIDTH, 32), "32-bit integers"),
-        ("I", tiff(np.zeros((HEIGHT, WIDTH), "<i2").tobytes(), HEIGHT, WIDTH, 16, sample_format=2), "32-bit integers"),
+        ("I", tiff(np.zeros((HEIGHT, WIDTH), "<u4").tobytes(), HEIGHT, WIDTH, 32), WHOLE),
+        ("I", tiff(np.zeros((HEIGHT, WIDTH), "<i2").tobytes(), HEIGHT, WIDTH, 16, sample_format=2), WHOLE),
     ],
     ids=["float", "32 bits", "signed"],
 )

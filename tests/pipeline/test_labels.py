@@ -64,6 +64,35 @@ def test_a_hundred_classes_in_another_order_than_the_alphabet_have_the_librarys_
     assert again.executed == (), "labels are read again only when they or the model have changed"
 
 
+@pytest.mark.filterwarnings("ignore:.*load average.*")
+def test_twelve_classes_called_by_numbers_are_matched_by_name(tmp_path: Path) -> None:
+    source = save_vit(tmp_path / "model", **named([str(index) for index in range(12)]))
+    photographs(tmp_path / "images", source, wrong=0)
+    bundle = vx.run(
+        source=str(source), out=tmp_path / "out", images=tmp_path / "images", until="verify", settings=FLOAT
+    )
+    assert bundle.verification is not None and bundle.passed
+    assert {v.accuracy and v.accuracy.top1 for v in bundle.verification.variants} == {1.0}
+
+
+@pytest.mark.filterwarnings("ignore:.*load average.*")
+def test_two_class_names_in_each_others_place_fail_and_are_named(tmp_path: Path) -> None:
+    source = save_vit(tmp_path / "model", **named(["ant", "bee", "cat", "dog"]))
+    photographs(tmp_path / "images", source, wrong=0)
+    counts = {folder.name: len(list(folder.iterdir())) for folder in (tmp_path / "images").iterdir()}
+    one, other = sorted(counts, key=lambda name: counts[name])[-2:]
+    config = json.loads((source / "config.json").read_text())
+    exchange = {one: other, other: one}
+    config["id2label"] = {index: exchange.get(name, name) for index, name in config["id2label"].items()}
+    config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
+    (source / "config.json").write_text(json.dumps(config))
+    command = ["run", str(source), "-o", str(tmp_path / "out"), "--images", str(tmp_path / "images")]
+    done = CliRunner().invoke(main, [*command, "--until", "verify", "--set", "quantize=null"])
+    assert done.exit_code == 3, done.output
+    assert "classes are exchanged" in " ".join(done.output.split())
+    assert f"'{one}' is answered '{other}'" in " ".join(done.output.split())
+
+
 def test_folders_of_no_class_stop_a_run_and_the_preview_alike(tmp_path: Path) -> None:
     source = save_vit(tmp_path / "model", **named(["cat", "dog", "car"]))
     for name in ("cat", "fox"):
@@ -95,6 +124,15 @@ def test_the_preview_shows_which_class_each_folder_is_for_every_kind_of_model(tm
         assert content["notes"] == ["2 of the model's 3 classes have images"]
     shown = CliRunner().invoke(main, ["labels", str(tmp_path / "images"), "--model", str(source)])
     assert "polar bear" in shown.output and "exact class name" in shown.output
+
+
+def test_the_preview_lists_values_by_size(tmp_path: Path) -> None:
+    source = save_vit(tmp_path / "model", num_labels=1, problem_type="regression")
+    (tmp_path / "images").mkdir()
+    for index in range(3):
+        Image.new("RGB", (32, 32), (index, 0, 0)).save(tmp_path / "images" / f"{index}.png")
+    (tmp_path / "images" / "metadata.csv").write_text("file_name,value\n0.png,10\n1.png,9.5\n2.png,-1\n")
+    assert vx.labels(tmp_path / "images", source).tables()[0].rows == (("-1", "1"), ("9.5", "1"), ("10", "1"))
 
 
 def test_class_names_come_from_a_file_where_the_model_has_none(tmp_path: Path) -> None:

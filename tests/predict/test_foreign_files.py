@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.support.foreign_graphs import SIZE, export_plainly, foreign_model
+from tests.support.http_server import running
 from vitexport.cli import main
 from vitexport.errors import BundleError, RecipeError
 from vitexport.inputs.preprocess import PreprocessSpec, preprocess
@@ -114,12 +116,40 @@ def test_the_command_line_says_what_is_missing_and_takes_it(folder: Path, photo:
     photo.save(folder / "photo.png")
     command = ["predict", str(folder / "planes.onnx"), str(folder / "photo.png")]
     refused = CliRunner().invoke(main, command)
-    assert refused.exit_code == 1 and "--preprocess, --class-names and --scoring" in refused.output
+    assert refused.exit_code == 1 and "`serve` take --preprocess, --class-names and --scoring" in refused.output
     given = ["--preprocess", str(folder / "preprocess.json"), "--class-names", str(folder / "names.txt"), "--json"]
     done = CliRunner().invoke(main, [*command, *given])
     assert done.exit_code == 0, done.output
     best = json.loads(done.stdout)["results"][0]["predictions"][0]
     assert best["label"] == NAMES[int(logits(photo).argmax())]
+
+
+@pytest.mark.parametrize("form", ["planes", "probabilities"])
+def test_evaluate_takes_the_same(form: str, folder: Path, tmp_path: Path, photo: Image.Image) -> None:
+    turned = [photo.rotate(angle) for angle in (0, 90, 180)]
+    right = [NAMES[int(logits(image).argmax())] for image in turned]
+    for index, image in enumerate(turned):
+        image.save(tmp_path / f"{index}.png")
+    wrong = next(name for name in NAMES if name != right[2])
+    labels = {"0.png": right[0], "1.png": right[1], "2.png": wrong}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    command = ["evaluate", str(folder / f"{form}.onnx"), "--images", str(tmp_path), "--json"]
+    given = [f"--preprocess={folder / 'preprocess.json'}", f"--class-names={folder / 'names.txt'}"]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 1 and "found no 'vitexport.model'" in refused.output
+    done = CliRunner().invoke(main, [*command, *given, f"--labels={tmp_path / 'labels.json'}"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["results"][0]["top1"] == pytest.approx(2 / 3)
+
+
+def test_serve_takes_the_same(folder: Path, photo: Image.Image) -> None:
+    pytest.importorskip("starlette", reason="the extra 'serve' is not installed")
+    stream = io.BytesIO()
+    photo.save(stream, "PNG")
+    given = [f"--preprocess={folder / 'preprocess.json'}", f"--class-names={folder / 'names.txt'}"]
+    with running(folder / "planes.onnx", *given) as server:
+        answer = server.ask("POST", "/predict?top=1", stream.getvalue(), {"Content-Type": "image/png"}).json()
+    assert NAMES[int(logits(photo).argmax())] in json.dumps(answer)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from os import PathLike
 
 from vitexport.api.arguments import require_positive
@@ -12,6 +13,8 @@ from vitexport.errors import RecipeError
 from vitexport.files import as_path
 from vitexport.inputs.images import list_images
 from vitexport.inputs.labels.rows import Columns
+from vitexport.predict.foreign import ClassNames, Preprocess, describe
+from vitexport.scoring import Scoring
 from vitexport.verification.evaluate import Evaluation, evaluate_models
 from vitexport.verification.replay import replay, replay_engine
 from vitexport.verification.result import VerificationResult
@@ -56,7 +59,9 @@ def evaluate(
     images: str | PathLike[str],
     *,
     labels: str | PathLike[str] | None = None,
-    class_names: str | PathLike[str] | None = None,
+    preprocess: Preprocess | None = None,
+    class_names: ClassNames | str | None = None,
+    scoring: Scoring | None = None,
     file_column: str | None = None,
     label_column: str | None = None,
     limit: int | None = None,
@@ -78,7 +83,10 @@ def evaluate(
         images: Folder of images.
         labels: File with the class of each image (CSV, TSV, JSON, JSON Lines); None looks for ``manifest.json`` and
             ``metadata.csv`` in and beside the folder, then for class folders.
-        class_names: File with the names of the model's classes; None takes those it carries.
+        preprocess: What turns an image into the input of a file that does not say so itself, see
+            :meth:`vitexport.Predictor.open`.
+        class_names: Names in the order of the outputs, or a file of them; None takes the model's own.
+        scoring: ``softmax``, ``sigmoid`` or ``none``; None takes what the model says of itself.
         file_column: Column of the file names in a table of labels; None takes a usual name.
         label_column: Column of the labels.
         limit: Use at most so many images, spread over the folder.
@@ -88,8 +96,9 @@ def evaluate(
 
     Raises:
         ImageError: The images have no labels, or such as do not fit the model, or the model gives no class scores.
-        ModelSourceError: The class names are not those of the model.
-        RecipeError: A number does not fit.
+        ModelSourceError: The class names cannot be read, or are not one for each output.
+        BundleError: The model is a file of another tool, and no ``preprocess`` is given.
+        RecipeError: A number does not fit, or something given does not fit the model.
         NoKernelError: No runtime here can execute any of the models.
     """
     require_positive(batch=batch)
@@ -102,7 +111,7 @@ def evaluate(
         list_images(folder, limit=limit),
         labels=None if labels is None else as_path(labels, "a labels file"),
         columns=Columns(file_column, label_column),
-        class_names=None if class_names is None else as_path(class_names, "class names"),
+        describe=partial(describe, preprocess=preprocess, class_names=class_names, scoring=scoring, order_only=True),
         threshold=threshold,
         batch=batch,
         runtime=runtime,

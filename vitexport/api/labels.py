@@ -17,7 +17,7 @@ from vitexport.inputs.labels.class_names import read_class_names
 from vitexport.inputs.labels.classes import Classes
 from vitexport.inputs.labels.find import find_labels
 from vitexport.inputs.labels.rows import Columns
-from vitexport.inputs.labels.targets import Labels
+from vitexport.inputs.labels.targets import Labels, Target
 from vitexport.recipe.load import validated
 from vitexport.recipe.settings import ModelSettings
 from vitexport.runtimes import open_runtime
@@ -51,8 +51,8 @@ class MatchedLabels(Tabular):
         """Return one row per label: as written, class index and name, count of images, what made them match."""
         title = f"{self.images} images in {self.folder}: {self.labels}"
         if not self.labels.mapping:
-            values = Counter(str(target) for target in self.labels.targets)
-            rows = tuple((value, str(count)) for value, count in sorted(values.items()))
+            values = Counter(self.labels.targets)
+            rows = tuple((_in_numbers(value), str(values[value])) for value in sorted(values, key=_numbers))
             return (Table(title, ("value", "images"), rows),)
         rows_of_labels = tuple(
             (entry.value, "-" if entry.index is None else str(entry.index), entry.name, str(entry.images), entry.rule)
@@ -114,6 +114,14 @@ def labels(
             "Give --labels FILE, put a manifest.json beside the images, or use one folder per class.",
         )
     return MatchedLabels(folder, len(paths), found)
+
+
+def _numbers(target: Target) -> tuple[float, ...]:
+    return target if isinstance(target, tuple) else (target,)
+
+
+def _in_numbers(target: Target) -> str:
+    return ", ".join(f"{value:g}" for value in _numbers(target))
 
 
 def _classes(settings: ModelSettings) -> Classes:

@@ -7,12 +7,16 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitexport.api.arguments import require_positive
 from vitexport.errors import MissingDependencyError, RecipeError, VitexportError
 from vitexport.machine import usable_cores
+from vitexport.scoring import Scoring
 from vitexport.tables import Table, Tabular
+
+if TYPE_CHECKING:
+    from vitexport.predict.foreign import ClassNames, Preprocess
 
 __all__ = ["Serving", "serve"]
 
@@ -67,6 +71,9 @@ def serve(
     port: int = 8000,
     runtime: str | None = None,
     variant: str | None = None,
+    preprocess: Preprocess | None = None,
+    class_names: ClassNames | str | None = None,
+    scoring: Scoring | None = None,
     device: str = "cpu",
     workers: int = 2,
     threads: int | None = None,
@@ -96,6 +103,10 @@ def serve(
         port: 0 takes a free one.
         runtime: Runtime name; None lets the file choose.
         variant: Which model of a bundle; None takes the last one its checks accept.
+        preprocess: What turns an image into the input of a file that does not say so itself, see
+            :meth:`vitexport.Predictor.open`.
+        class_names: Names in the order of the outputs, or a file of them; None takes the model's own.
+        scoring: ``softmax``, ``sigmoid`` or ``none``; None takes what the model says of itself.
         device: ``cpu`` or ``cuda:N``.
         workers: Runs at the same time.
         threads: Threads of each run; None shares the cores among the workers.
@@ -118,8 +129,8 @@ def serve(
         BundleError: The model cannot be used.
         RuntimeBackendError: The runtime cannot open it.
         MissingDependencyError: The extra ``serve``, or the runtime, is not installed.
-        RecipeError: A number is less than 1, the queue is smaller than a request may be, or private addresses are
-            allowed and no host is.
+        RecipeError: Something given does not fit the model, a number is less than 1, the queue is smaller than a
+            request may be, or private addresses are allowed and no host is.
         VitexportError: The address cannot be bound, or this is not the main thread.
     """
     from vitexport.predict.predictor import Predictor
@@ -168,7 +179,15 @@ def serve(
     options = RuntimeOptions(threads=threads, device=device)
     with (
         bind(host, port) as listener,
-        Predictor.open(model, runtime=runtime, variant=variant, options=options) as predictor,
+        Predictor.open(
+            model,
+            runtime=runtime,
+            variant=variant,
+            options=options,
+            preprocess=preprocess,
+            class_names=class_names,
+            scoring=scoring,
+        ) as predictor,
     ):
         app = create_app(predictor, limits, BatchSettings(max_batch, max_delay_ms / 1000, workers))
         serving = Serving(

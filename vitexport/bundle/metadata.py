@@ -130,8 +130,8 @@ class ModelMetadata:
         except KeyError as error:
             raise BundleError(
                 f"Expected '{where}' to carry its preprocessing and class names, found no '{error.args[0]}'.",
-                "Files made by `vitexport export` carry it; for another tool's, `vitexport predict` takes "
-                "--preprocess, --class-names and --scoring.",
+                "Files made by `vitexport export` carry it; for another tool's, `vitexport predict`, `evaluate` "
+                "and `serve` take --preprocess, --class-names and --scoring.",
             ) from error
         except (ValueError, TypeError, AssertionError, ValidationError) as error:
             raise BundleError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import warnings
 from typing import Any, cast
 
 import click
@@ -70,6 +71,8 @@ class _LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        format_before = warnings.formatwarning
+        warnings.formatwarning = _in_words
         try:
             return super().invoke(ctx)
         except VitexportError as error:
@@ -83,6 +86,15 @@ class _LazyGroup(click.Group):
             click.echo(f"Error: '{error.filename}': {error.strerror}", err=True)
             click.echo("  Check that the path exists and that you may write there.", err=True)
             ctx.exit(1)
+        finally:
+            warnings.formatwarning = format_before
+
+
+def _in_words(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: object = None) -> str:
+    """Format a warning; of this package without the line of its code, which tells a user nothing."""
+    if category.__module__.startswith("vitexport."):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 @click.group(

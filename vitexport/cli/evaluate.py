@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vitexport.api import checks as api
-from vitexport.cli.label_options import label_options
+from vitexport.cli.label_options import PREPROCESS, SCORING, label_options
 from vitexport.cli.screen import OUT, print_json, rich_table
 from vitexport.runtimes import available_runtimes
 
@@ -19,6 +19,8 @@ __all__ = ["evaluate"]
 @click.argument("target", metavar="MODEL|BUNDLE", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of images.")
 @label_options
+@PREPROCESS
+@SCORING
 @click.option(
     "--threshold",
     type=float,
@@ -39,6 +41,8 @@ def evaluate(target: Path, as_json: bool, **options: Any) -> None:
     Example: vitexport evaluate out/quickstart --images calib/holdout --labels calib/manifest.json
     """
     found = api.evaluate(target, **options)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         print_json(found.to_dict())
     else:

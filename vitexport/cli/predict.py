@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from vitexport.api import predict as api
+from vitexport.cli.label_options import CLASS_NAMES, PREPROCESS, SCORING
 from vitexport.cli.screen import print_json
 from vitexport.errors import ImageError
-from vitexport.recipe.settings import Scoring
 
 if TYPE_CHECKING:
     from vitexport.predict.job import JobResult
@@ -32,13 +32,9 @@ __all__ = ["predict"]
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes per image.")
 @click.option("--runtime", help="Runtime to use.  [default: by file type]")
 @click.option("--variant", help="Model inside a bundle, e.g. int8.  [default: the last one its checks accept]")
-@click.option(
-    "--preprocess",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="How images are prepared for a file of another tool: JSON or YAML, or a preprocessor_config.json.",
-)
-@click.option("--class-names", type=click.Path(path_type=Path, dir_okay=False), help="Names: .txt, .json or .csv.")
-@click.option("--scoring", type=click.Choice(get_args(Scoring)), help="What makes scores.  [default: the model's own]")
+@PREPROCESS
+@CLASS_NAMES
+@SCORING
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Images per run.")
 @click.option("--workers", type=click.IntRange(min=1), help="Parallel workers.  [default: one per core]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each worker's runtime.  [default: 1 on a CPU]")

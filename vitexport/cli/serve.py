@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from vitexport.api import serving as api
+from vitexport.cli.label_options import CLASS_NAMES, PREPROCESS, SCORING
+from vitexport.recipe.settings import Scoring
 
 __all__ = ["serve"]
 
@@ -19,6 +21,9 @@ __all__ = ["serve"]
 )
 @click.option("--runtime", help="Runtime to use.  [default: by file type]")
 @click.option("--variant", help="Model inside a bundle, e.g. int8.  [default: the last one its checks accept]")
+@PREPROCESS
+@CLASS_NAMES
+@SCORING
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
 @click.option("--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images per run.")
 @click.option("--max-delay-ms", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Wait for a batch.")
@@ -44,6 +49,9 @@ def serve(
     port: int,
     runtime: str | None,
     variant: str | None,
+    preprocess: Path | None,
+    class_names: Path | None,
+    scoring: Scoring | None,
     device: str,
     max_batch: int,
     max_delay_ms: float,
@@ -64,6 +72,9 @@ def serve(
         port=port,
         runtime=runtime,
         variant=variant,
+        preprocess=preprocess,
+        class_names=class_names,
+        scoring=scoring,
         device=device,
         workers=workers,
         threads=threads,

@@ -83,7 +83,7 @@ def export(
         source,
         output,
         task=task,
-        features=tuple(name.strip() for name in features.split(",")) if features else (),
+        features=() if features is None else tuple(name.strip() for name in features.split(",")),
         scoring=scoring,
         image_size=image_size,
         batch="dynamic" if batch == "dynamic" else int(batch),

@@ -27,8 +27,7 @@ from vitexport.inputs.preprocess import PreprocessSpec, pixels
 from vitexport.inputs.standard import in_channels, standardize
 from vitexport.predict.predictor import Predictor
 from vitexport.runtimes import open_runtime
-from vitexport.scoring import Head, score_outputs
-from vitexport.tensors import Array
+from vitexport.scoring import score_outputs
 from vitexport.verification.select import Choice
 
 __all__ = ["CONFIG_FILE", "NvinferConfig", "PreprocessParity", "measure_parity", "write_deepstream"]
@@ -244,20 +243,10 @@ def measure_parity(
             unit = max(1.0, float(np.abs(expected).max()))  # values of a regression may be of any size
             same.append(float(np.abs(scores[0] - expected).max()) / unit)
             own.append(float(np.abs(scores[1] - expected).max()) / unit)
-            agree.append(_agreement(expected, scores[1], predictor.metadata.head))
+            agree.append(predictor.metadata.head.agreement(expected[None], scores[1][None], scored=True))
     return PreprocessParity(
         len(images), max(same), max(own), float(np.mean(own)), _mean(agree), _notes(bundle.preprocess)
     )
-
-
-def _agreement(expected: NDArray[np.float64], found: Array, head: Head) -> float | None:
-    """Return the fraction of equal decisions of two rows of scores; None where they decide nothing."""
-    if head.scoring == "none":
-        return None
-    if head.scoring == "softmax":
-        return float(expected.argmax() == found.argmax())
-    there = [np.greater_equal(scores, head.threshold) for scores in (expected, found)]
-    return float((there[0] == there[1]).mean())
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

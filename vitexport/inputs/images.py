@@ -6,6 +6,7 @@ import hashlib
 import io
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vitexport.errors import ImageError
 from vitexport.inputs.preprocess import PreprocessSpec, batch
-from vitexport.inputs.standard import PARSER_ERRORS, in_channels, standardize
+from vitexport.inputs.standard import PARSER_ERRORS, ImageWarning, in_channels, standardize
 from vitexport.tensors import Array, TensorSpec
 
 __all__ = ["MAX_PIXELS", "batches", "content_hash", "content_hashes", "decode_image", "list_images", "load_image"]
@@ -24,14 +25,22 @@ MAX_PIXELS = 64_000_000
 
 _FILTERING = threading.Lock()
 
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_SUFFIXES = frozenset(
+    {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+# Images too, which this package does not read: left out, and said.
+_OTHER_SUFFIXES = frozenset(
+    {".avif", ".dcm", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jxl", ".svg", ".tga"}
+)
 
 
 def list_images(folder: Path, *, limit: int | None = None) -> tuple[Path, ...]:
     """Return the image files under ``folder``, recursively, sorted by their path.
 
     Args:
-        folder: Directory; hidden files and directories are left out.
+        folder: Directory; hidden files and directories are left out, and with an :class:`ImageWarning` images of a
+            kind that is not read, such as GIF.
         limit: At most so many, spread evenly over the sorted list so that a prefix of classes is not all that is seen.
 
     Raises:
@@ -44,16 +53,25 @@ def list_images(folder: Path, *, limit: int | None = None) -> tuple[Path, ...]:
         raise ImageError(
             f"Expected an image folder at '{folder}', found {found}.", "Give a directory of JPEG or PNG files."
         )
-    paths = sorted(
+    images = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES
+        if path.suffix.lower() in _SUFFIXES | _OTHER_SUFFIXES
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+    paths = [path for path in images if path.suffix.lower() in _SUFFIXES]
+    others = Counter(path.suffix.lower() for path in images if path.suffix.lower() in _OTHER_SUFFIXES)
+    unread = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
     if not paths:
         kinds = ", ".join(sorted(_SUFFIXES))
-        raise ImageError(f"Expected images in '{folder}', found none.", f"Files with these endings count: {kinds}.")
+        raise ImageError(
+            f"Expected images in '{folder}', found {f'none that can be read: {unread}' if unread else 'none'}.",
+            f"Files with these endings count: {kinds}.",
+        )
+    if unread:
+        told = f"Of the images in '{folder}' these are left out, for their kind is not read: {unread}."
+        warnings.warn(f"{told} Convert them to PNG or JPEG.", ImageWarning, stacklevel=2)
     if limit is not None and limit < len(paths):
         paths = [paths[index * len(paths) // limit] for index in range(limit)]
     return tuple(paths)

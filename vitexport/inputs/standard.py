@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+import warnings
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from vitexport.errors import ImageError
 
-__all__ = ["CHANNEL_MODES", "PARSER_ERRORS", "in_channels", "is_eight_bit", "standardize"]
+__all__ = ["CHANNEL_MODES", "PARSER_ERRORS", "ImageWarning", "in_channels", "is_eight_bit", "standardize"]
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's mode for the number of channels a model takes: greyscale, colour, colour with alpha."""
@@ -21,7 +22,9 @@ _EIGHT_BIT = frozenset(
 # Formats whose mode I holds 16 bits: PNG in older versions of Pillow, and PGM, scaled to 65535 from any maximum.
 _SIXTEEN_BIT_FORMATS = frozenset({"PNG", "PPM"})
 
-_WIDE = {"F": "floats", "I": "32-bit integers"}
+_WIDE = {"F": "floats", "I": "signed or 32-bit integers"}
+
+_TWELVE_BITS = 4096
 
 # Modes that Pillow converts to one other mode only.
 _STEPS = {"La": "LA", "LAB": "RGB"}
@@ -36,6 +39,10 @@ PARSER_ERRORS = (
 _WHITE_IS_ZERO = 0  # TIFF 6.0, PhotometricInterpretation; Pillow inverts 8 bits by itself
 
 
+class ImageWarning(UserWarning):
+    """Images that are left out, or that may not mean what their numbers say."""
+
+
 def is_eight_bit(image: Image.Image) -> bool:
     """Return whether each channel of an image holds at most 8 bits, so that nothing of it is lost or scaled."""
     return image.mode in _EIGHT_BIT
@@ -46,7 +53,8 @@ def standardize(image: Image.Image, *, name: str = "image") -> Image.Image:
 
     The EXIF orientation is applied as ``transformers.image_utils.load_image`` applies it (``ImageOps.exif_transpose``).
     Of 16 bits the upper 8 are kept, as Pillow and libpng read 16-bit colour; the 12 of a TIFF count from their own
-    maximum. An image that is upright and of 8 bits already is returned as it is.
+    maximum, and 16 that hold no more than 12 are warned of (:class:`ImageWarning`). An image that is upright and of 8
+    bits already is returned as it is.
 
     Args:
         image: Any Pillow image.
@@ -69,9 +77,17 @@ def standardize(image: Image.Image, *, name: str = "image") -> Image.Image:
             f"{image.mode}), and which of them are black and white is not known.",
             "Scale the values to 0 to 255 as the training images were, and save them as an 8-bit PNG.",
         )
-    upper = (np.asarray(_upright(image, name)) >> (bits - 8)).astype(np.uint8)
-    inverted = tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO
-    return Image.fromarray(~upper if inverted else upper)
+    values = np.asarray(_upright(image, name))
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
+        values = (1 << bits) - 1 - values
+    if bits == 16 and 0 < values.max() < _TWELVE_BITS:
+        warnings.warn(
+            f"Of 16 bits an image uses 12 or fewer: its brightest value is {values.max()} of 65535, so it is nearly "
+            "black. If a camera wrote 12 bits, scale them to the full range, as the training images were.",
+            ImageWarning,
+            stacklevel=2,
+        )
+    return Image.fromarray((values >> (bits - 8)).astype(np.uint8))
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

@@ -109,6 +109,8 @@ def describe(
     preprocess: Preprocess | None = None,
     class_names: ClassNames | str | None = None,
     scoring: Scoring | None = None,
+    *,
+    order_only: bool = False,
 ) -> tuple[ModelMetadata, tuple[str, ...]]:
     """Describe an opened model by what it carries and by what it is given.
 
@@ -122,6 +124,8 @@ def describe(
         scoring: What makes scores of the outputs; None takes what the model says. One that says nothing is taken as it
             is where its outputs are probabilities already, or else by ``sigmoid`` for a single output and ``softmax``
             for several.
+        order_only: Whether nothing but the order of the scores is asked for, as by labels: then probabilities stay the
+            softmax's that they come from, which keeps their order, and are not taken for values.
 
     Returns:
         The metadata, and what a person should know about it.
@@ -133,7 +137,8 @@ def describe(
     """
     names = None if class_names is None else class_names_from(class_names)
     if target.bundle is None and preprocess is not None and not ModelMetadata.is_in(runtime.metadata):
-        return _describe_file(runtime, target.path, preprocess_from(preprocess), names or (), scoring)
+        found, notes = _describe_file(runtime, target.path, preprocess_from(preprocess), names or (), scoring)
+        return (replace(found, scoring="softmax"), ()) if order_only and notes else (found, notes)
     return _told(target.metadata(runtime.metadata), preprocess, names, scoring), ()
 
 
@@ -171,7 +176,7 @@ def _describe_file(
     width = 0 if vectors is None else vectors.shape[1]
     if class_names and len(class_names) != width:
         raise RecipeError(
-            f"Expected {width} class names for the outputs of '{path}', found {len(class_names)}.",
+            f"Expected {width} class name{'s' * (width != 1)} for the outputs of '{path}', found {len(class_names)}.",
             "Give one name per output, in order.",
         )
     require_scoring(scoring, "features" if vectors is None else "classify", width, str(path))

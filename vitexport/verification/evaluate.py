@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from vitexport.bundle.metadata import ModelMetadata
 from vitexport.bundle.target import Target
 from vitexport.errors import ImageError, NoKernelError
 from vitexport.inputs.images import batches
-from vitexport.inputs.labels.class_names import read_class_names
 from vitexport.inputs.labels.classes import Classes
 from vitexport.inputs.labels.find import find_labels
 from vitexport.inputs.labels.rows import Columns
@@ -25,7 +24,19 @@ from vitexport.tensors import Array
 from vitexport.verification.accuracy import PairedDifference, compare_top1
 from vitexport.verification.scores import Score, score_answers
 
-__all__ = ["EvaluatedModel", "Evaluation", "evaluate_models"]
+__all__ = ["Describe", "EvaluatedModel", "Evaluation", "carried", "evaluate_models"]
+
+Describe: TypeAlias = Callable[[Target, Runtime], tuple[ModelMetadata, tuple[str, ...]]]
+"""What an opened model of a target is, and what a person should know about that."""
+
+
+def carried(target: Target, runtime: Runtime) -> tuple[ModelMetadata, tuple[str, ...]]:
+    """Describe a model by what it carries, with nothing to say.
+
+    Raises:
+        BundleError: It carries nothing.
+    """
+    return target.metadata(runtime.metadata), ()
 
 
 @dataclass(frozen=True)
@@ -54,12 +65,14 @@ class Evaluation(Tabular):
         images: How many there are.
         models: In the order they were made.
         labels: How the labels were matched to the model's classes.
+        notes: What a person should know about how the models were read.
     """
 
     folder: Path
     images: int
     models: tuple[EvaluatedModel, ...]
     labels: str
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -70,7 +83,7 @@ class Evaluation(Tabular):
             if model.difference is not None:
                 row["difference"] = asdict(model.difference)
             rows.append(row)
-        return {"labels": self.labels, "results": rows}
+        return {"labels": self.labels, "notes": list(self.notes), "results": rows}
 
     def tables(self) -> tuple[Table, ...]:
         """Return one row per model, then those that were not run."""
@@ -103,7 +116,7 @@ def evaluate_models(
     *,
     labels: Path | None = None,
     columns: Columns = Columns(),  # noqa: B008  # frozen
-    class_names: Path | None = None,
+    describe: Describe = carried,
     threshold: float = 0.5,
     batch: int = 16,
     runtime: str | None = None,
@@ -116,28 +129,28 @@ def evaluate_models(
         paths: The images.
         labels: File with their classes; None looks beside the images, then for class folders.
         columns: Which columns of a table of labels to read.
-        class_names: File with the names of the model's classes; None takes those it carries.
+        describe: Says what an opened model is; of a file of another tool, what it was told.
         threshold: Sigmoid score from which a label counts as there.
         batch: Images per run.
         runtime: Runtime name; None takes each file's own.
 
     Raises:
         ImageError: The images have no labels, or such as do not fit the model, or a model gives no class scores.
-        ModelSourceError: The class names are not those of the model.
         NoKernelError: No runtime here can execute any of the models.
     """
     found: list[EvaluatedModel] = []
     first: Array | None = None
     matched: Labels | None = None
     head = Head()
+    notes: tuple[str, ...] = ()
     refusal: NoKernelError | None = None
     for model in target.models:
         try:
             with open_runtime(model.path, runtime) as opened:
-                metadata = target.metadata(opened.metadata)
+                metadata, remarks = describe(target, opened)
+                notes = tuple(dict.fromkeys((*notes, *remarks)))
                 if matched is None:
-                    classes = _named(_classes(metadata, model.path), class_names)
-                    matched = _labels(folder, paths, classes, labels, columns)
+                    matched = _labels(folder, paths, _classes(metadata, model.path), labels, columns)
                     head = replace(metadata.head, threshold=threshold)
                 scores = _scores(opened, metadata.preprocess, paths, batch, model.path, head)
         except NoKernelError as error:
@@ -151,7 +164,7 @@ def evaluate_models(
         first = scores if first is None else first
     if refusal is not None and first is None:
         raise refusal
-    return Evaluation(folder, len(paths), tuple(found), str(matched))
+    return Evaluation(folder, len(paths), tuple(found), str(matched), notes)
 
 
 def _classes(metadata: ModelMetadata, model: Path) -> Classes:
@@ -161,12 +174,6 @@ def _classes(metadata: ModelMetadata, model: Path) -> Classes:
             "Only classifiers can be evaluated on labels; export with --task classify.",
         )
     return metadata.classes
-
-
-def _named(classes: Classes, class_names: Path | None) -> Classes:
-    if class_names is None:
-        return classes
-    return classes.with_names(read_class_names(class_names), where=str(class_names))
 
 
 def _labels(folder: Path, paths: Sequence[Path], classes: Classes, file: Path | None, columns: Columns) -> Labels:

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import YolosConfig
 
 from benchmarks.suites.model_rows import Row, row_named
 from tests.support.dense_models import perturbed, pixels, save
@@ -100,6 +101,14 @@ def test_a_hugging_face_pickle_has_the_same_hints(write: Write, hint: str, tmp_p
     with pytest.raises(ModelSourceError, match="transformers cannot load") as caught:
         load_model(ModelSettings(source=str(tmp_path), task="features", allow_pickle=True))
     assert hint in caught.value.hint
+
+
+def test_a_task_that_a_type_of_model_has_no_head_for_is_said(tmp_path: Path) -> None:
+    YolosConfig(architectures=["YolosForObjectDetection"]).save_pretrained(tmp_path)
+    save_file({}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelSourceError) as caught:
+        load_model(ModelSettings(source=str(tmp_path), task="classify"))
+    assert "transformers has no such head for this type of model" in caught.value.hint
 
 
 def test_a_prefix_in_a_hugging_face_checkpoint_is_named(tmp_path: Path) -> None:

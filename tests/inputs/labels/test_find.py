@@ -83,6 +83,12 @@ def test_synsets_are_found_in_folders_and_file_names(names: list[str], tmp_path:
     assert find_labels(tmp_path, [tmp_path / "n01484850_10.JPEG"], PETS) is None, "the model knows no synsets"
 
 
+COCO = {
+    "images": [{"id": 7, "file_name": "1.png"}, {"id": 9, "file_name": "2.png"}],
+    "annotations": [{"image_id": 9, "category_id": 3}, *[{"image_id": 7, "category_id": 5}] * 2],
+    "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "polar bear"}],
+}
+
 FORMS = {
     "table.csv": "file,label\ncat/1.png,polar bear\n2.png,cat\n",
     "semicolons.csv": "\ufefffile_name;Class\r\ncat/1.png;polar bear\r\n2.png;cat\r\n",
@@ -95,6 +101,8 @@ FORMS = {
     "list.json": '[{"file_name": "1.png", "label": "polar_bear"}, {"file_name": "2.png", "label": "Cat"}]',
     "names.json": '{"1.png": "polar bear", "2.png": "cat"}',
     "numbers.json": '{"cat/1.png": 2, "2.png": 0}',
+    "coco.json": json.dumps(COCO),
+    "split.csv": "image,split,cat,dog,polar bear\n1.png,val,0,0,1\n2.png,val,1,0,0\n",
     "metadata.jsonl": '{"file_name": "1.png", "label": "polar bear"}\n\n{"file_name": "2.png", "label": "cat"}\n',
 }
 
@@ -136,7 +144,7 @@ def test_a_file_in_or_beside_the_folder_is_found(name: str, place: str, tmp_path
     (tmp_path / "hold").mkdir()
     (tmp_path / place / name).write_text(content[name])
     labels = found(tmp_path / "hold", ["a.png"])
-    assert (labels.targets, labels.origin) == ((1,), name)
+    assert (labels.targets, labels.origin) == ((1,), name if place == "hold" else f"{name} beside the folder")
 
 
 def test_metadata_that_holds_no_labels_is_left_alone(tmp_path: Path) -> None:
@@ -195,6 +203,25 @@ def test_files_of_one_name_in_several_folders_keep_their_own_labels(tmp_path: Pa
     assert found(folder, ["dog/1.png", "cat/1.png"], TEN).targets == (9, 4)
     with pytest.raises(ImageError, match="Expected a label for 'bird/1.png'"):
         found(folder, ["bird/1.png"], TEN)
+
+
+@pytest.mark.parametrize("entry", ["1.png", "1", "cat/1.png"])
+def test_an_entry_that_names_two_images_is_refused(entry: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text(json.dumps({entry: "cat"}))
+    with pytest.raises(ImageError, match=f"one image that '{entry}' in '.*' names, found 'cat/1.png' and 'dog/1.png'"):
+        found(tmp_path, ["cat/1.png", "dog/1.png"], labels_file=tmp_path / "labels.json")
+
+
+def test_the_categories_of_an_image_in_coco_are_its_labels(tmp_path: Path) -> None:
+    file = tmp_path / "coco.json"
+    several = {**COCO, "annotations": [*COCO["annotations"], {"image_id": 7, "category_id": 3}]}
+    file.write_text(json.dumps({**several, "images": [*COCO["images"], {"id": 1, "file_name": "3.png"}]}))
+    assert found(tmp_path, ["1.png", "2.png", "3.png"], SEVERAL, labels_file=file).targets == ((0, 2), (0,), ())
+    with pytest.raises(ImageError, match="Expected one label for '1.png', .* found 'polar bear', 'cat'"):
+        found(tmp_path, ["1.png"], labels_file=file)
+    file.write_text(json.dumps({**COCO, "annotations": [{"image_id": 8, "category_id": 3}]}))
+    with pytest.raises(ImageError, match="annotations as COCO has them in '.*', found an entry without 8"):
+        found(tmp_path, ["1.png"], labels_file=file)
 
 
 @pytest.mark.parametrize(

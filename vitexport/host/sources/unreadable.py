@@ -49,6 +49,11 @@ def hint_for(error: BaseException, files: Sequence[Path]) -> str:
     if pointer is not None:
         return f"'{pointer}' is a pointer of Git LFS, not the weights; get them with `git lfs pull`."
     text = _text(error)
+    if "Unrecognized configuration class" in text:
+        return (
+            "transformers has no such head for this type of model. Name the task it was saved for, or export its "
+            "encoder with `--task features`."
+        )
     if isinstance(error, EOFError) or any(sign in text for sign in _DAMAGED):
         sizes = ", ".join(f"'{path}' ({path.stat().st_size:,} bytes)" for path in files if path.is_file())
         return (

@@ -44,8 +44,8 @@ class Classes:
         """
         if len(names) != self.count:
             raise ModelSourceError(
-                f"Expected {self.count} class names in '{where}', one for each output of the model, found "
-                f"{len(names)}.",
+                f"Expected {self.count} class name{'s' * (self.count != 1)} in '{where}', one for each output of the "
+                f"model, found {len(names)}.",
                 "List every class, in the order of the model's outputs.",
             )
         if sorted(names) == sorted(self.names) and tuple(names) != self.names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from vitexport.inputs.labels.classes import Classes
 from vitexport.inputs.labels.match import RULES, Matching, match
 from vitexport.inputs.labels.read import read_labels
 from vitexport.inputs.labels.resolve import resolve
-from vitexport.inputs.labels.rows import Columns, Written
+from vitexport.inputs.labels.rows import Columns, Written, is_label_column
 from vitexport.inputs.labels.targets import Labels
 from vitexport.inputs.labels.wording import listed
 
@@ -73,7 +74,9 @@ def find_labels(
         )
     if isinstance(file, Path):
         written = _Lookup(file, read_labels(file, columns, classes)).of(names)
-        return resolve(written, classes, what=f"labels in '{file}'", origin=file.name)
+        beside = labels_file is None and file.parent != folder
+        origin = f"{file.name} beside the folder" if beside else file.name
+        return resolve(written, classes, what=f"labels in '{file}'", origin=origin)
     return _class_folders(folder, tuple(names.values()), classes) or _file_names(tuple(names.values()), classes)
 
 
@@ -102,10 +105,16 @@ def _beside(folder: Path) -> Path | None:
 
 
 def _names_labels(path: Path) -> bool:
-    """Whether the beginning of a table that may hold anything names a column for labels."""
+    """Whether the first line of a table that may hold anything names a column for labels."""
     with path.open(encoding="utf-8-sig", errors="replace") as stream:
-        first = stream.readline().lower()
-    return re.search(r"\b(labels?|class(es|_name)?|category|targets?)\b", first) is not None
+        first = stream.readline()
+    if path.suffix == ".csv":
+        return any(is_label_column(cell.strip("\"' \r\n")) for cell in re.split(r"[,;\t|]", first))
+    try:
+        keys = json.loads(first)
+    except ValueError:
+        return "label" in first  # to be read, and refused with its place
+    return isinstance(keys, dict) and any(map(is_label_column, keys))
 
 
 class _Lookup:
@@ -114,18 +123,25 @@ class _Lookup:
     def __init__(self, file: Path, labels: Mapping[str, Written]) -> None:
         self._file = file
         self._labels = {_plain(key): value for key, value in labels.items()}
-        by_name: dict[str, set[Written]] = {}
-        for key, value in self._labels.items():
-            by_name.setdefault(Path(key).name, set()).add(value)
+        by_name: dict[str, list[str]] = {}
+        for key in self._labels:
+            by_name.setdefault(Path(key).name, []).append(key)
         # A bare name stands for a file of any folder, unless files of that name have different labels.
-        self._bare = {name: found.pop() for name, found in by_name.items() if len(found) == 1}
+        self._bare = {name: keys[0] for name, keys in by_name.items() if len({self._labels[key] for key in keys}) == 1}
 
     def of(self, images: Mapping[Path, str]) -> dict[str, Written]:
         """Return the label of each image, by its name relative to the folder."""
         found: dict[str, Written] = {}
         missing = []
+        named: dict[str, str] = {}
         for path, name in images.items():
-            label = self._label(path.absolute(), name)
+            key = self._key_of_file(path.absolute())
+            if key is not None and named.setdefault(key, name) != name:
+                raise ImageError(
+                    f"Expected one image that '{key}' in '{self._file}' names, found '{named[key]}' and '{name}'.",
+                    "Write the folder of each image with its name.",
+                )
+            label = self._of_group(path, name) if key is None else self._labels[key]
             if label is None:
                 missing.append(f"'{name}'")
             else:
@@ -137,16 +153,17 @@ class _Lookup:
             )
         return found
 
-    def _label(self, path: Path, name: str) -> Written | None:
+    def _key_of_file(self, path: Path) -> str | None:
+        """Return the entry of an image: by its path, by an end of it, or by its bare name."""
         parts = path.parts[1:]
         suffixes = ["/".join(parts[start:]) for start in range(len(parts))]
-        for key in (path.as_posix(), *suffixes, *(suffix.removesuffix(path.suffix) for suffix in suffixes)):
-            if key in self._labels:
-                return self._labels[key]
+        keys = (path.as_posix(), *suffixes, *(suffix.removesuffix(path.suffix) for suffix in suffixes))
+        named = next((key for key in keys if key in self._labels), None)
+        return named or next((self._bare[key] for key in (path.name, path.stem) if key in self._bare), None)
+
+    def _of_group(self, path: Path, name: str) -> Written | None:
+        """Return the label of the folder or the synset that an image belongs to."""
         inside = name.split("/")[:-1]
-        for key in (path.name, path.stem):
-            if key in self._bare:
-                return self._bare[key]
         synset = _SYNSET.search(path.name)
         for key in (path.name.partition("_")[0], synset.group(1) if synset else "", *reversed(inside)):
             if key in self._labels:

@@ -3,7 +3,8 @@
 JSON may be a manifest, ``{"images": [{"file": "a.png", "label": 3}]}``, a list of such entries, ``{"a.png": 3}``, or,
 for names that start with a synset or lie in a folder of that name, ``{"n01440764": {"index": 0}}``. JSON Lines and
 tables have one image per line, as ``metadata.jsonl`` and ``metadata.csv`` of the image folders of Hugging Face's
-datasets.
+datasets. Of COCO's annotations (https://cocodataset.org/#format-data) the names of the categories in an image are its
+labels.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ def read_labels(path: Path, columns: Columns, classes: Classes) -> dict[str, Wri
         rows = [_object(_json(line, path, number), path, f"line {number}") for number, line in _lines(text)]
     elif suffix == ".json":
         data = _json(text, path)
+        if isinstance(data, Mapping) and {"images", "annotations", "categories"} <= data.keys():
+            return _coco(data, path)
         entries = data.get("images") if isinstance(data, Mapping) and "images" in data else data
         if isinstance(entries, Mapping):
             several = classes.scoring == "sigmoid"
@@ -64,6 +67,20 @@ def read_labels(path: Path, columns: Columns, classes: Classes) -> dict[str, Wri
     if not rows:
         raise ImageError(f"Expected labels in '{path}', found none.", _FORMS)
     return read_rows(rows, columns, classes, path=str(path))
+
+
+def _coco(data: Mapping[str, Any], path: Path) -> dict[str, Written]:
+    try:
+        names = {entry["id"]: str(entry["name"]) for entry in data["categories"]}
+        found: dict[Any, list[str]] = {entry["id"]: [] for entry in data["images"]}
+        for entry in data["annotations"]:
+            found[entry["image_id"]].append(names[entry["category_id"]])
+        return {str(entry["file_name"]): tuple(dict.fromkeys(found[entry["id"]])) for entry in data["images"]}
+    except (KeyError, TypeError) as error:
+        raise ImageError(
+            f"Expected annotations as COCO has them in '{path}', found an entry without {error}.",
+            "Each annotation names an image_id and a category_id that images and categories have.",
+        ) from error
 
 
 def read_text(path: Path) -> str:

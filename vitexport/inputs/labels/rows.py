@@ -12,7 +12,7 @@ from vitexport.inputs.labels.classes import Classes
 from vitexport.inputs.labels.match import match
 from vitexport.inputs.labels.wording import listed
 
-__all__ = ["Columns", "Row", "Written", "read_rows", "text_of"]
+__all__ = ["Columns", "Row", "Written", "is_label_column", "read_rows", "text_of"]
 
 Written = str | tuple[str, ...]
 """A label as it is written: one text, or several."""
@@ -67,7 +67,8 @@ def read_rows(rows: Sequence[Row], columns: Columns, classes: Classes, *, path: 
     Args:
         rows: At least one, all with the same columns.
         columns: Which columns were asked for.
-        classes: The outputs; they may also be columns of their own, of 0 and 1, named as the classes.
+        classes: The outputs; they may also be columns of their own, of 0 and 1, named as the classes. Columns beside
+            these are left out, unless one of them is a usual name for labels.
         path: What messages call the file.
 
     Returns:
@@ -80,7 +81,13 @@ def read_rows(rows: Sequence[Row], columns: Columns, classes: Classes, *, path: 
     file = _column(columns.file, _FILE_COLUMNS, names, what="file", path=path)
     others = [name for name in names if name != file]
     marks = () if columns.label else _marks(others, classes)
-    label = None if marks else _column(columns.label, _LABEL_COLUMNS, others, what="label", path=path)
+    try:
+        label = None if marks else _column(columns.label, _LABEL_COLUMNS, others, what="label", path=path)
+    except ImageError:
+        marks = () if columns.label else _marks_beside_others(others, classes)
+        if not marks:
+            raise
+        label = None
     found: dict[str, Written] = {}
     first: dict[str, str] = {}
     for row in rows:
@@ -137,9 +144,18 @@ def _several(value: Written) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
+def is_label_column(name: str) -> bool:
+    """Return whether a column is one that labels are looked for in."""
+    return _plain(name) in _LABEL_COLUMNS
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
 def _column(asked: str | None, usual: Iterable[str], names: Sequence[str], *, what: str, path: str) -> str:
     """Return the column that was asked for, or the first of the usual ones."""
-    plain = {re.sub(r"[\s-]+", "_", name.strip().lower()): name for name in reversed(names)}
+    plain = {_plain(name): name for name in reversed(names)}
     chosen = asked if asked in names else None if asked else next((plain[n] for n in usual if n in plain), None)
     if chosen is not None:
         return chosen
@@ -155,6 +171,11 @@ def _marks(names: Sequence[str], classes: Classes) -> tuple[str, ...]:
     if classes.scoring == "none" or not classes.names or not names:
         return ()
     return tuple(names) if match(names, classes).complete else ()
+
+
+def _marks_beside_others(names: Sequence[str], classes: Classes) -> tuple[str, ...]:
+    """Return the columns of 0 and 1 where other columns stand beside one for every class, named exactly so."""
+    return classes.names if classes.scoring != "none" and set(classes.names) <= set(names) else ()
 
 
 def _is_marked(cell: Any, where: str, name: str) -> bool:
