@@ -9,8 +9,9 @@ import pytest
 
 from vitexport.benchmark.latency import Latency
 from vitexport.recipe.settings import Gates
+from vitexport.scoring import Head
 from vitexport.verification.accuracy import Accuracy, PairedDifference
-from vitexport.verification.gates import GATES, judge_gates, of_outputs
+from vitexport.verification.gates import GATES, judge_gates, not_set, of_outputs
 from vitexport.verification.parity import OutputParity, ParityReport
 from vitexport.verification.result import GateResult, VariantResult
 from vitexport.verification.scores import LabelScores
@@ -72,7 +73,7 @@ VALUES = {
 
 def judged(name: str, limit: float, last: VariantResult = LAST, base: VariantResult | None = BASE) -> GateResult:
     variants = [last] if base is None or base is last else [base, last]
-    results, _ = judge_gates(Gates.model_validate({name: limit}), variants)
+    results = judge_gates(Gates.model_validate({name: limit}), variants)
     assert len(results) == 1
     return results[0]
 
@@ -165,7 +166,7 @@ def test_a_drop_comes_with_how_sure_it_is() -> None:
 @pytest.mark.parametrize(("on_undecided", "passed"), [("fail", False), ("pass", True)])
 def test_a_figure_that_misses_its_limit_by_less_than_its_interval_is_undecided(on_undecided: str, passed: bool) -> None:
     gates = Gates.model_validate({"max_top1_drop": 0.5, "min_agreement": 0.98, "on_undecided": on_undecided})
-    results, _ = judge_gates(gates, [BASE, LAST])  # a drop of 1.0, and an agreement of 0.97, on 100 images
+    results = judge_gates(gates, [BASE, LAST])  # a drop of 1.0, and an agreement of 0.97, on 100 images
     for gate in results:
         assert (gate.undecided, gate.passed, gate.status) == (True, passed, "undecided")
         assert gate.interval is not None and gate.interval[0] <= gate.limit <= gate.interval[1]
@@ -183,22 +184,36 @@ def test_no_image_judged_differently_passes_and_says_what_so_few_cannot_exclude(
 
 def test_what_the_images_do_decide_is_decided_whatever_the_recipe_says_of_the_rest() -> None:
     clear = replace(LAST, parity=replace(parity(agreement=0.5), images=400))
-    results, _ = judge_gates(Gates(min_agreement=0.9, on_undecided="pass"), [BASE, clear])
+    results = judge_gates(Gates(min_agreement=0.9, on_undecided="pass"), [BASE, clear])
     assert (results[0].passed, results[0].undecided, results[0].images_needed) == (False, False, None)
     nan = replace(LAST, parity=parity(agreement=float("nan")))
-    assert judge_gates(Gates(min_agreement=0.9, on_undecided="pass"), [BASE, nan])[0][0].passed is False
+    assert judge_gates(Gates(min_agreement=0.9, on_undecided="pass"), [BASE, nan])[0].passed is False
 
 
-def test_limits_that_are_not_set_are_named_and_not_judged() -> None:
-    results, unchecked = judge_gates(Gates(min_cosine=0.9), [BASE, LAST])
-    assert [result.gate for result in results] == ["min_cosine"]
-    assert set(unchecked) == set(GATES) - {"min_cosine"}
+MACHINES = {"min_speedup", "max_size_ratio", "min_actual_precision"}
+
+
+@pytest.mark.parametrize(
+    ("head", "of_its_answers"),
+    [
+        (Head(), {"max_top1_drop", "min_agreement"}),
+        (Head(scoring="sigmoid"), {"max_map_drop", "min_agreement"}),
+        (Head(scoring="none"), {"max_mae", "min_correlation"}),
+        (Head("segment"), {"min_agreement"}),
+        (Head("depth"), set()),
+        (Head("features"), set()),
+    ],
+)
+def test_limits_that_are_not_set_and_could_judge_a_model_are_named(head: Head, of_its_answers: set[str]) -> None:
+    gates = Gates(min_cosine=0.9)
+    assert [result.gate for result in judge_gates(gates, [BASE, LAST])] == ["min_cosine"]
+    assert set(not_set(gates, head)) == of_its_answers | MACHINES
 
 
 def test_another_baseline_can_be_chosen() -> None:
     other = replace(BASE, name="onnx", bytes=600)
     gates = Gates(max_size_ratio=0.5, baseline="onnx")
-    results, _ = judge_gates(gates, [other, BASE, LAST])
+    results = judge_gates(gates, [other, BASE, LAST])
     assert results[0].value == pytest.approx(0.5)
 
 

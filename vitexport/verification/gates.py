@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from vitexport.intervals import images_to_decide, paired_difference, proportion
 from vitexport.recipe.settings import Gates
+from vitexport.scoring import Head, Scoring
 from vitexport.verification.result import GateResult, VariantResult
 from vitexport.verification.scores import LabelScores
 
-__all__ = ["GATES", "Gate", "judge_gates", "of_outputs"]
+__all__ = ["GATES", "Gate", "judge_gates", "not_set", "of_outputs"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Gate:
             speed, belong to the machine that made the bundle.
         of_answers: Whether it judges the answers themselves, so that answers rejected once are rejected everywhere.
         asks_gain: Whether it asks for a gain, which keeping more layers in float can only lower.
+        suits: Whether it can judge a model whose answers are read so.
     """
 
     title: str
@@ -68,23 +70,25 @@ class Gate:
     of_outputs: bool = False
     of_answers: bool = False
     asks_gain: bool = False
+    suits: Callable[[Head], bool] = lambda head: True
 
 
-def judge_gates(gates: Gates, variants: Sequence[VariantResult]) -> tuple[tuple[GateResult, ...], tuple[str, ...]]:
+def judge_gates(gates: Gates, variants: Sequence[VariantResult]) -> tuple[GateResult, ...]:
     """Judge the last variant by every limit that is set.
 
     Args:
         gates: The limits.
         variants: PyTorch first.
-
-    Returns:
-        The results, and the names of the limits that are not set.
     """
     limits = gates.limits()
     base = next((variant for variant in variants if variant.name == gates.baseline), None)
     sides = Sides(variants[-1], variants[0], base)
-    results = [_judge(name, limit, sides, gates) for name, limit in limits.items() if limit is not None]
-    return tuple(results), tuple(name for name, limit in limits.items() if limit is None)
+    return tuple(_judge(name, limit, sides, gates) for name, limit in limits.items() if limit is not None)
+
+
+def not_set(gates: Gates, head: Head) -> tuple[str, ...]:
+    """Return the names of the limits that could judge a model and are not set."""
+    return tuple(name for name, limit in gates.limits().items() if limit is None and GATES[name].suits(head))
 
 
 def of_outputs(gates: Gates) -> Gates:
@@ -201,12 +205,38 @@ def _actual_precision(sides: Sides) -> Measured:
     return Measured(last.executed.get(last.precision, 0.0), f"{last.runtime} executed {found} of the weighted work")
 
 
+def _classifies_by(scoring: Scoring) -> Callable[[Head], bool]:
+    return lambda head: head.task == "classify" and head.scoring == scoring
+
+
+def _decides(head: Head) -> bool:
+    return head.task == "segment" or (head.task == "classify" and head.scoring != "none")
+
+
 GATES: Mapping[str, Gate] = {
-    "max_top1_drop": Gate("Top-1 drop", "at most {} points", _top1_drop, of_answers=True),
-    "max_map_drop": Gate("mAP drop", "at most {} points", _map_drop, of_answers=True),
-    "max_mae": Gate("Mean difference from PyTorch", "at most {}", _mae, of_outputs=True, of_answers=True),
-    "min_correlation": Gate("Correlation with PyTorch", "at least {}", _correlation, of_outputs=True, of_answers=True),
-    "min_agreement": Gate("Agreement with PyTorch", "at least {}", _agreement, of_outputs=True, of_answers=True),
+    "max_top1_drop": Gate(
+        "Top-1 drop", "at most {} points", _top1_drop, of_answers=True, suits=_classifies_by("softmax")
+    ),
+    "max_map_drop": Gate("mAP drop", "at most {} points", _map_drop, of_answers=True, suits=_classifies_by("sigmoid")),
+    "max_mae": Gate(
+        "Mean difference from PyTorch",
+        "at most {}",
+        _mae,
+        of_outputs=True,
+        of_answers=True,
+        suits=_classifies_by("none"),
+    ),
+    "min_correlation": Gate(
+        "Correlation with PyTorch",
+        "at least {}",
+        _correlation,
+        of_outputs=True,
+        of_answers=True,
+        suits=_classifies_by("none"),
+    ),
+    "min_agreement": Gate(
+        "Agreement with PyTorch", "at least {}", _agreement, of_outputs=True, of_answers=True, suits=_decides
+    ),
     "min_cosine": Gate("Cosine with PyTorch", "at least {}", _cosine, of_outputs=True, of_answers=True),
     "min_speedup": Gate("Speed-up", "at least {}x", _speedup, asks_gain=True),
     "max_size_ratio": Gate("Size ratio", "at most {}", _size_ratio, asks_gain=True),

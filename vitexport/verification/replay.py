@@ -23,7 +23,7 @@ from vitexport.runtimes.tensorrt.sidecar import read_sidecar
 from vitexport.scoring import Head
 from vitexport.tensors import batch_limit, tile_rows
 from vitexport.verification.checks import library_check, metadata_check, originals_check, targets_check
-from vitexport.verification.gates import GATES, of_outputs
+from vitexport.verification.gates import GATES, not_set, of_outputs
 from vitexport.verification.judge import bundle_head, judge, variant_input, with_checks
 from vitexport.verification.parity import compare
 from vitexport.verification.result import GateResult, VerificationResult
@@ -149,7 +149,7 @@ def _judge(
         verification,
         gates=gates,
         judged_before=tuple(gate for name, gate in there.items() if name not in again),
-        unchecked=tuple(name for name, limit in recipe.gates.limits().items() if limit is None),
+        unchecked=not_set(recipe.gates, head),
     )
     return with_checks(
         verification,

@@ -117,7 +117,7 @@ class VerificationResult(Tabular):
     Attributes:
         variants: From PyTorch to the last variant.
         gates: The gates that were set, judged on the last variant.
-        unchecked: Names of the gates that were not set.
+        unchecked: Names of the gates that could judge the model and were not set.
         checks: Checks of labels and pixels; one that failed fails the whole.
         judged_before: For information, gates of the recipe that were judged where the bundle was made and are not here.
         head: How the answers were read.

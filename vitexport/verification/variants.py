@@ -15,7 +15,7 @@ from vitexport.recipe.settings import Gates, Tolerance
 from vitexport.scoring import Head
 from vitexport.tensors import Array
 from vitexport.verification.accuracy import compare_top1
-from vitexport.verification.gates import judge_gates
+from vitexport.verification.gates import judge_gates, not_set
 from vitexport.verification.parity import compare
 from vitexport.verification.result import VariantResult, VerificationResult
 from vitexport.verification.scores import score_answers
@@ -78,8 +78,9 @@ def evaluate_variants(
             continue
         judged.append(_judge(variant, reference, before, targets, head))
         before = variant
-    results, unchecked = judge_gates(gates or Gates(), judged)
-    return VerificationResult(tuple(judged), results if variants else (), unchecked, head=head)
+    limits = gates or Gates()
+    results = judge_gates(limits, judged) if variants else ()
+    return VerificationResult(tuple(judged), results, not_set(limits, head), head=head)
 
 
 def _judge(
