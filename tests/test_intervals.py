@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vitexport.intervals import Z95, images_to_decide, paired_difference, proportion
+from vitexport.intervals import Z95, correlation, images_to_decide, paired_difference, proportion
 
 
 def test_wilsons_interval_of_a_fraction() -> None:
@@ -20,6 +20,15 @@ def test_tangos_interval_of_a_paired_difference() -> None:
     # Fagerland, Lydersen, Laake, Statistics in Medicine 33 (2014), 2850-2875: airway hyper-responsiveness before and
     # after transplantation, 1 and 7 discordant of 21.
     assert paired_difference(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+def test_fishers_interval_of_a_correlation() -> None:
+    # What scipy.stats.pearsonr gives as confidence_interval() for r = 0.5 over 28 pairs.
+    assert correlation(0.5, 28) == pytest.approx((0.156028, 0.735818), abs=1e-6)
+    assert correlation(0.9, 3) == (-1, 1)
+    low, high = correlation(1.0, 50)
+    assert 0.999 < low < high <= 1
+    assert correlation(-0.5, 28) == pytest.approx((-0.735818, -0.156028), abs=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 32, 384, 50_000])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-__all__ = ["Z95", "images_to_decide", "paired_difference", "proportion"]
+__all__ = ["Z95", "correlation", "images_to_decide", "paired_difference", "proportion"]
 
 Z95 = 1.959964
 """Standard normal quantile of a two-sided 95 % interval."""
+
+_NEARLY_ONE = 1 - 1e-15
+"""The largest correlation whose ``atanh`` is taken."""
 
 _MOST_IMAGES = 10_000_000
 """Where the search for a deciding number of images ends: nobody has more labelled images."""
@@ -68,6 +71,18 @@ def _crossing(statistic: Callable[[float], float], low: float, high: float, leve
         middle = (low + high) / 2
         low, high = (middle, high) if statistic(middle) > level else (low, middle)
     return (low + high) / 2
+
+
+def correlation(value: float, count: float) -> tuple[float, float]:
+    """Return the interval of a Pearson correlation over ``count`` pairs; -1 to 1 for fewer than four.
+
+    Source: Fisher, "On the 'probable error' of a coefficient of correlation deduced from a small sample", Metron 1
+    (1921): ``atanh(r)`` is nearly normal with the variance ``1 / (n - 3)``.
+    """
+    if count <= 3:
+        return -1.0, 1.0
+    centre, half = math.atanh(min(max(value, -_NEARLY_ONE), _NEARLY_ONE)), Z95 / math.sqrt(count - 3)
+    return math.tanh(centre - half), math.tanh(centre + half)
 
 
 def images_to_decide(interval: Callable[[float], tuple[float, float]], limit: float, count: int) -> int | None:

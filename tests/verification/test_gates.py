@@ -12,6 +12,7 @@ from vitexport.recipe.settings import Gates
 from vitexport.scoring import Head
 from vitexport.verification.accuracy import Accuracy, PairedDifference
 from vitexport.verification.gates import GATES, judge_gates, not_set, of_outputs
+from vitexport.verification.paired_map import MapDifference
 from vitexport.verification.parity import OutputParity, ParityReport
 from vitexport.verification.result import GateResult, VariantResult
 from vitexport.verification.scores import LabelScores
@@ -22,7 +23,8 @@ def latency(p50_ms: float) -> Latency:
 
 
 def parity(**changes: Any) -> ParityReport:
-    measured: dict[str, Any] = {"min_cosine": 0.99, "agreement": 0.97, "mean_abs": 0.1, "correlation": None, **changes}
+    measured: dict[str, Any] = {"min_cosine": 0.99, "agreement": 0.97, "mean_abs": 0.1, "correlation": None}
+    measured = {"mean_abs_error": 0.02, **measured, **changes}
     output = OutputParity(
         "logits",
         0.1,
@@ -51,7 +53,7 @@ LAST = VariantResult(
 )
 LABELS = (
     replace(BASE, accuracy=LabelScores(100, 0.9, 0.8, 0.7, 0.6)),
-    replace(LAST, accuracy=LabelScores(100, 0.88, 0.8, 0.7, 0.6)),
+    replace(LAST, accuracy=LabelScores(100, 0.88, 0.8, 0.7, 0.6), map_difference=MapDifference(100, 2.0, 1.0)),
 )
 VALUE = (BASE, replace(LAST, parity=parity(agreement=None, mean_abs=0.25, correlation=0.98)))
 HEADS = {"max_map_drop": LABELS, "max_mae": VALUE, "min_correlation": VALUE}
@@ -172,6 +174,16 @@ def test_a_figure_that_misses_its_limit_by_less_than_its_interval_is_undecided(o
         assert gate.interval is not None and gate.interval[0] <= gate.limit <= gate.interval[1]
         assert gate.images_needed is not None and gate.images_needed > 700
         assert f"about {gate.images_needed:,} images would" in gate.note
+
+
+@pytest.mark.parametrize(
+    ("gate", "limit", "images"),
+    [("max_map_drop", 1.0, 390), ("max_mae", 0.23, 390), ("min_correlation", 0.985, 190)],
+    ids=str,
+)
+def test_figures_of_other_heads_are_undecided_too(gate: str, limit: float, images: int) -> None:
+    found = judged(gate, limit, HEADS[gate][1])
+    assert (found.undecided, found.passed, found.images_needed) == (True, False, images)
 
 
 def test_no_image_judged_differently_passes_and_says_what_so_few_cannot_exclude() -> None:

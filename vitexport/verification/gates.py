@@ -10,11 +10,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vitexport.intervals import images_to_decide, paired_difference, proportion
+from vitexport.intervals import Z95, correlation, images_to_decide, paired_difference, proportion
 from vitexport.recipe.settings import Gates
 from vitexport.scoring import Head, Scoring
 from vitexport.verification.result import GateResult, VariantResult
-from vitexport.verification.scores import LabelScores
 
 __all__ = ["GATES", "Gate", "judge_gates", "not_set", "of_outputs"]
 
@@ -135,25 +134,33 @@ def _top1_drop(sides: Sides) -> Measured:
 
 
 def _map_drop(sides: Sides) -> Measured:
-    before, after = sides.reference.accuracy, sides.last.accuracy
-    if not isinstance(before, LabelScores) or not isinstance(after, LabelScores):
+    found = sides.last.map_difference
+    if found is None:
         return Measured(None, "needs labelled verification images and a head with several labels at once")
-    change = 100 * (before.mean_average_precision - after.mean_average_precision)
-    return Measured(change, f"mAP {before.mean_average_precision:.4f} to {after.mean_average_precision:.4f}")
+    return Measured(found.drop_points, " points of mAP", found.images, found.interval_points, "+.2f")
 
 
 def _mae(sides: Sides) -> Measured:
-    main = sides.last.parity.main if sides.last.parity else None
-    if main is None or main.correlation is None:
+    parity = sides.last.parity
+    main = parity.main if parity else None
+    if parity is None or main is None or main.correlation is None:
         return Measured(None, "needs the values of a regression")
-    return Measured(main.mean_abs)
+    images, mean, error = parity.images, main.mean_abs, main.mean_abs_error or 0.0
+
+    def interval(times: float) -> tuple[float, float]:
+        half = Z95 * error / times**0.5
+        return max(0.0, mean - half), mean + half
+
+    return Measured(mean, "", images, interval, ".3g")
 
 
 def _correlation(sides: Sides) -> Measured:
-    main = sides.last.parity.main if sides.last.parity else None
-    if main is None or main.correlation is None:
+    parity = sides.last.parity
+    main = parity.main if parity else None
+    if parity is None or main is None or main.correlation is None:
         return Measured(None, "needs the values of a regression")
-    return Measured(main.correlation)
+    images, value = parity.images, main.correlation
+    return Measured(value, "", images, lambda times: correlation(value, images * times), ".4f")
 
 
 def _agreement(sides: Sides) -> Measured:

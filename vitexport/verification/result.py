@@ -11,6 +11,7 @@ from vitexport.bundle.layout import ENGINE
 from vitexport.scoring import Head
 from vitexport.tables import Table, Tabular, cell
 from vitexport.verification.accuracy import PairedDifference
+from vitexport.verification.paired_map import MapDifference
 from vitexport.verification.parity import ParityReport
 from vitexport.verification.scores import Score
 
@@ -32,6 +33,7 @@ class VariantResult:
         step: Against the variant before, without limits: who lost what.
         accuracy: How good its answers are on the labelled images; None without labels.
         difference: Paired top-1 difference with PyTorch; None without labels.
+        map_difference: The same of mAP, where several labels are found at once.
         bytes: File size with companions.
         latency: By batch size.
         executed: Fraction of the weighted multiply-accumulates executed in each precision; None when not measured.
@@ -51,6 +53,7 @@ class VariantResult:
     executed: Mapping[str, float] | None = None
     not_run: str = ""
     recorded: ParityReport | None = None
+    map_difference: MapDifference | None = None
 
     @property
     def passed(self) -> bool:

@@ -12,7 +12,17 @@ from vitexport.scoring import Head
 from vitexport.tensors import Array
 from vitexport.verification.accuracy import Accuracy, accuracy, smallest_correlation
 
-__all__ = ["LabelScores", "Score", "ValueScores", "average_precision", "label_scores", "score_answers", "value_scores"]
+__all__ = [
+    "LabelScores",
+    "Score",
+    "ValueScores",
+    "average_precision",
+    "average_precisions",
+    "label_scores",
+    "present_labels",
+    "score_answers",
+    "value_scores",
+]
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ def score_answers(outputs: Array, targets: Sequence[object], head: Head) -> Scor
     if head.scoring == "softmax":
         return accuracy(outputs, [int(target) for target in targets])  # type: ignore[call-overload]
     if head.scoring == "sigmoid":
-        return label_scores(outputs, _present(targets, outputs.shape[1]), head)
+        return label_scores(outputs, present_labels(targets, outputs.shape[1]), head)
     return value_scores(outputs, np.asarray(targets, dtype=np.float64).reshape(outputs.shape))
 
 
@@ -123,12 +133,29 @@ def average_precision(scores: Array, truth: NDArray[np.bool_]) -> float:
         scores: Of one label, ``[N]``.
         truth: Whether it is there, ``bool[N]``, at least once.
     """
+    return float(average_precisions(scores, truth, np.ones((1, len(truth)), dtype=np.int64))[0])
+
+
+def average_precisions(scores: Array, truth: NDArray[np.bool_], weights: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return :func:`average_precision` of images that count so many times.
+
+    Args:
+        scores: Of one label, ``[N]``.
+        truth: Whether it is there, ``bool[N]``.
+        weights: How often each image counts, ``[R, N]``.
+
+    Returns:
+        ``[R]``; NaN where no image that counts has the label.
+    """
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    ranked, hits = np.asarray(scores)[order], np.cumsum(truth[order])
+    ranked, counted = np.asarray(scores)[order], weights[:, order]
     # Images of equal score stand or fall together.
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
-    return float((np.diff(recall, prepend=0.0) * precision).sum())
+    hits, taken = (np.cumsum(part, axis=1)[:, last] for part in (counted * truth[order], counted))
+    recall = np.divide(hits, hits[:, -1:], out=np.full(hits.shape, np.nan), where=hits[:, -1:] > 0)
+    steps = np.diff(recall, axis=1, prepend=0.0)
+    result: NDArray[np.float64] = (steps * (hits / np.maximum(taken, 1))).sum(axis=1)
+    return result
 
 
 def _f1(hits: NDArray[np.int64], wrong: NDArray[np.int64], missed: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -137,7 +164,8 @@ def _f1(hits: NDArray[np.int64], wrong: NDArray[np.int64], missed: NDArray[np.in
     return result
 
 
-def _present(targets: Sequence[object], labels: int) -> NDArray[np.bool_]:
+def present_labels(targets: Sequence[object], labels: int) -> NDArray[np.bool_]:
+    """Return ``bool[N, labels]`` of the indices of the labels that each image has."""
     truth = np.zeros((len(targets), labels), dtype=bool)
     for row, target in enumerate(targets):
         truth[row, list(target)] = True  # type: ignore[call-overload]

@@ -124,7 +124,7 @@ def _accuracy(verification: VerificationResult) -> list[str]:
     if last.difference is None and last.accuracy is not None and before is not None:
         figures = zip(before.figures(), last.accuracy.figures(), strict=False)
         said = ", ".join(f"{name} {then} to {now}" for (name, then), (_, now) in figures)
-        return [f"PyTorch to {last.name} on {last.accuracy.images} labelled images: {said}."]
+        return [f"PyTorch to {last.name} on {last.accuracy.images} labelled images: {said}{_map_interval(last)}."]
     if verification.head.task != "classify":
         return [f"For the task {verification.head.task} no accuracy is measured: outputs were compared with PyTorch's."]
     if last.difference is None:
@@ -140,6 +140,13 @@ def _accuracy(verification: VerificationResult) -> list[str]:
         f"Top-1 of {last.name} against PyTorch: {change} on {found.images} images (95 % interval {0.0 - high:+.2f} to "
         f"{0.0 - low:+.2f} points, McNemar p = {found.p_value:.2g}): {judgement}."
     ]
+
+
+def _map_interval(last: VariantResult) -> str:
+    if last.map_difference is None:
+        return ""
+    low, high = last.map_difference.interval_points()
+    return f"; the change of mAP is {0.0 - high:+.2f} to {0.0 - low:+.2f} points (95 % interval)"
 
 
 def _elsewhere(verification: VerificationResult, recipe: Recipe | None) -> list[str]:

@@ -16,9 +16,10 @@ from vitexport.scoring import Head
 from vitexport.tensors import Array
 from vitexport.verification.accuracy import compare_top1
 from vitexport.verification.gates import judge_gates, not_set
+from vitexport.verification.paired_map import compare_map
 from vitexport.verification.parity import compare
 from vitexport.verification.result import VariantResult, VerificationResult
-from vitexport.verification.scores import score_answers
+from vitexport.verification.scores import present_labels, score_answers
 
 __all__ = ["VariantInput", "evaluate_variants"]
 
@@ -90,7 +91,7 @@ def _judge(
     targets: Sequence[object] | None,
     head: Head,
 ) -> VariantResult:
-    parity = step = difference = recorded = None
+    parity = step = difference = map_difference = recorded = None
     own = _logits(variant.recording.outputs, targets, head)
     if variant.recorded is not None:
         then, tolerance = variant.recorded
@@ -116,6 +117,8 @@ def _judge(
         expected = _logits(reference.recording.outputs, targets, head)
         if targets is not None and own is not None and expected is not None and head.scoring == "softmax":
             difference = compare_top1(expected, own, cast("Sequence[int]", targets))
+        elif targets is not None and own is not None and expected is not None and head.scoring == "sigmoid":
+            map_difference = compare_map(expected, own, present_labels(targets, own.shape[1]))
     return VariantResult(
         name=variant.name,
         runtime=variant.recording.runtime,
@@ -128,6 +131,7 @@ def _judge(
         latency=variant.latency,
         executed=variant.executed,
         recorded=recorded,
+        map_difference=map_difference,
     )
 
 
