@@ -18,8 +18,9 @@ from vitexport.host.graph.file import read_onnx
 from vitexport.host.graph.layers import find_attention, find_linears
 from vitexport.host.simplify import simplify_onnx
 from vitexport.host.sources import LoadedModel
+from vitexport.host.sources.live import wrap_module
 from vitexport.host.sources.wrapping import ImageModel
-from vitexport.inputs.preprocess import batch
+from vitexport.inputs.preprocess import PreprocessSpec, Resize, batch
 from vitexport.recipe.settings import ExportSettings, SimplifySettings
 from vitexport.runtimes import open_runtime
 
@@ -158,3 +159,28 @@ def test_export_leaves_the_model_as_it_was(loaded_vit: LoadedModel, tmp_path: Pa
         export_onnx(loaded_vit, ExportSettings(), tmp_path / "m.onnx")
         assert torch.equal(loaded_vit.module(image)[0], before)
     assert [getattr(m, "fused_attn", None) for m in loaded_vit.module.modules()] == flags and True in flags
+
+
+class Clipped(torch.nn.Module):
+    """Three layers that clip one tensor, each to its own limits, as quantization-aware training leaves them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(48, 3) for _ in range(3))
+        for index in range(3):
+            self.register_buffer(f"low{index}", torch.tensor(-0.2 - index / 4))
+            self.register_buffer(f"high{index}", torch.tensor(0.3 + index / 4))
+
+    def forward(self, planes: torch.Tensor) -> torch.Tensor:
+        rows = 2 * planes.flatten(1)
+        clipped = [torch.clamp(rows, getattr(self, f"low{i}"), getattr(self, f"high{i}")) for i in range(3)]
+        return torch.stack([layer(part) for layer, part in zip(self.layers, clipped, strict=True)]).sum(dim=0)
+
+
+def test_several_clips_of_one_tensor_keep_their_own_limits(tmp_path: Path) -> None:
+    spec = PreprocessSpec(image_size=(4, 4), resize=Resize(mode="squash", size=(4, 4)), mean=(0.5,) * 3, std=(0.3,) * 3)
+    loaded = wrap_module(Clipped(), spec)
+    _agree(loaded, export_onnx(loaded, ExportSettings(), tmp_path / "m.onnx").path, 2)
+    simplify_onnx(tmp_path / "m.onnx", SimplifySettings(), tmp_path / "s.onnx")
+    _agree(loaded, tmp_path / "s.onnx", 2)

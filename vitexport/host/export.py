@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 import warnings
@@ -104,7 +105,28 @@ def _trace(loaded: LoadedModel, spec: ModelSpec, settings: ExportSettings) -> ir
         ) from error
     if program is None:
         raise ExportError(f"PyTorch returned no ONNX program for '{spec.id}'.", "Update torch and onnxscript.")
+    _adopt_constants(program.model.graph)
     return program.model
+
+
+def _adopt_constants(graph: ir.Graph) -> None:
+    """Make initializers of the constants that nodes read and the graph does not hold.
+
+    onnxscript's fusion of Min and Max into Clip names the limits after the clipped tensor, so that of several Clips of
+    one tensor, each with its own limits, the graph keeps the last one's.
+    """
+    given = set(graph.inputs)
+    for node in graph.all_nodes():
+        for value in node.inputs:
+            if value is None or value.producer() is not None or value in given or value.const_value is None:
+                continue
+            if graph.initializers.get(str(value.name)) is not value:
+                value.name = _unused(graph, value.name or "constant")
+                graph.register_initializer(value)
+
+
+def _unused(graph: ir.Graph, name: str) -> str:
+    return next(new for number in itertools.count(1) if (new := f"{name}.{number}") not in graph.initializers)
 
 
 def _origin(error: BaseException) -> BaseException:
