@@ -28,6 +28,12 @@ _LAYERS = 2
 _SEED = 0
 _CLASSES = 10
 
+_NEEDED: dict[str, dict[str, Any]] = {
+    # Reads four blocks, and its default configuration names none.
+    "BeitForSemanticSegmentation": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]},
+}
+"""Settings without which a class cannot be built."""
+
 
 @dataclass(frozen=True)
 class ZooRow:
@@ -151,8 +157,10 @@ def _transformers(row: ZooRow) -> Any:
     import transformers
 
     cls = getattr(transformers, row.model)
-    config = cls.config_class()
-    config = cls.config_class(**_shallow(config))  # not set afterwards: names of stages are made from the depth
+    settings = _shallow(cls.config_class()) | _NEEDED.get(row.model, {})
+    config = cls.config_class(**settings)  # not set afterwards: names of stages are made from the depth
+    # As a checkpoint gives it: some models cannot be built from the tuples of their own defaults.
+    config = cls.config_class.from_dict(json.loads(config.to_json_string(use_diff=False)))
     vision = getattr(config, "vision_config", None)
     for name, value in _shallow(vision).items():
         setattr(vision, name, value)
@@ -164,8 +172,9 @@ def _transformers(row: ZooRow) -> Any:
 def _shallow(config: Any) -> dict[str, Any]:
     """Return the settings of a configuration that are depths, each cut to at most :data:`_LAYERS`."""
     found: dict[str, Any] = {}
+    aliases = getattr(config, "attribute_map", {})
     for name in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
-        if isinstance(getattr(config, name, None), int):
+        if name not in aliases and isinstance(getattr(config, name, None), int):
             found[name] = min(_LAYERS, getattr(config, name))
     if isinstance(getattr(config, "depths", None), list | tuple):
         found["depths"] = [min(_LAYERS, depth) for depth in config.depths]

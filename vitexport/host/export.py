@@ -22,6 +22,7 @@ from vitexport.errors import ExportError
 from vitexport.files import StageResult
 from vitexport.host.graph.constants import shape_of
 from vitexport.host.graph.file import read_onnx, write_onnx
+from vitexport.host.graph.passes.padded_pool import PaddedPool
 from vitexport.host.graph.passes.pixel_input import PixelInput
 from vitexport.host.graph.randomness import describe_random, random_nodes
 from vitexport.host.graph.schema import opset_of
@@ -52,6 +53,7 @@ def export_onnx(loaded: LoadedModel, settings: ExportSettings, out: Path) -> Sta
     _keep_modules(model)
     _refuse_randomness(model, spec)
     _declare_interface(model, spec)
+    PaddedPool()(model)
     if settings.input == "uint8":
         spec = _take_pixels(model, spec, loaded)
     metadata = replace(loaded.metadata, model=spec, history=(_history(settings),))
