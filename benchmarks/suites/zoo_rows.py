@@ -25,14 +25,14 @@ _MAPPINGS = (
     "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES",
 )
 _LAYERS = 2
-_SEED = 0
 _CLASSES = 10
 
-_NEEDED: dict[str, dict[str, Any]] = {
-    # Reads four blocks, and its default configuration names none.
-    "BeitForSemanticSegmentation": {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]},
-}
-"""Settings without which a class cannot be built."""
+_FOUR_BLOCKS = {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}
+
+_NEEDED: dict[str, dict[str, Any]] = dict.fromkeys(
+    ("BeitForSemanticSegmentation", "Data2VecVisionForSemanticSegmentation"), _FOUR_BLOCKS
+)
+"""Settings without which a class cannot be built: the heads that read four blocks."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ def source_of(row: ZooRow, folder: Path) -> str:
     return f"timm:local-dir:{folder}" if row.library == "timm" else str(folder)
 
 
-def build(row: ZooRow, folder: Path) -> Any:
+def build(row: ZooRow, folder: Path, seed: int = 0) -> Any:
     """Write the checkpoint of a row with every parameter perturbed, and return the model in eval mode."""
     import torch
 
-    torch.manual_seed(_SEED)
+    torch.manual_seed(seed)
     model = _timm(row) if row.library == "timm" else _transformers(row)
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             scale = 0.02 if parameter.ndim > 1 else 0.1

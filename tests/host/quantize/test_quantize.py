@@ -199,6 +199,15 @@ def test_a_model_that_cannot_be_quantized_is_refused(model: Path, int8: Path, tm
     values[0, 0] = np.nan
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     onnx.save(proto, str(tmp_path / "nan.onnx"))
+    zero = onnx.load(str(model))
+    zero.graph.node.append(onnx.helper.make_node("Sub", ["before", "before"], [zero.graph.output[0].name]))
+    for node in zero.graph.node[:-1]:
+        node.output[:] = ["before" if name == zero.graph.output[0].name else name for name in node.output]
+    onnx.save(zero, str(tmp_path / "zero.onnx"))
+    for precision in ("int8", "fp16"):
+        asked = QuantizeSettings(preset="fast", precision=precision, target="tensorrt")
+        with pytest.raises(CalibrationError, match="found an output of 0 for all"):
+            quantize_onnx(tmp_path / "zero.onnx", IMAGES, asked, out)
     with pytest.raises(CalibrationError):
         quantize_onnx(tmp_path / "nan.onnx", IMAGES, QuantizeSettings(preset="fast"), out)
     assert not out.exists()

@@ -44,7 +44,7 @@ class GroupNoise:
 
     def sqnr_db(self, group: str) -> float:
         """Return the SQNR of a model in which only that group is quantized, in dB."""
-        return 10 * math.log10(self.signal / max(self.of[group], 1e-30))
+        return 10 * math.log10(max(self.signal, 1e-30) / max(self.of[group], 1e-30))
 
     def joined(self, more: GroupNoise) -> GroupNoise:
         """Return the noise on these and more images; a group that those did not measure keeps its part of it all."""

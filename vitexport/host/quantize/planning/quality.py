@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from vitexport.errors import CalibrationError
 from vitexport.host.graph.intermediate import exposed_file, open_exposed
 from vitexport.host.quantize.calibration.calibrate import ImageFeeds, run_images
 from vitexport.intervals import Z95, proportion
@@ -68,6 +69,9 @@ class Judge:
         reference: The float model's judged output, one row per judging image.
         head: How that output is read.
         optimize: Run graphs with the runtime's integer kernels, as their target does; without, as they are written.
+
+    Raises:
+        CalibrationError: The output is 0 throughout, so that no error is small or large beside it.
     """
 
     def __init__(
@@ -76,6 +80,12 @@ class Judge:
         self._feeds = feeds
         self.images = tuple(images)
         self._reference = np.concatenate(list(reference)).astype(np.float64)
+        if not self._reference.any():
+            raise CalibrationError(
+                f"Expected the float model to answer the calibration images, found an output of 0 for all "
+                f"{len(self._reference)} that judge.",
+                "Check its weights and preprocessing: an answer that no image changes cannot be quantized.",
+            )
         self._head = head
         self._optimize = optimize
 
