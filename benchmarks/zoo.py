@@ -24,7 +24,7 @@ from benchmarks.suites.paths import MODELS_PAGE, RESULTS
 from benchmarks.suites.tables import replace_table, save_results
 from benchmarks.suites.zoo_rows import ZooRow, huggingface_rows, timm_rows
 from benchmarks.suites.zoo_steps import PRELOADED, STEPS, carry_out
-from benchmarks.suites.zoo_verdict import table_row
+from benchmarks.suites.zoo_verdict import is_wrong, table_row
 
 _PACKAGES = ("torch", "timm", "transformers", "onnxruntime")
 
@@ -56,7 +56,7 @@ def main() -> int:
             found[row.model] = table_row(row, _measure(row, Path(folder), arguments.minutes, arguments.gigabytes))
         print(json.dumps(found[row.model]), flush=True)
         _keep(list(found.values()), arguments.results, table=not arguments.no_table)
-    wrong = [row.model for row in rows if found[row.model]["verdict"].startswith("WRONG")]
+    wrong = [row.model for row in rows if is_wrong(found[row.model])]
     print(f"{len(wrong)} of {len(rows)} rows are wrong{': ' + ', '.join(wrong) if wrong else ''}")
     return 1 if wrong else 0
 

@@ -2,7 +2,7 @@
 
 timm: of every module, the model with the fewest parameters among those with an attention layer (a submodule whose class
 name holds ``attn`` or ``attention``). transformers: every class of the auto mappings for images whose forward needs
-``pixel_values`` alone, built from its default configuration with at most two layers per stage.
+``pixel_values`` alone, built from its default configuration with at most two layers per stage where it runs so.
 """
 
 from __future__ import annotations
@@ -27,12 +27,8 @@ _MAPPINGS = (
 _LAYERS = 2
 _CLASSES = 10
 
-_FOUR_BLOCKS = {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}
-
-_NEEDED: dict[str, dict[str, Any]] = dict.fromkeys(
-    ("BeitForSemanticSegmentation", "Data2VecVisionForSemanticSegmentation"), _FOUR_BLOCKS
-)
-"""Settings without which a class cannot be built: the heads that read four blocks."""
+_NEEDED: dict[str, dict[str, Any]] = {"BeitForSemanticSegmentation": {"out_indices": [3, 5, 7, 11]}}
+"""Settings without which a class cannot be built at all."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +113,19 @@ def source_of(row: ZooRow, folder: Path) -> str:
     return f"timm:local-dir:{folder}" if row.library == "timm" else str(folder)
 
 
-def build(row: ZooRow, folder: Path, seed: int = 0) -> Any:
-    """Write the checkpoint of a row with every parameter perturbed, and return the model in eval mode."""
+def build(row: ZooRow, folder: Path, *, seed: int = 0, shallow: bool = True) -> Any:
+    """Write the checkpoint of a row with every parameter perturbed, and return the model in eval mode.
+
+    Args:
+        row: The model.
+        folder: Where to.
+        seed: Of its parameters.
+        shallow: Whether a model of transformers is cut to few layers.
+    """
     import torch
 
     torch.manual_seed(seed)
-    model = _timm(row) if row.library == "timm" else _transformers(row)
+    model = _timm(row) if row.library == "timm" else _transformers(row, shallow=shallow)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -153,16 +156,17 @@ def _timm(row: ZooRow) -> Any:
     return timm.create_model(row.model, pretrained=False)
 
 
-def _transformers(row: ZooRow) -> Any:
+def _transformers(row: ZooRow, *, shallow: bool) -> Any:
     import transformers
 
     cls = getattr(transformers, row.model)
-    settings = _shallow(cls.config_class()) | _NEEDED.get(row.model, {})
+    depths = _shallow(cls.config_class()) if shallow else {}
+    settings = depths | _NEEDED.get(row.model, {})
     config = cls.config_class(**settings)  # not set afterwards: names of stages are made from the depth
     # As a checkpoint gives it: some models cannot be built from the tuples of their own defaults.
     config = cls.config_class.from_dict(json.loads(config.to_json_string(use_diff=False)))
     vision = getattr(config, "vision_config", None)
-    for name, value in _shallow(vision).items():
+    for name, value in _shallow(vision).items() if shallow else ():
         setattr(vision, name, value)
     if "ForImageClassification" in row.model or "Segmentation" in row.model:
         config.num_labels = _CLASSES

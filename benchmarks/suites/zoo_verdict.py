@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 from benchmarks.suites.zoo_rows import ZooRow
 
-__all__ = ["TOLERANCE", "judge", "table_row"]
+__all__ = ["TOLERANCE", "is_wrong", "judge", "table_row"]
 
 TOLERANCE = 1e-4
 """Largest max |difference| / max |reference| that is called right without further words."""
+
+_LONGEST = 160
+"""Characters of an error that a cell shows."""
 
 _TIMES_ROUNDING = 30
 """Beyond it a file may be so many times as far from float64 as float32 PyTorch is: kernels sum in other orders, and a
@@ -40,7 +44,12 @@ def table_row(row: ZooRow, measured: Mapping[str, Mapping[str, Any]]) -> dict[st
     cells["int8 SQNR dB"] = _decibels(int8)
     cells["torch.onnx.export"] = _figures(plain) or plain.get("failed", "")
     cells["verdict"] = f"not built: {build['failed']}" if "failed" in build else judge(export)
-    return cells
+    return {name: shorten(cell, _LONGEST) if isinstance(cell, str) else cell for name, cell in cells.items()}
+
+
+def is_wrong(cells: Mapping[str, Any]) -> bool:
+    """Return whether the export or the quantization of a row is wrong."""
+    return any(str(cells[name]).startswith("WRONG") for name in ("verdict", "int8 SQNR dB"))
 
 
 def _figures(step: Mapping[str, Any]) -> str:

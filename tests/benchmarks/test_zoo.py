@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.suites.processes import environment, module_command
 from benchmarks.suites.zoo_rows import ZooRow, huggingface_rows, smallest_with_attention
-from benchmarks.suites.zoo_verdict import judge, table_row
+from benchmarks.suites.zoo_verdict import is_wrong, judge, table_row
 
 
 def test_a_module_gives_its_smallest_model_with_attention_or_none() -> None:
@@ -61,6 +61,15 @@ def test_a_row_runs_end_to_end_and_is_kept(tmp_path: Path) -> None:
 )
 def test_a_verdict_is_what_the_figures_say(step: dict[str, Any], verdict: str) -> None:
     assert judge(step).startswith(verdict)
+
+
+@pytest.mark.parametrize("step", ["export", "int8"])
+def test_a_failure_of_the_export_or_the_quantization_is_wrong(step: str) -> None:
+    right = {"errors": [1e-6, 1e-6], "from_float64": [1e-6, 1e-6], "float32_from_float64": 1e-6}
+    measured: dict[str, Any] = {"build": {"parameters": 1}, "export": right, "plain": {"failed": "ValueError: no"}}
+    row = ZooRow("timm", "x", "x_tiny")
+    assert not is_wrong(table_row(row, measured))
+    assert is_wrong(table_row(row, {**measured, step: {"failed": "IndexError: 3"}}))
 
 
 def test_what_the_library_cannot_build_is_no_fault_of_the_export() -> None:
