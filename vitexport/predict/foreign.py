@@ -136,14 +136,19 @@ def describe(
         InferenceError: It does not run.
     """
     names = None if class_names is None else class_names_from(class_names)
+    where = str(class_names) if isinstance(class_names, str | PathLike) else ""
     if target.bundle is None and preprocess is not None and not ModelMetadata.is_in(runtime.metadata):
         found, notes = _describe_file(runtime, target.path, preprocess_from(preprocess), names or (), scoring)
         return (replace(found, scoring="softmax"), ()) if order_only and notes else (found, notes)
-    return _told(target.metadata(runtime.metadata), preprocess, names, scoring), ()
+    return _told(target.metadata(runtime.metadata), preprocess, names, scoring, where), ()
 
 
 def _told(
-    metadata: ModelMetadata, preprocess: Preprocess | None, names: tuple[str, ...] | None, scoring: Scoring | None
+    metadata: ModelMetadata,
+    preprocess: Preprocess | None,
+    names: tuple[str, ...] | None,
+    scoring: Scoring | None,
+    where: str,
 ) -> ModelMetadata:
     """Return what a model carries, with the names and the scoring that were given in the place of its own."""
     if preprocess is not None:
@@ -162,7 +167,7 @@ def _told(
             "Leave the class names out.",
         )
     if names is not None and isinstance(classes, int):
-        names = Classes(classes, metadata.class_names).with_names(names, where="the class names").names
+        names = Classes(classes, metadata.class_names).with_names(names, where=where).names
     own = metadata.class_names if names is None else names
     return replace(metadata, class_names=own, scoring=scoring or metadata.scoring)
 

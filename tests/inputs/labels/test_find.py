@@ -205,6 +205,16 @@ def test_files_of_one_name_in_several_folders_keep_their_own_labels(tmp_path: Pa
         found(folder, ["bird/1.png"], TEN)
 
 
+@pytest.mark.parametrize("place", ["C:\\data\\val\\", "/home/somebody/val/", "val/"])
+def test_entries_of_another_machine_are_found_by_the_ending_they_share(place: str, tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    rows = [f"{place}{name}/1.png,{label}" for name, label in (("a", "cat"), ("b", "dog"))]
+    file.write_text("\n".join(["file,label", *rows]))
+    assert found(tmp_path, ["b/1.png", "a/1.png"], labels_file=file).targets == (1, 0)
+    with pytest.raises(ImageError, match="Expected a label for 'c/1.png'"):
+        found(tmp_path, ["c/1.png"], labels_file=file)
+
+
 @pytest.mark.parametrize("entry", ["1.png", "1", "cat/1.png"])
 def test_an_entry_that_names_two_images_is_refused(entry: str, tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text(json.dumps({entry: "cat"}))

@@ -32,26 +32,27 @@ class Classes:
         """Return the name of a class, or ``class 3`` where the model has none."""
         return self.names[index] if index < len(self.names) else f"class {index}"
 
-    def with_names(self, names: Sequence[str], *, where: str) -> Classes:
+    def with_names(self, names: Sequence[str], *, where: str = "") -> Classes:
         """Return the same outputs under other names.
 
         Args:
             names: One for each output, in order.
-            where: What the error message calls their file.
+            where: What the error message calls their file; empty where they come from none.
 
         Raises:
             ModelSourceError: There are more or fewer names than outputs, or they are the model's own in another order.
         """
+        place = f" in '{where}'" if where else ""
         if len(names) != self.count:
             raise ModelSourceError(
-                f"Expected {self.count} class name{'s' * (self.count != 1)} in '{where}', one for each output of the "
-                f"model, found {len(names)}.",
+                f"Expected {self.count} class name{'s' * (self.count != 1)}{place}, one for each output of the model, "
+                f"found {len(names)}.",
                 "List every class, in the order of the model's outputs.",
             )
         if sorted(names) == sorted(self.names) and tuple(names) != self.names:
             index = next(i for i, (own, other) in enumerate(zip(self.names, names, strict=True)) if own != other)
             raise ModelSourceError(
-                f"Expected the class names in '{where}' in the order of the model's own, found '{names[index]}' for "
+                f"Expected the class names{place} in the order of the model's own, found '{names[index]}' for "
                 f"output {index}, which the model calls '{self.names[index]}'.",
                 "Leave them out: the model names its outputs itself, in the order it was trained with.",
             )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 
 from vitexport.errors import ImageError
@@ -123,11 +123,11 @@ class _Lookup:
     def __init__(self, file: Path, labels: Mapping[str, Written]) -> None:
         self._file = file
         self._labels = {_plain(key): value for key, value in labels.items()}
-        by_name: dict[str, list[str]] = {}
+        # An entry may be written with folders of another place, unless entries of that ending have different labels.
+        self._by_ending: dict[str, list[str]] = {}
         for key in self._labels:
-            by_name.setdefault(Path(key).name, []).append(key)
-        # A bare name stands for a file of any folder, unless files of that name have different labels.
-        self._bare = {name: keys[0] for name, keys in by_name.items() if len({self._labels[key] for key in keys}) == 1}
+            for ending in _endings(PurePosixPath(key)):
+                self._by_ending.setdefault(ending, []).append(key)
 
     def of(self, images: Mapping[Path, str]) -> dict[str, Written]:
         """Return the label of each image, by its name relative to the folder."""
@@ -154,12 +154,14 @@ class _Lookup:
         return found
 
     def _key_of_file(self, path: Path) -> str | None:
-        """Return the entry of an image: by its path, by an end of it, or by its bare name."""
-        parts = path.parts[1:]
-        suffixes = ["/".join(parts[start:]) for start in range(len(parts))]
-        keys = (path.as_posix(), *suffixes, *(suffix.removesuffix(path.suffix) for suffix in suffixes))
-        named = next((key for key in keys if key in self._labels), None)
-        return named or next((self._bare[key] for key in (path.name, path.stem) if key in self._bare), None)
+        """Return the entry of an image: by its path, by an end of it, or by the longest end that both share."""
+        endings = _endings(path)
+        names = (path.as_posix(), *endings, *(ending.removesuffix(path.suffix) for ending in endings))
+        named = next((name for name in names if name in self._labels), None)
+        if named is not None:
+            return named
+        shared = next((self._by_ending[name] for name in names if name in self._by_ending), [])
+        return shared[0] if shared and len({self._labels[key] for key in shared}) == 1 else None
 
     def _of_group(self, path: Path, name: str) -> Written | None:
         """Return the label of the folder or the synset that an image belongs to."""
@@ -169,6 +171,12 @@ class _Lookup:
             if key in self._labels:
                 return self._labels[key]
         return None
+
+
+def _endings(path: PurePath) -> list[str]:
+    """Return the path without its root, without its first part, and so on; the bare name last."""
+    parts = path.parts[1:] if path.is_absolute() else path.parts
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _plain(key: str) -> str:
