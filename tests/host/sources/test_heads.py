@@ -7,6 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
+from transformers import (
+    PerceiverConfig,
+    PerceiverForImageClassificationLearned,
+    ViTImageProcessor,
+)
 
 import vitexport as vx
 from tests.support.dense_models import CLASSES, MODELS, perturbed, pixels, save
@@ -190,8 +196,6 @@ def test_every_classifier_and_encoder_of_the_library_is_known() -> None:
 
 
 def test_a_vision_tower_is_loaded_by_its_own_class_though_the_librarys_list_has_it_not(tmp_path: Path) -> None:
-    import transformers
-
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     config = transformers.BlipVisionConfig(**shape, image_size=64, patch_size=8)
     model = perturbed(transformers.BlipVisionModel(config))
@@ -206,3 +210,29 @@ def test_a_vision_tower_is_loaded_by_its_own_class_though_the_librarys_list_has_
 def test_a_model_without_masking_is_left_as_it_is() -> None:
     model = perturbed(MODELS["simmim"]()[0])
     assert not show_every_patch(model)
+
+
+def test_frames_of_another_head_are_no_video(tmp_path: Path) -> None:
+    """A Perceiver's configuration has them for its multimodal head, whatever head it was saved with."""
+    small = {"num_latents": 4, "d_latents": 16, "num_self_attends_per_block": 1, "num_blocks": 1, "image_size": 8}
+    heads = {"num_self_attention_heads": 2, "num_cross_attention_heads": 1}
+    config = PerceiverConfig(**small, **heads, num_labels=3)
+    assert config.num_frames > 1
+    model = perturbed(PerceiverForImageClassificationLearned(config))
+    model.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    planes = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        loaded = load_model(ModelSettings(source=str(tmp_path))).module.named(planes)
+        torch.testing.assert_close(loaded["logits"], model(pixel_values=planes).logits)
+
+
+def test_a_head_that_gives_nothing_of_its_task_is_refused_with_what_it_gives(tmp_path: Path) -> None:
+    if not hasattr(transformers, "PPLCNetForImageClassification"):
+        pytest.skip("this version of transformers has no PP-LCNet, whose scores are called last_hidden_state")
+    config = transformers.PPLCNetConfig(num_labels=3)
+    perturbed(transformers.PPLCNetForImageClassification(config)).save_pretrained(tmp_path)
+    ViTImageProcessor().save_pretrained(tmp_path)
+    message = "Expected logits from PPLCNetForImageClassification, found last_hidden_state"
+    with pytest.raises(ModelSourceError, match=message):
+        load_model(ModelSettings(source=str(tmp_path)))

@@ -200,7 +200,8 @@ def _refuse_missing(
 
 
 def _refuse_videos(config: Any, identity: str) -> None:
-    if getattr(config, "tubelet_size", None) or getattr(config, "num_frames", 1) != 1:
+    frames = getattr(config, "num_frames", 1) != 1 and "ForImage" not in str(config.architectures[0])
+    if getattr(config, "tubelet_size", None) or frames:
         raise ModelSourceError(
             f"Expected '{identity}' to take an image, but a {config.model_type} takes several frames of a video.",
             "Choose a checkpoint that maps images to tensors.",
@@ -310,4 +311,10 @@ class _Call:
 
     def __call__(self, model: Any, pixel_values: torch.Tensor) -> Named:
         outputs = model(pixel_values=pixel_values, **self._keywords)
-        return {name: outputs[name] for name in self._names if outputs.get(name) is not None}
+        found = {name: outputs[name] for name in self._names if outputs.get(name) is not None}
+        if not found:
+            raise ModelSourceError(
+                f"Expected {' or '.join(self._names)} from {type(model).__name__}, found {', '.join(outputs)}.",
+                "Choose another task, or name the blocks whose outputs you need with `--features`.",
+            )
+        return found
