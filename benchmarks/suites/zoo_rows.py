@@ -27,8 +27,11 @@ _MAPPINGS = (
 _LAYERS = 2
 _CLASSES = 10
 
-_NEEDED: dict[str, dict[str, Any]] = {"BeitForSemanticSegmentation": {"out_indices": [3, 5, 7, 11]}}
-"""Settings without which a class cannot be built at all."""
+_NEEDED: dict[str, dict[str, Any]] = {
+    "BeitForSemanticSegmentation": {"out_indices": [3, 5, 7, 11]},
+    "ViTMAEModel": {"mask_ratio": 0.0},
+}
+"""Settings without which a class cannot be built, or hides most of its image at random."""
 
 
 @dataclass(frozen=True)

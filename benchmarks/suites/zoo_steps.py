@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import re
@@ -113,7 +114,7 @@ def _named(model: Any, pixels: Any) -> dict[str, Any]:
     """Return every tensor of the library's own forward; timm's features beside its answer."""
     import torch
 
-    found = model(pixels)
+    found = model(pixels, **_in_order(model, pixels))
     outputs: dict[str, Any] = {"output": found} if isinstance(found, torch.Tensor) else {}
     if not outputs:
         entries = found.items() if isinstance(found, Mapping) else enumerate(found)
@@ -125,6 +126,16 @@ def _named(model: Any, pixels: Any) -> dict[str, Any]:
         features = model.forward_features(pixels)
         outputs |= {"last_hidden_state": features} if isinstance(features, torch.Tensor) else {}
     return {name: value.detach().clone().contiguous() for name, value in outputs.items()}
+
+
+def _in_order(model: Any, pixels: Any) -> dict[str, Any]:
+    """Return what keeps a masked autoencoder, built to mask nothing, from shuffling its patches."""
+    import torch
+
+    if "noise" not in inspect.signature(model.forward).parameters:
+        return {}
+    patches = (model.config.image_size // model.config.patch_size) ** 2
+    return {"noise": torch.arange(patches, dtype=pixels.dtype).expand(len(pixels), -1)}
 
 
 def _export(row: ZooRow, folder: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def load(source: ModelSource, settings: ModelSettings, image_size: tuple[int, in
     config = _config(folder, identity)
     model, head, notes = _model(folder, identity, config, settings)
     preprocess = resolve_preprocess(folder, image_size, huggingface_channels(config))
-    call: Call = make_call(model, head, preprocess.image_size)
+    call: Call = make_call(model, () if settings.features else head.outputs, preprocess.image_size)
     if settings.features:
         call = BlockOutputs(model, settings.features, call, where=identity)
     module = ImageModel(model, call)
@@ -297,9 +297,9 @@ def _interpolates(model: Any) -> bool:
     return passes_on and any("interpolate_pos_encoding" in taken for taken in inner)
 
 
-def make_call(model: Any, head: Head, image_size: tuple[int, int]) -> Call:
-    """Return what runs a Hugging Face model and names its outputs, those of a head that are there."""
-    return _Call(head.outputs, _resolution_keywords(model, image_size))
+def make_call(model: Any, outputs: tuple[str, ...], image_size: tuple[int, int]) -> Call:
+    """Return what runs a Hugging Face model and gives those of some outputs that are there; at least one has to be."""
+    return _Call(outputs, _resolution_keywords(model, image_size))
 
 
 class _Call:
@@ -312,7 +312,7 @@ class _Call:
     def __call__(self, model: Any, pixel_values: torch.Tensor) -> Named:
         outputs = model(pixel_values=pixel_values, **self._keywords)
         found = {name: outputs[name] for name in self._names if outputs.get(name) is not None}
-        if not found:
+        if self._names and not found:
             raise ModelSourceError(
                 f"Expected {' or '.join(self._names)} from {type(model).__name__}, found {', '.join(outputs)}.",
                 "Choose another task, or name the blocks whose outputs you need with `--features`.",

@@ -172,7 +172,7 @@ def _describe_transformers(
     if head is FEATURES and saved != FEATURES and not named_inside_its_head:
         inner = inner.base_model
     show_every_patch(inner)
-    call = huggingface.make_call(inner, head, spec.image_size)
+    call = huggingface.make_call(inner, () if features else head.outputs, spec.image_size)
     names, family = class_names_of(inner.config), _family(inner.config.model_type, "huggingface")
     return head.task, inner, call, names, family
 
