@@ -34,9 +34,9 @@ def test_the_drop_and_its_standard_error_are_those_of_images_drawn_again(
     random = np.random.default_rng(11)
     drawn = [random.integers(0, 60, 60) for _ in range(2000)]
     drops = [100 * (mean_precision(first[d], truth[d]) - mean_precision(second[d], truth[d])) for d in drawn]
-    assert found.error_points == pytest.approx(np.std(drops), rel=0.2)
+    assert found.standard_error_points == pytest.approx(np.std(drops), rel=0.2)
     low, high = found.interval_points()
-    assert (high - low) / 2 == pytest.approx(Z95 * found.error_points)
+    assert (high - low) / 2 == pytest.approx(Z95 * found.standard_error_points)
     assert found.interval_points(4.0)[1] - found.drop_points == pytest.approx((high - low) / 4)
 
 

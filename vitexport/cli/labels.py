@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vitexport.api import labels as api
-from vitexport.cli.label_options import label_options
+from vitexport.cli.label_options import SCORING, label_options
 from vitexport.cli.screen import OUT, print_json, rich_table
 
 __all__ = ["labels"]
@@ -18,7 +18,7 @@ __all__ = ["labels"]
 @click.argument("images", type=click.Path(path_type=Path))
 @click.option("--model", required=True, metavar="MODEL|BUNDLE|SOURCE", help="Whose classes the labels are matched to.")
 @label_options
-@click.option("--scoring", help="What makes scores of the logits; the checkpoint says it otherwise.")
+@SCORING
 @click.option("--revision", help="Hub branch, tag or commit of a SOURCE.")
 @click.option("--allow-pickle", is_flag=True, help="Accept a pickle checkpoint (loaded with weights_only).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -145,7 +145,7 @@ def _mae(sides: Sides) -> Measured:
     main = parity.main if parity else None
     if parity is None or main is None or main.correlation is None:
         return Measured(None, "needs the values of a regression")
-    images, mean, error = parity.images, main.mean_abs, main.mean_abs_error or 0.0
+    images, mean, error = parity.images, main.mean_abs, main.mean_abs_standard_error or 0.0
 
     def interval(times: float) -> tuple[float, float]:
         half = Z95 * error / times**0.5

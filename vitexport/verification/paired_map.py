@@ -24,12 +24,12 @@ class MapDifference:
     Attributes:
         images: Number of labelled images.
         drop_points: Points of mAP that the candidate lost (negative when it gained).
-        error_points: Its bootstrap standard error, over resamples of the images (Efron 1979).
+        standard_error_points: Its standard error, by bootstrap over resamples of the images (Efron 1979).
     """
 
     images: int
     drop_points: float
-    error_points: float
+    standard_error_points: float
 
     def interval_points(self, times: float = 1.0) -> tuple[float, float]:
         """Return the 95 % interval of the drop, on so many times as many images.
@@ -38,7 +38,7 @@ class MapDifference:
         images that two models rank alike knows no difference, and more images might.
         """
         _, least = paired_difference(0, 0, self.images * times)
-        half = max(Z95 * self.error_points / times**0.5, 100 * least)
+        half = max(Z95 * self.standard_error_points / times**0.5, 100 * least)
         return self.drop_points - half, self.drop_points + half
 
 

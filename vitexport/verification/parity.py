@@ -39,7 +39,7 @@ class OutputParity:
         agreement_top5: Fraction of the reference's five first classes that are among the candidate's five first,
             averaged over images; None for outputs that are not the logits of more than five classes.
         mean_abs: Mean absolute difference.
-        mean_abs_error: Its standard error, from image to image; None for a single image.
+        mean_abs_standard_error: Its standard error, from image to image; None for a single image.
         correlation: Of the values of a regression, over images: the smallest Pearson correlation of any of them; None
             for other outputs, for fewer than three images, and where the reference is constant.
         worst_image: Row with the largest relative error.
@@ -55,7 +55,7 @@ class OutputParity:
     agreement_top5: float | None
     worst_image: int
     mean_abs: float
-    mean_abs_error: float | None
+    mean_abs_standard_error: float | None
     correlation: float | None
 
 
@@ -129,7 +129,7 @@ def measure(name: str, reference: Array, candidate: Array, head: Head | None = N
         agreement_top5=_top5_overlap(expected, found) if ranked else None,
         worst_image=int(np.argmax(noise / np.where(signal > 0, signal, 1))),
         mean_abs=float(by_image.mean()),
-        mean_abs_error=float(by_image.std(ddof=1) / count**0.5) if count > 1 else None,
+        mean_abs_standard_error=float(by_image.std(ddof=1) / count**0.5) if count > 1 else None,
         correlation=smallest_correlation(expected, found) if values else None,
     )
 
